@@ -1,0 +1,62 @@
+//! Facts about access keys that the target made (R7, R8). Keys that a source announces are events of
+//! its site log; both kinds are good for authentication.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::events,
+    hash::Hash32,
+    id::{Name, TenantId},
+    time::Timestamp,
+};
+
+events! {
+    /// A fact about an access key.
+    Key KeyFact {
+        /// The key exists, or has a new secret (rotation).
+        Issued(Issued) = "issued",
+        /// The key is no longer good.
+        Revoked(Revoked) = "revoked",
+    }
+}
+
+/// The key exists, or has a new secret (`key.issued`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Issued {
+    /// The key's public name.
+    pub key_id: Name,
+    /// The level-1 tenant that it belongs to.
+    pub tenant: TenantId,
+    /// 32 random bytes, lower-case hex.
+    pub salt: Hash32,
+    /// SHA-256(salt bytes ‖ secret bytes).
+    pub hash: Hash32,
+    /// When the key ends; absent = it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+    /// Who issued it.
+    pub actor: String,
+}
+
+impl Issued {
+    /// The key's public name.
+    pub fn entity(&self) -> String {
+        self.key_id.to_string()
+    }
+}
+
+/// The key is no longer good (`key.revoked`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Revoked {
+    /// The key's public name.
+    pub key_id: Name,
+    /// Who revoked it.
+    pub actor: String,
+}
+
+impl Revoked {
+    /// The key's public name.
+    pub fn entity(&self) -> String {
+        self.key_id.to_string()
+    }
+}

@@ -1,0 +1,155 @@
+//! Facts about the logs themselves: what was lost, doubled or refused, and who holds the lease.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{chain::ChainPoint, event::events, hash::Hash32, id::Name, text::decimal};
+
+events! {
+    /// A fact about a log.
+    Log LogFact {
+        /// This process is the one that acts; the message's sequence is its fencing token.
+        LeaseAcquired(LeaseAcquired) = "lease_acquired",
+        /// A message could not be taken in and is among the dead letters.
+        Parked(Parked) = "parked",
+        /// The log does not hold any more what the projector had read from it.
+        Rewound(Rewound) = "rewound",
+        /// Two different events claim one place of a chain.
+        Forked(Forked) = "forked",
+        /// Events of a chain are missing.
+        GapFound(GapFound) = "gap_found",
+        /// A window close would delete too much of an owner's rows and waits for a person.
+        WindowHeld(WindowHeld) = "window_held",
+    }
+}
+
+/// This process is the one that acts (`log.lease_acquired`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LeaseAcquired {
+    /// The lease's name.
+    pub lease: Name,
+    /// The holder: host, process id and a random part.
+    pub holder: String,
+}
+
+impl LeaseAcquired {
+    /// The lease's name.
+    pub fn entity(&self) -> String {
+        self.lease.to_string()
+    }
+}
+
+/// A message is among the dead letters (`log.parked`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Parked {
+    /// The log's stream.
+    pub stream: String,
+    /// The message's sequence in it.
+    #[serde(with = "decimal")]
+    #[schemars(with = "String")]
+    pub seq: u64,
+    /// The message's subject.
+    pub subject: String,
+    /// Why it could not be taken in, and what to do.
+    pub reason: String,
+    /// JSON path or header of the fault.
+    pub path: String,
+}
+
+impl Parked {
+    /// `stream:seq`.
+    pub fn entity(&self) -> String {
+        format!("{}:{}", self.stream, self.seq)
+    }
+}
+
+/// The log does not hold any more what was read from it (`log.rewound`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Rewound {
+    /// The log's stream.
+    pub stream: String,
+    /// The last sequence that the projector had applied.
+    #[serde(with = "decimal")]
+    #[schemars(with = "String")]
+    pub applied_seq: u64,
+    /// The hash of the message at that sequence, when it was applied.
+    pub applied_hash: Hash32,
+    /// The last sequence that the log has now.
+    #[serde(with = "decimal")]
+    #[schemars(with = "String")]
+    pub log_last_seq: u64,
+    /// What differs, in words.
+    pub reason: String,
+}
+
+impl Rewound {
+    /// The log's stream.
+    pub fn entity(&self) -> String {
+        self.stream.clone()
+    }
+}
+
+/// Two different events claim one place of a chain (`log.forked`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Forked {
+    /// The owner of the chain.
+    pub owner: String,
+    /// The place.
+    pub at: ChainPoint,
+    /// The hash of the event that was applied.
+    pub applied: Hash32,
+    /// The hash of the event that was refused.
+    pub refused: Hash32,
+    /// The refused event's `stream:seq`.
+    pub place: String,
+}
+
+impl Forked {
+    /// The owner.
+    pub fn entity(&self) -> String {
+        self.owner.clone()
+    }
+}
+
+/// Events of a chain are missing (`log.gap_found`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct GapFound {
+    /// The owner of the chain.
+    pub owner: String,
+    /// The last event before the gap.
+    pub after: ChainPoint,
+    /// The first event behind it.
+    pub before: ChainPoint,
+    /// That event's `stream:seq`.
+    pub place: String,
+}
+
+impl GapFound {
+    /// The owner.
+    pub fn entity(&self) -> String {
+        self.owner.clone()
+    }
+}
+
+/// A window close waits for a person (`log.window_held`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WindowHeld {
+    /// The owner.
+    pub owner: String,
+    /// The sync whose close is held.
+    pub sync_id: String,
+    /// Rows that it would delete.
+    #[serde(with = "decimal")]
+    #[schemars(with = "String")]
+    pub would_delete: u64,
+    /// Rows that the owner has.
+    #[serde(with = "decimal")]
+    #[schemars(with = "String")]
+    pub rows: u64,
+}
+
+impl WindowHeld {
+    /// The owner.
+    pub fn entity(&self) -> String {
+        self.owner.clone()
+    }
+}

@@ -1,0 +1,55 @@
+//! Text forms: how small types of the contract travel as JSON strings. Knows serde and schemars only.
+
+/// Gives a type with `FromStr` and `Display` its JSON form: a string that is checked on the way in,
+/// and a JSON Schema with the pattern that the check obeys.
+macro_rules! text_form {
+    ($type:ty, $name:literal, $pattern:literal, $description:literal) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": $pattern,
+                    "description": $description,
+                })
+            }
+        }
+    };
+}
+pub(crate) use text_form;
+
+/// 64-bit numbers as decimal strings: JSON readers of other languages round numbers above 2^53.
+pub(crate) mod decimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(number)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is not a decimal 64-bit number")))
+    }
+
+    /// Reads a decimal number without sign, blanks or leading zeros, so that each has one text.
+    pub(crate) fn parse(text: &str) -> Option<u64> {
+        let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+        plain.then(|| text.parse().ok()).flatten()
+    }
+}
