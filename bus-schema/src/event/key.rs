@@ -56,3 +56,9 @@ impl Withdrawn {
         self.key_id.to_string()
     }
 }
+
+/// What is kept of a secret: SHA-256(salt bytes ‖ secret bytes). The secret's bytes are those of its text as
+/// a client presents it, so that any text can be one; the keys that Farside makes are 64 hex digits.
+pub fn secret_hash(salt: &Hash32, secret: &str) -> Hash32 {
+    Hash32::of(&[&salt.0[..], secret.as_bytes()].concat())
+}
