@@ -70,6 +70,15 @@ pub struct SyncRequest {
     /// The resources, for the scope `Keys`; at most [`KEYS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<ResourceKey>,
+    /// More resources for the scope `Keys`, whose keys the target does not know: a descent through the
+    /// digest found only the first 48 bits of their addresses ([`crate::digest::Address::short`]);
+    /// at most [`KEYS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<u64>,
+    /// The target refused the agent's chain (a fork, or places that it had already): the agent shall
+    /// start a new epoch before it answers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebase: bool,
     /// The lease's fencing token.
     #[serde(with = "decimal")]
     #[schemars(with = "String")]
