@@ -1,1 +1,36 @@
-//! The only room that knows NATS.
+//! The only room that knows NATS: connecting, the logs (streams), publishing with fences, reading in
+//! order, durable reactions, request/reply, the lease, and a managed nats-server.
+//!
+//! Read in this order: [`Bus`] (connection), [`StreamState`] (streams), [`Publisher`], [`LogReader`],
+//! [`Durable`], [`lease`], [`managed`].
+//!
+//! Must not know: any event's fields, redb, the five systems, thresholds or schedules. The one fact
+//! that is written here is `log.lease_acquired`, because its sequence is the lease.
+
+#![allow(clippy::unimplemented, dead_code)] // Signatures land before their bodies.
+
+mod connection;
+mod error;
+mod message;
+mod publisher;
+mod reader;
+mod request;
+mod stream;
+mod subscription;
+
+pub mod dead_letter;
+pub mod doctor;
+pub mod lease;
+pub mod managed;
+pub mod position;
+
+pub use connection::{Bus, ConnectOptions, Credentials, LinkState, ServerFacts, ServerVerdict};
+pub use error::{BusError, PublishError, PublishErrorKind, RequestError};
+pub use lease::{Lease, LeaseOptions, LeaseToken};
+pub use message::LogMessage;
+pub use position::{Position, PositionVerdict};
+pub use publisher::{Fence, Outgoing, Published, PublishedBatch, Publisher};
+pub use reader::LogReader;
+pub use request::{Request, Requests};
+pub use stream::StreamState;
+pub use subscription::{Durable, DurableOptions, Outcome};
