@@ -1,1 +1,35 @@
-//! Events to redb.
+//! Events to redb: folds site logs and a target log into the resource pools, in one file.
+//!
+//! * [`Batch`] parses stored messages and folds them to what will be written;
+//! * [`Store::commit`] writes a batch and the position it reaches in ONE transaction;
+//! * [`Reader`] answers questions about what was committed, and says as of when;
+//! * [`Store::pending`] is the outbox of what the projector wants stated: dead letters and facts.
+//!
+//! What is in the pool is a function of the logs alone, however they were cut into batches.
+//!
+//! Must not know: NATS, tokio, the clock (time is the largest stream timestamp seen), decisions.
+
+mod batch;
+mod owner;
+mod pending;
+mod reader;
+mod records;
+mod row;
+mod store;
+
+pub mod compare;
+
+pub use batch::Batch;
+pub use owner::{
+    AgentState, Fork, Gap, HeartbeatSeen, HeldWindow, LastSync, Owner, Proof, SinceSync, Window,
+};
+pub use pending::{DeadLetter, DeadMessage, Pending, Stated};
+pub use reader::{
+    Answer, AsOf, DigestItem, DigestItems, DigestNodes, Filter, Page, PoolCounters, PoolSummary, Reader,
+};
+pub use records::{
+    AccessKey, ConfirmationRecord, Grant, ImageEntry, KeyOrigin, LogFactRecord, SyncRecord, TenantState,
+    VolumeState,
+};
+pub use row::{Notice, Order, Row};
+pub use store::{Committed, Position, Size, Store, StoreError, StoreOptions};

@@ -1,0 +1,150 @@
+//! What the pools hold beside resources: keys, tenants, syncs, confirmations, volumes, images, log facts.
+
+use std::collections::BTreeMap;
+
+use bus_schema::{
+    Hash32, Name, PoolId, TenantId, Timestamp,
+    event::{image::Pushed, volume::Extent},
+    fact::{
+        log::LogFact,
+        resource::{Confirmed, SyncCompleted, SyncFailed, SyncRequested},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// An access key (R7). Two origins may use one `key_id`: compare a secret with each of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccessKey {
+    /// The key's public name.
+    pub key_id: Name,
+    /// Who made it known.
+    pub origin: KeyOrigin,
+    /// The level-1 tenant that it belongs to.
+    pub tenant: TenantId,
+    /// 32 random bytes.
+    pub salt: Hash32,
+    /// SHA-256(salt bytes ‖ secret bytes).
+    pub hash: Hash32,
+    /// When the key ends.
+    pub not_after: Option<Timestamp>,
+    /// When the log stored the event that announced or issued it.
+    pub since: Timestamp,
+    /// When the log stored the event that withdrew or revoked it.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl AccessKey {
+    /// Whether the key is good at a moment: neither revoked nor over.
+    pub fn is_good_at(&self, moment: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.not_after.is_none_or(|end| moment < end)
+    }
+}
+
+/// Who made an access key known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyOrigin {
+    /// A source of this pool announced it.
+    Source(PoolId),
+    /// The target issued it.
+    Target,
+}
+
+/// A tenant (R8).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TenantState {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Whether a level-2 tenant may use its level-1 tenant's key; always true for level 1.
+    pub bound: bool,
+    /// What it may see; none = nothing was granted.
+    pub grant: Option<Grant>,
+    /// When the log stored the fact that made it.
+    pub since: Timestamp,
+}
+
+/// What a tenant may see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The pools.
+    pub pools: Vec<PoolId>,
+    /// Only resources with all of these labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A confirmation (R4) as it was stated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfirmationRecord {
+    /// The fact's `stream:seq`.
+    pub place: String,
+    /// When the log stored it.
+    pub stored_at: Timestamp,
+    /// The fact.
+    pub confirmed: Confirmed,
+}
+
+/// One sync: what was asked for and what came of it, each with the moment that the log stored it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// The sync's id.
+    pub sync_id: String,
+    /// The owner.
+    pub owner: String,
+    /// The last request.
+    pub requested: Option<(Timestamp, SyncRequested)>,
+    /// Its end.
+    pub completed: Option<(Timestamp, SyncCompleted)>,
+    /// The last failure.
+    pub failed: Option<(Timestamp, SyncFailed)>,
+}
+
+/// A volume with writes that its secondary lacks (V2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeState {
+    /// The volume's name.
+    pub volume: Name,
+    /// The source that reported it last.
+    pub owner: String,
+    /// The replication generation.
+    pub generation: u64,
+    /// What the secondary lacks: sorted, neither overlapping nor adjacent.
+    pub extents: Vec<Extent>,
+    /// What the secondary answered last.
+    pub reason: String,
+    /// The first failure of this generation, by the source's clock.
+    pub first_failed_at: Timestamp,
+    /// The last one.
+    pub last_failed_at: Timestamp,
+    /// `stream:seq` of the last event.
+    pub place: String,
+    /// When the log stored it.
+    pub stored_at: Timestamp,
+}
+
+/// A manifest in a registry's catalogue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageEntry {
+    /// `<registry>/<repository>:<tag>` or `<registry>/<repository>@<digest>`.
+    pub reference: String,
+    /// The source that reported it last.
+    pub owner: String,
+    /// The push; absent when only a deletion was ever reported.
+    pub pushed: Option<Pushed>,
+    /// `stream:seq` of the last event.
+    pub place: String,
+    /// When the log stored it.
+    pub stored_at: Timestamp,
+    /// When the log stored its deletion.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A fact about a log, as it was stated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogFactRecord {
+    /// The fact's `stream:seq`.
+    pub place: String,
+    /// When the log stored it.
+    pub stored_at: Timestamp,
+    /// The fact.
+    pub fact: LogFact,
+}
