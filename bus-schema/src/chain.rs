@@ -16,7 +16,7 @@ pub struct ChainPoint {
     pub epoch: Epoch,
     /// Counted from 1; 0 = before the first event.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub seq: u64,
 }
 

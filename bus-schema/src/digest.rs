@@ -132,7 +132,7 @@ pub struct Digest {
     pub root: Node,
     /// How many they are.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub count: u64,
 }
 

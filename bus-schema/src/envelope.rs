@@ -16,7 +16,7 @@ use crate::{
     hash::Hash32,
     id::{OWNER_BYTES_MAX, Source, Stem, TenantId},
     subject::EventSubject,
-    text::decimal,
+    text::{decimal, is_object},
     time::Timestamp,
 };
 
@@ -134,7 +134,10 @@ impl<'a> Envelope<'a> {
         let form = form_of(&headers, content_type, message.body)?;
         match form {
             Form::Plain => plain(message, subject),
-            Form::Binary => checked(form, headers, message, subject, Cow::Borrowed(message.body)),
+            Form::Binary => {
+                check_content_type(content_type)?;
+                checked(form, headers, message, subject, Cow::Borrowed(message.body))
+            }
             Form::Structured => {
                 let mut attributes = from_body(message.body)?;
                 let data = structured_data(&mut attributes)?;
@@ -208,17 +211,18 @@ fn percent_decoded(value: &str) -> Cow<'_, str> {
 }
 
 fn form_of(headers: &Attributes<'_>, content_type: Option<&str>, body: &[u8]) -> Result<Form, EnvelopeError> {
+    // CloudEvents lets a structured message repeat its attributes as headers: the content type decides first.
     let content_type = content_type.map(str::to_ascii_lowercase).unwrap_or_default();
-    if headers.specversion.is_some() {
-        return Ok(Form::Binary);
-    }
     if content_type.starts_with("application/cloudevents-batch") {
         return Err(reject("content-type", "batched CloudEvents are not accepted; send one event a message"));
     }
-    if content_type.starts_with("application/cloudevents") || looks_structured(body) {
+    if content_type.starts_with("application/cloudevents") {
         return Ok(Form::Structured);
     }
-    Ok(Form::Plain)
+    if headers.specversion.is_some() {
+        return Ok(Form::Binary);
+    }
+    Ok(if looks_structured(body) { Form::Structured } else { Form::Plain })
 }
 
 /// CloudEvents' own structured example carries no header at all, so the body has to tell.
@@ -243,9 +247,13 @@ fn looks_structured(body: &[u8]) -> bool {
 }
 
 fn from_body(body: &[u8]) -> Result<Attributes<'_>, EnvelopeError> {
-    serde_json::from_slice(body).map_err(|e| {
-        reject("$", format!("the body is not a structured CloudEvent: {e}; send one JSON object"))
-    })
+    let wrong = |why: &str| {
+        reject("$", format!("the body is not a structured CloudEvent: {why}; send one JSON object"))
+    };
+    if !is_object(body) {
+        return Err(wrong("it is not a JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|e| wrong(&e.to_string()))
 }
 
 fn structured_data<'a>(attributes: &mut Attributes<'a>) -> Result<Cow<'a, [u8]>, EnvelopeError> {
@@ -301,11 +309,8 @@ fn checked<'a>(
         Some(text) => text.parse().map_err(|e: crate::time::TimeError| reject("time", e.to_string()))?,
     };
     let link = link(found.farepoch, found.farseq, found.farprev)?;
-    if link.is_some() && !farside_source {
-        return Err(reject(
-            "source",
-            "a chained event needs a source of the form /<site>/<cluster>/<stem>/<agent>",
-        ));
+    if link.is_some() {
+        check_chained(&source, farside_source)?;
     }
     let tenant = match found.fartenant.as_deref() {
         None => None,
@@ -332,9 +337,30 @@ fn checked<'a>(
 }
 
 fn required<'a>(name: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, EnvelopeError> {
-    value.filter(|text| !text.is_empty()).ok_or_else(|| {
+    let text = value.filter(|text| !text.is_empty()).ok_or_else(|| {
         reject(name, format!("the CloudEvents attribute {name} is missing; every event needs it"))
-    })
+    })?;
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(reject(
+            name,
+            format!("the CloudEvents attribute {name} has control characters; leave them out"),
+        ));
+    }
+    Ok(text)
+}
+
+/// A chain belongs to one agent; the plain form's owner has many writers and no chain.
+fn check_chained(source: &str, farside_source: bool) -> Result<(), EnvelopeError> {
+    if !farside_source {
+        let reason = "a chained event needs a source of the form /<site>/<cluster>/<stem>/<agent>";
+        return Err(reject("source", reason));
+    }
+    if source.rsplit('/').next() == Some(PLAIN_AGENT) {
+        let reason =
+            format!("the agent's name {PLAIN_AGENT:?} is kept for events of plain form; choose another");
+        return Err(reject("source", reason));
+    }
+    Ok(())
 }
 
 fn check_content_type(content_type: Option<&str>) -> Result<(), EnvelopeError> {
@@ -407,3 +433,6 @@ fn link(
     let prev = prev.parse().map_err(|e: crate::hash::HashError| reject("farprev", e.to_string()))?;
     Ok(Some(Link { at: ChainPoint { epoch, seq }, prev }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,6 +98,10 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(
     event: &str,
     data: &'a [u8],
 ) -> Result<T, DecodeError> {
+    if !crate::text::is_object(data) {
+        let (event, path) = (format!("{stem}.{event}"), "$".to_owned());
+        return Err(DecodeError::Data { event, path, reason: "it is not a JSON object".to_owned() });
+    }
     serde_json::from_slice(data).map_err(|first| {
         let from = &mut serde_json::Deserializer::from_slice(data);
         let (path, reason) = match serde_path_to_error::deserialize::<_, T>(from) {

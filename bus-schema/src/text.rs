@@ -34,6 +34,29 @@ macro_rules! text_form {
 }
 pub(crate) use text_form;
 
+/// Whether some JSON text is an object, by its first byte: serde reads a struct from an array, too,
+/// which no schema allows.
+pub(crate) fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+}
+
+/// The schema of a 64-bit number that travels as [`decimal`].
+pub(crate) struct Decimal;
+
+impl schemars::JsonSchema for Decimal {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Decimal".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^(0|[1-9][0-9]{0,19})$" })
+    }
+}
+
 /// 64-bit numbers as decimal strings: JSON readers of other languages round numbers above 2^53.
 pub(crate) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -47,7 +47,7 @@ pub struct UpdateInfo {
     pub since: Option<ChainPoint>,
     /// Notices whose state the pool lacks.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub outstanding: u64,
     /// The pool's digest of the owner at `since`.
     pub digest: Digest,
@@ -81,7 +81,7 @@ pub struct SyncRequest {
     pub rebase: bool,
     /// The lease's fencing token.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub lease: u64,
 }
 
@@ -110,7 +110,7 @@ pub struct ReadRequest {
     pub keys: Vec<ResourceKey>,
     /// The lease's fencing token.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub lease: u64,
 }
 

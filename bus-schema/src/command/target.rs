@@ -111,6 +111,6 @@ pub struct Confirmation {
 pub struct Stated {
     /// The fact's sequence.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub seq: u64,
 }

@@ -53,7 +53,7 @@ pub struct Heartbeat {
     pub sent_at: Timestamp,
     /// Events that wait in its outbox.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub outbox_events: u64,
     /// What keeps the agent from seeing its source, in words; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ pub struct EpochClosed {
     pub reason: String,
     /// Events that were dropped from the outbox.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub dropped: u64,
 }
 

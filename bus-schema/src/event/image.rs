@@ -31,7 +31,7 @@ pub struct Pushed {
     pub media_type: String,
     /// The manifest's size in bytes.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub size_bytes: u64,
     /// Who pushed it, when the registry says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -29,12 +29,15 @@ events! {
 pub struct Changed<'a> {
     /// The kind, 1 to 128 bytes without `/`.
     #[serde(borrow)]
+    #[schemars(regex(pattern = "^[^/]+$"), length(max = 128))]
     pub kind: Cow<'a, str>,
     /// The id inside the kind, 1 to 1024 bytes.
     #[serde(borrow)]
+    #[schemars(length(min = 1, max = 1024))]
     pub id: Cow<'a, str>,
     /// An opaque revision, 1 to 128 bytes, compared for equality only.
     #[serde(borrow)]
+    #[schemars(length(min = 1, max = 128))]
     pub revision: Cow<'a, str>,
     /// The resource's state: any JSON value.
     #[serde(borrow)]
@@ -62,20 +65,23 @@ impl Changed<'_> {
 /// A resource is different, its state is fetched later (`resource.noticed`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Noticed<'a> {
-    /// The kind.
+    /// The kind, 1 to 128 bytes without `/`.
     #[serde(borrow)]
+    #[schemars(regex(pattern = "^[^/]+$"), length(max = 128))]
     pub kind: Cow<'a, str>,
-    /// The id inside the kind.
+    /// The id inside the kind, 1 to 1024 bytes.
     #[serde(borrow)]
+    #[schemars(length(min = 1, max = 1024))]
     pub id: Cow<'a, str>,
-    /// The revision that the resource has now.
+    /// The revision that the resource has now, 1 to 128 bytes.
     #[serde(borrow)]
+    #[schemars(length(min = 1, max = 128))]
     pub revision: Cow<'a, str>,
     /// SHA-256 over the RFC 8785 text of the state that was not sent.
     pub state_hash: Hash32,
     /// The size of that state's JSON text, in bytes.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub size_bytes: u64,
 }
 
@@ -89,11 +95,13 @@ impl Noticed<'_> {
 /// A resource is gone (`resource.deleted`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Deleted<'a> {
-    /// The kind.
+    /// The kind, 1 to 128 bytes without `/`.
     #[serde(borrow)]
+    #[schemars(regex(pattern = "^[^/]+$"), length(max = 128))]
     pub kind: Cow<'a, str>,
-    /// The id inside the kind.
+    /// The id inside the kind, 1 to 1024 bytes.
     #[serde(borrow)]
+    #[schemars(length(min = 1, max = 1024))]
     pub id: Cow<'a, str>,
 }
 
@@ -146,15 +154,15 @@ pub struct SyncClosed {
     pub low: ChainPoint,
     /// Resources sent.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub resources: u64,
     /// Deletions sent.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub deleted: u64,
     /// Bytes of state sent.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub bytes: u64,
     /// The digest of everything the owner has, as of the event before this one.
     pub digest: Digest,

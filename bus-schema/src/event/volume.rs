@@ -19,11 +19,11 @@ events! {
 pub struct Extent {
     /// Bytes from the start of the volume.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub offset: u64,
     /// Bytes; at least 1.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub length: u64,
 }
 
@@ -34,7 +34,7 @@ pub struct WriteFailed {
     pub volume: Name,
     /// The replication generation in which the writes failed.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub generation: u64,
     /// The extents that the secondary lacks, coalesced.
     pub extents: Vec<Extent>,

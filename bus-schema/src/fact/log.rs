@@ -45,7 +45,7 @@ pub struct Parked {
     pub stream: String,
     /// The message's sequence in it.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub seq: u64,
     /// The message's subject.
     pub subject: String,
@@ -69,13 +69,13 @@ pub struct Rewound {
     pub stream: String,
     /// The last sequence that the projector had applied.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub applied_seq: u64,
     /// The hash of the message at that sequence, when it was applied.
     pub applied_hash: Hash32,
     /// The last sequence that the log has now.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub log_last_seq: u64,
     /// What differs, in words.
     pub reason: String,
@@ -139,11 +139,11 @@ pub struct WindowHeld {
     pub sync_id: String,
     /// Rows that it would delete.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub would_delete: u64,
     /// Rows that the owner has.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub rows: u64,
 }
 

@@ -59,11 +59,11 @@ pub struct SyncCompleted {
     pub scope: SyncScope,
     /// Resources in the answer.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub resources: u64,
     /// Bytes of state in the answer.
     #[serde(with = "decimal")]
-    #[schemars(with = "String")]
+    #[schemars(with = "crate::text::Decimal")]
     pub bytes: u64,
     /// From the request to the pool, in milliseconds.
     pub took_ms: u64,
