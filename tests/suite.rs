@@ -1,1 +1,3 @@
+//! The one integration-test binary: what needs more than one room, or the real parts.
 
+mod contract;
