@@ -1,0 +1,132 @@
+//! What the console needs and must not know how to do: the pool as it was, a rebuild, and what the
+//! reactions know of themselves. Each port stands beside its user; `src` of the binary wires them.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin};
+
+use bus_schema::{PoolId, Timestamp};
+use projector::Reader;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// The answer of a port, on its way.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
+
+/// Why a port did not do what was asked; the text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The question cannot be answered, now or later.
+    #[error("{0}")]
+    Refused(String),
+    /// The same work is being done for somebody else.
+    #[error("{0}")]
+    Busy(String),
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A moment of a site log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// After this sequence.
+    Seq(u64),
+    /// After the last event that the log had stored by then.
+    Time(Timestamp),
+}
+
+impl Moment {
+    /// Reads `1234`, `FARSIDE_LOCAL:1234` or an RFC 3339 time. Errors: what to write instead.
+    pub fn read(text: &str, stream: &str) -> Result<Self, String> {
+        let seq = text.strip_prefix(stream).and_then(|rest| rest.strip_prefix(':')).unwrap_or(text);
+        if let Ok(seq) = seq.parse() {
+            return Ok(Self::Seq(seq));
+        }
+        text.parse().map(Self::Time).map_err(|_| {
+            format!(
+                "{text:?} is no moment of the log; write a sequence (1234 or {stream}:1234) or a time (2026-11-22T04:31:48Z)"
+            )
+        })
+    }
+}
+
+/// A pool as it was, kept as long as this value lives.
+pub struct Past {
+    /// Answers questions about it.
+    pub reader: Reader,
+    /// Whatever has to live as long as the reader is used.
+    pub keep: Box<dyn Send + Sync>,
+}
+
+/// Pools as they were (`--at`).
+pub trait PastPools: Send + Sync {
+    /// Replays one site log up to a moment into a throw-away store.
+    fn at(&self, stream: &str, moment: Moment) -> Pending<'_, Past>;
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildProgress {
+    /// What it does now, for people.
+    pub phase: String,
+    /// Events done.
+    pub done: u64,
+    /// Events to do in all; 0 = not known yet.
+    pub total: u64,
+}
+
+/// What came of a rebuild.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildReport {
+    /// Events read.
+    pub events: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// What the live pool had otherwise than the rebuilt one, each in words; the rebuilt one is in use now.
+    pub differences: Vec<String>,
+    /// Whether the rebuilt pool is in use now.
+    pub swapped: bool,
+}
+
+/// Builds the pool again from the log, beside the live one.
+pub trait Rebuilder: Send + Sync {
+    /// Does it; progress goes to `progress` as long as somebody listens.
+    fn rebuild(&self, progress: mpsc::Sender<RebuildProgress>) -> Pending<'_, RebuildReport>;
+}
+
+/// What the reactions know of themselves.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vitals {
+    /// Whether this process holds the lease, and so acts.
+    pub lease_held: bool,
+    /// When each pool is asked next, as far as this process knows; empty when it does not act.
+    pub next_syncs: BTreeMap<PoolId, Timestamp>,
+    /// Size of the pool's file, in bytes.
+    pub file_bytes: u64,
+    /// Of it in use, in bytes.
+    pub live_bytes: u64,
+    /// What keeps the projector from applying, in words; none when all is well.
+    pub trouble: Option<String>,
+}
+
+/// Where the vital signs are read.
+pub trait Health: Send + Sync {
+    /// The vital signs now; does no I/O that could wait.
+    fn vitals(&self) -> Vitals;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_sequence_or_a_time() {
+        assert_eq!(Moment::read("12", "FARSIDE_LOCAL"), Ok(Moment::Seq(12)));
+        assert_eq!(Moment::read("FARSIDE_LOCAL:12", "FARSIDE_LOCAL"), Ok(Moment::Seq(12)));
+        assert_eq!(
+            Moment::read("1970-01-01T00:00:01Z", "FARSIDE_LOCAL"),
+            Ok(Moment::Time(Timestamp::from_unix_ms(1_000)))
+        );
+        assert!(Moment::read("OTHER:12", "FARSIDE_LOCAL").unwrap_err().contains("FARSIDE_LOCAL:1234"));
+        assert!(Moment::read("yesterday", "FARSIDE_LOCAL").is_err());
+    }
+}

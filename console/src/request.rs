@@ -1,0 +1,119 @@
+//! What the API is asked to do, as types that the command line writes and the server reads.
+
+use std::collections::BTreeMap;
+
+use bus_schema::{Name, PoolId, ResourceKey, TenantId, Timestamp, command::target::Confirmation};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// How long a confirmation waits for the source when nobody says, in milliseconds.
+pub const CONFIRM_WAIT_MS_DEFAULT: u64 = 10_000;
+
+/// `POST …/sync`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sync {
+    /// Ask for everything instead of what changed.
+    pub full: bool,
+}
+
+/// `POST /v1/confirm`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirm {
+    /// The pool.
+    pub pool: PoolId,
+    /// The resources that a task needs.
+    pub keys: Vec<ResourceKey>,
+    /// The task that waits for the answer, in words without secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Let the task go although the source does not answer, and record that.
+    #[serde(default)]
+    pub allow_unreachable: bool,
+    /// How long to wait for the source, in milliseconds.
+    #[serde(default = "confirm_wait_ms_default")]
+    pub wait_ms_max: u64,
+}
+
+fn confirm_wait_ms_default() -> u64 {
+    CONFIRM_WAIT_MS_DEFAULT
+}
+
+/// `POST /v1/recheck`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recheck {
+    /// The pool.
+    pub pool: PoolId,
+    /// The confirmation that guarded the command, as it was answered.
+    pub confirmed: Confirmation,
+    /// How long to wait for the source, in milliseconds.
+    #[serde(default = "confirm_wait_ms_default")]
+    pub wait_ms_max: u64,
+}
+
+/// `POST …/empty-confirmed`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmptyConfirmed {
+    /// The sync whose close is held.
+    pub sync_id: String,
+}
+
+/// `POST …/schedule/paused`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulePaused {
+    /// Pause, or resume.
+    pub paused: bool,
+}
+
+/// `POST /v1/events`, when the body is no CloudEvent: either a subject, or a pool and a type, of which
+/// the subject is made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlainEvent {
+    /// The whole subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The pool, without a subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolId>,
+    /// `<stem>.<event>`, without a subject.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// What the log's duplicate window knows the event by: sent again with the same id, it is stored once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The event's data.
+    pub data: Box<RawValue>,
+}
+
+/// `POST /v1/tenants/{create|bind|unbind|grant|remove}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// For `grant`: the pools that it may see from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolId>,
+    /// For `grant`: only resources with all of these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `POST /v1/keys`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeKey {
+    /// The level-1 tenant that it belongs to.
+    pub tenant: TenantId,
+    /// Its public name; one that is there gets a new secret. Absent: a new name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<Name>,
+    /// When it ends; absent = it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+}

@@ -1,0 +1,157 @@
+//! The routes: which path is answered by whom, who may ask, and how long it may take.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+
+use crate::{
+    api::{Api, now},
+    auth::{self, AuthError, Caller, Offered, TENANT_HEADER},
+    problem::Problem,
+    serve::{BODY_BYTES_MAX, Peer},
+};
+
+mod command;
+mod event;
+mod health;
+mod key;
+mod metrics;
+mod past;
+mod pool;
+mod resource;
+mod tenant;
+
+/// How long a plain question may take.
+const QUICK_MAX: Duration = Duration::from_secs(20);
+/// How long a confirmation, a replay or a rebuild may take until its answer begins.
+const LONG_MAX: Duration = Duration::from_secs(600);
+
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    let open = Router::new().route("/healthz", get(health::alive)).route("/readyz", get(health::ready));
+    let quick = quick().layer(from_fn(|request: Request, next: Next| within(QUICK_MAX, request, next)));
+    let long = long().layer(from_fn(|request: Request, next: Next| within(LONG_MAX, request, next)));
+    let closed = quick.merge(long).layer(from_fn_with_state(api.clone(), identify));
+    open.merge(closed)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+fn quick() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .route("/v1/status", get(health::status))
+        .route("/v1/pools", get(pool::list))
+        .route("/v1/pools/{site}/{cluster}", get(pool::one))
+        .route("/v1/pools/{site}/{cluster}/history/{kind}/{*id}", get(resource::history))
+        .route("/v1/pools/{site}/{cluster}/volumes", get(pool::volumes))
+        .route("/v1/pools/{site}/{cluster}/images", get(pool::images))
+        .route("/v1/pools/{site}/{cluster}/syncs", get(pool::syncs))
+        .route("/v1/pools/{site}/{cluster}/confirmations", get(pool::confirmations))
+        .route("/v1/pools/{site}/{cluster}/sync", post(command::sync))
+        .route("/v1/pools/{site}/{cluster}/empty-confirmed", post(command::empty_confirmed))
+        .route("/v1/pools/{site}/{cluster}/schedule/paused", post(command::schedule_paused))
+        .route("/v1/events", post(event::publish))
+        .route("/v1/tenants", get(tenant::list))
+        .route("/v1/tenants/{verb}", post(tenant::state))
+        .route("/v1/keys", get(key::list).post(key::make))
+        .route("/v1/keys/{key_id}", delete(key::revoke))
+}
+
+fn long() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/v1/pools/{site}/{cluster}/resources", get(resource::list))
+        .route("/v1/pools/{site}/{cluster}/resources/{kind}/{*id}", get(resource::one))
+        .route("/v1/pools/{site}/{cluster}/export", get(past::export))
+        .route("/v1/confirm", post(command::confirm))
+        .route("/v1/recheck", post(command::recheck))
+        .route("/v1/rebuild", post(past::rebuild))
+}
+
+async fn no_route(request: Request) -> Problem {
+    Problem::not_found(format!("there is nothing at {}; the paths begin with /v1/", request.uri().path()))
+}
+
+async fn no_method(request: Request) -> Problem {
+    let (method, path) = (request.method(), request.uri().path());
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} does not fit {path}; use GET to read, POST to act"),
+    )
+}
+
+async fn within(limit: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("no answer within {} s; look at 'farside status', then ask again", limit.as_secs()),
+        )
+        .into_response(),
+    }
+}
+
+/// Finds out who asks and tells the route; turns away everybody else.
+async fn identify(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = match peer {
+        Peer::Socket { uid } => Ok(Caller::Operator { actor: format!("operator (uid {uid})") }),
+        Peer::Tcp(address) => admitted(&api, address.ip(), &request),
+    };
+    match caller {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn admitted(api: &Arc<Api>, peer: std::net::IpAddr, request: &Request) -> Result<Caller, Problem> {
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let offered = Offered::read(text(header::AUTHORIZATION.as_str())).map_err(refused)?;
+    let name = offered.name();
+    let wait_ms = api.throttle.wait_ms(peer, name, now());
+    if wait_ms > 0 {
+        let seconds = wait_ms.div_ceil(1_000);
+        let detail = format!("too many wrong credentials from {peer}; try again in {seconds} s");
+        return Err(Problem::throttled(seconds, detail));
+    }
+    let reader = api.reader();
+    match auth::authenticate(offered, text(TENANT_HEADER), &api.parts.operator, &reader, now()) {
+        Ok(caller) => {
+            api.throttle.succeeded(peer, name);
+            Ok(caller)
+        }
+        Err(error) => {
+            if error.counts_as_failure() {
+                api.throttle.failed(peer, name, now());
+                tracing::warn!(%peer, key = name.get(..64).unwrap_or(name), "a credential was refused");
+            }
+            Err(refused(error))
+        }
+    }
+}
+
+fn refused(error: AuthError) -> Problem {
+    let text = error.to_string();
+    match error {
+        AuthError::Missing(_) | AuthError::Unknown | AuthError::Expired { .. } | AuthError::Revoked(_) => {
+            Problem::unauthorized(text)
+        }
+        AuthError::Forbidden(_) => Problem::forbidden(text),
+        AuthError::Directory(_) => Problem::internal(text),
+    }
+}

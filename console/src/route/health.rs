@@ -1,0 +1,156 @@
+//! Whether the process lives, whether it may be asked, and how true the pools are.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use bus::LinkState;
+use bus_schema::{PoolId, subject};
+use projector::{PoolSummary, Reader, StoreError};
+
+use crate::{
+    api::{Api, now, read_in},
+    auth::Caller,
+    ports::Vitals,
+    problem::Problem,
+    status::{self, PoolRead},
+    view::{Alarm, AlarmKind, LeaseView, LinkView, LogView, StatusView},
+};
+
+/// A pool that lacks events older than this is not ready to be asked, in milliseconds: the answer would
+/// be of another time. A process that catches up becomes ready by itself.
+const READY_BEHIND_MS_MAX: u64 = 30_000;
+/// Facts about logs that are looked through for rewinds.
+const LOG_FACTS_MAX: usize = 200;
+
+/// `GET /healthz`: the process lives.
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: connected, the position read, not too far behind.
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
+    let not_ready = |why: String| Problem::unavailable(format!("not ready: {why}"));
+    if let Some(since) = link(&api).down_since {
+        return Err(not_ready(format!("NATS cannot be reached since {since}")));
+    }
+    if let Some(trouble) = api.parts.health.vitals().trouble {
+        return Err(not_ready(trouble));
+    }
+    for log in logs(&api).await? {
+        if log.last.is_none() {
+            return Err(not_ready(format!("the log {} does not answer", log.stream)));
+        }
+        if log.behind_ms.is_none_or(|behind_ms| behind_ms > READY_BEHIND_MS_MAX) {
+            let (events, stream) = (log.behind_events().unwrap_or_default(), &log.stream);
+            let seconds = log.behind_ms.unwrap_or_default() / 1_000;
+            return Err(not_ready(format!("{events} events of {stream} wait, the oldest for {seconds} s")));
+        }
+    }
+    Ok("ready\n")
+}
+
+/// `GET /v1/status`: a tenant gets its own pools only, without the house's alarms.
+pub(super) async fn status(State(api): State<Arc<Api>>, caller: Caller) -> Result<Json<StatusView>, Problem> {
+    let mut view = gather(&api, |pool| caller.may_see(pool)).await?;
+    if matches!(caller, Caller::Tenant { .. }) {
+        view.alarms.clear();
+    }
+    Ok(Json(view))
+}
+
+/// Everything that is known about how true the pools are.
+pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Result<StatusView, Problem> {
+    let now = now();
+    let vitals = api.parts.health.vitals();
+    let logs = logs(api).await?;
+    let for_pools = vitals.clone();
+    let (reads, as_of, dead_letters, facts) = read_in(api.reader(), move |reader| {
+        let facts = reader.log_facts(LOG_FACTS_MAX)?.value;
+        Ok((pools(reader, &for_pools)?, reader.as_of()?, reader.dead_letters()?.value, facts))
+    })
+    .await?;
+    let nats = link(api);
+    let mut alarms: Vec<_> = reads.iter().flat_map(|read| status::pool_alarms(read, now)).collect();
+    alarms.extend(status::log_alarms(&logs, &facts, &reads));
+    alarms.extend(house_alarms(&nats, &vitals, dead_letters));
+    alarms.sort_by_key(|alarm| alarm.kind);
+    let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
+    Ok(StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        target: api.parts.target.clone(),
+        now,
+        as_of: as_of.into(),
+        nats,
+        lease: LeaseView { held_here: vitals.lease_held },
+        logs,
+        pools: seen.map(|read| status::pool(read, now)).collect(),
+        dead_letters,
+        file_bytes: vitals.file_bytes,
+        live_bytes: vitals.live_bytes,
+        alarms,
+    })
+}
+
+fn pools(reader: &Reader, vitals: &Vitals) -> Result<Vec<PoolRead>, StoreError> {
+    let read = |summary: PoolSummary| {
+        let owners = reader.owners(&summary.pool)?.value;
+        let next_sync_at = vitals.next_syncs.get(&summary.pool).copied();
+        Ok(PoolRead { summary, owners, next_sync_at })
+    };
+    reader.pools()?.value.into_iter().map(read).collect()
+}
+
+fn link(api: &Api) -> LinkView {
+    let down_since = match *api.parts.bus.link().borrow() {
+        LinkState::Up { .. } => None,
+        LinkState::Down { since } => Some(since),
+    };
+    LinkView { up: down_since.is_none(), down_since, server_version: api.parts.bus.server().version }
+}
+
+fn house_alarms(nats: &LinkView, vitals: &Vitals, dead_letters: u64) -> Vec<Alarm> {
+    let mut alarms = vec![];
+    if let Some(since) = nats.down_since {
+        let text =
+            format!("NATS cannot be reached since {since}; it is retried for ever: look at the server");
+        alarms.push(Alarm { kind: AlarmKind::NatsDown, text, since: Some(since) });
+    }
+    if let Some(trouble) = &vitals.trouble {
+        alarms.push(Alarm { kind: AlarmKind::Projector, text: trouble.clone(), since: None });
+    }
+    if dead_letters > 0 {
+        let text = format!("{dead_letters} messages could not be taken in and are among the dead letters");
+        alarms.push(Alarm { kind: AlarmKind::DeadLetters, text, since: None });
+    }
+    alarms
+}
+
+/// Each site log and the target's own, as far as the server answers.
+async fn logs(api: &Api) -> Result<Vec<LogView>, Problem> {
+    let as_of = api.reader().as_of()?;
+    let streams = api.parts.sites.iter().map(subject::site_stream);
+    let mut logs = vec![];
+    for stream in streams.chain([subject::target_stream(&api.parts.target)]) {
+        let applied = as_of.logs.iter().find(|(name, _)| *name == stream).map_or(0, |(_, seq)| *seq);
+        logs.push(log(api, stream, applied).await);
+    }
+    Ok(logs)
+}
+
+async fn log(api: &Api, stream: String, applied: u64) -> LogView {
+    let unknown = LogView { stream, applied, last: None, behind_ms: None, bytes: None, full_percent: None };
+    if !link(api).up {
+        return unknown;
+    }
+    let bus = &api.parts.bus;
+    let Ok(state) = bus.stream_state(&unknown.stream).await else { return unknown };
+    let behind_ms = if state.last_seq <= applied {
+        Some(0)
+    } else {
+        let oldest = bus.message(&unknown.stream, state.first_seq.max(applied + 1)).await.ok().flatten();
+        oldest.map(|oldest| now().ms_since(oldest.stored_at()))
+    };
+    let full_percent =
+        state.bytes_max.filter(|max| *max > 0).map(|max| state.bytes.saturating_mul(100) / max);
+    LogView { last: Some(state.last_seq), behind_ms, bytes: Some(state.bytes), full_percent, ..unknown }
+}

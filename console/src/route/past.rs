@@ -1,0 +1,149 @@
+//! Pools as they were, exports, and the rebuild: the answers that take long.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bus_schema::PoolId;
+use futures_util::stream;
+use projector::Reader;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::pool::whole_pool_only;
+use crate::{
+    api::Api,
+    extract::{Operator, Params, PoolPath, no_pool},
+    ports::{Moment, Past},
+    problem::Problem,
+    view::RebuildLine,
+};
+
+/// Bytes of one piece of an export: large enough to cost few wake-ups, small enough to flow.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces of an export that wait for a slow client.
+const PIECES_MAX: usize = 8;
+/// Reports of progress that wait for a slow client; more are dropped by the rebuilder.
+const PROGRESS_MAX: usize = 16;
+
+/// A pool now or then.
+pub(super) struct Then {
+    pub(super) reader: Reader,
+    _keep: Option<(Past, OwnedSemaphorePermit)>,
+}
+
+/// The pool of a moment: now without one, else a replay.
+pub(super) async fn reader_at(api: &Arc<Api>, pool: &PoolId, at: Option<&str>) -> Result<Then, Problem> {
+    let Some(at) = at else { return Ok(Then { reader: api.reader(), _keep: None }) };
+    let stream = api.stream_of(pool)?;
+    let moment = Moment::read(at, &stream).map_err(Problem::bad_request)?;
+    let permit = heavy(api)?;
+    let past = api.parts.past.at(&stream, moment).await?;
+    Ok(Then { reader: past.reader.clone(), _keep: Some((past, permit)) })
+}
+
+fn heavy(api: &Api) -> Result<OwnedSemaphorePermit, Problem> {
+    api.heavy.clone().try_acquire_owned().map_err(|_| {
+        Problem::throttled(5, "other replays and exports are running; ask again when they have ended")
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AtMoment {
+    at: Option<String>,
+}
+
+/// `GET /v1/pools/{site}/{cluster}/export`: RFC 8785 JSON lines, sorted by key.
+pub(super) async fn export(
+    State(api): State<Arc<Api>>,
+    path: PoolPath,
+    Params(moment): Params<AtMoment>,
+) -> Result<Response, Problem> {
+    whole_pool_only(&path)?;
+    let then = reader_at(&api, &path.pool, moment.at.as_deref()).await?;
+    let permit = if moment.at.is_none() { Some(heavy(&api)?) } else { None };
+    if !then.reader.pools()?.iter().any(|summary| summary.pool == path.pool) {
+        return Err(no_pool(&path.pool));
+    }
+    let as_of = then.reader.as_of()?;
+    let (pieces, received) = mpsc::channel(PIECES_MAX);
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let mut to = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
+        let done = then.reader.export(&path.pool, &mut to).map_err(|e| io::Error::other(e.to_string()));
+        if let Err(error) = done.and_then(|_| to.flush()) {
+            // The client sees a body that breaks off, which no reader takes for a whole export.
+            tracing::warn!(pool = %path.pool, %error, "an export broke off");
+            let _ = to.pieces.blocking_send(Err(error));
+        }
+    });
+    let body = Body::from_stream(stream::unfold(received, |mut received| async move {
+        received.recv().await.map(|piece| (piece, received))
+    }));
+    let headers = [
+        (header::CONTENT_TYPE, "application/jsonl".to_owned()),
+        (header::HeaderName::from_static("farside-as-of"), as_of.to_string()),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// Cuts an export into pieces for the client.
+struct Pieces {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
+        self.pieces.blocking_send(Ok(piece.into())).map_err(gone)
+    }
+}
+
+/// `POST /v1/rebuild`: JSON lines as it goes on.
+pub(super) async fn rebuild(State(api): State<Arc<Api>>, operator: Operator) -> Response {
+    tracing::info!(actor = %operator.actor, "a rebuild of the pool was asked for");
+    let (lines, received) = mpsc::channel(PROGRESS_MAX);
+    tokio::spawn(async move {
+        let (progress, mut told) = mpsc::channel(PROGRESS_MAX);
+        let tell = lines.clone();
+        let telling = tokio::spawn(async move {
+            while let Some(progress) = told.recv().await {
+                // The rebuild goes on when the client went away.
+                let _ = tell.send(RebuildLine::Progress(progress)).await;
+            }
+        });
+        let last = match api.parts.rebuilder.rebuild(progress).await {
+            Ok(report) => RebuildLine::Report(report),
+            Err(error) => RebuildLine::Failed(error.to_string()),
+        };
+        let _ = telling.await;
+        let _ = lines.send(last).await;
+    });
+    let body = Body::from_stream(stream::unfold(received, |mut received| async move {
+        let line = received.recv().await?;
+        let text = serde_json::to_string(&line).map(|text| text + "\n").map_err(io::Error::other);
+        Some((text, received))
+    }));
+    ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+}

@@ -1,0 +1,132 @@
+//! When a pool counts as true, and what is said when it does not.
+
+use bus_schema::{Epoch, Hash32, chain::ChainPoint, digest::Digest, fact::log::Rewound};
+use projector::{AgentState, Gap, HeldWindow, Proof, SinceSync};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
+const AT: ChainPoint = ChainPoint { epoch: Epoch(1), seq: 7 };
+
+fn ago(ms: i64) -> Timestamp {
+    Timestamp::from_unix_ms(NOW.unix_ms() - ms)
+}
+
+fn owner() -> Owner {
+    Owner {
+        pool: "local/dc1".parse().unwrap(),
+        source: "/local/dc1/resource/inv".to_owned(),
+        agent: Some(AgentState {
+            name: "inv".parse().unwrap(),
+            stem: bus_schema::Stem::Resource,
+            version: "0.1.0".to_owned(),
+            heartbeat_ms: 10_000,
+            started_at: ago(100_000),
+            stopped_at: None,
+        }),
+        at: Some(AT),
+        hash: Some(Hash32::ZERO),
+        retired: vec![],
+        digest: Digest { root: bus_schema::digest::Node(1), count: 3 },
+        applied: 7,
+        repeats: 0,
+        refused: 0,
+        unchained: 0,
+        last_event_at: ago(5_000),
+        last_heartbeat: None,
+        proof: Some(Proof { at: AT, equal: true, stored_at: ago(5_000) }),
+        gap: None,
+        fork: None,
+        window: None,
+        held_window: None,
+        last_sync: None,
+        since_sync: SinceSync::default(),
+    }
+}
+
+fn read(owners: Vec<Owner>) -> PoolRead {
+    let summary = PoolSummary {
+        pool: "local/dc1".parse().unwrap(),
+        resources: 3,
+        deleted: 0,
+        owners: owners.len() as u64,
+        since_sync: SinceSync::default(),
+        in_sync: true,
+        last_event_at: ago(5_000),
+        paused: false,
+    };
+    PoolRead { summary, owners, next_sync_at: None }
+}
+
+#[track_caller]
+fn not_in_sync(owner: Owner, behind_ms: u64, words: &str) {
+    let view = pool(&read(vec![owner]), NOW);
+    assert_eq!((view.in_sync, view.behind_ms), (InSync::No, behind_ms), "{:?}", view.why);
+    assert!(view.why.iter().any(|why| why.contains(words)), "{:?}", view.why);
+}
+
+#[test]
+fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
+    let view = pool(&read(vec![owner()]), NOW);
+    assert_eq!((view.in_sync, view.behind_ms, view.why.len()), (InSync::Yes, 0, 0));
+    not_in_sync(Owner { proof: None, ..owner() }, 0, "not sent a digest");
+    let differs = Some(Proof { at: AT, equal: false, stored_at: ago(2_000) });
+    not_in_sync(Owner { proof: differs, ..owner() }, 2_000, "differ");
+    not_in_sync(Owner { last_event_at: ago(31_000), ..owner() }, 31_000, "silent");
+    let owed = SinceSync { outstanding: 2, oldest_outstanding: Some(ago(9_000)), ..SinceSync::default() };
+    not_in_sync(Owner { since_sync: owed, ..owner() }, 9_000, "2 states that have not come");
+    let gap = Gap { after: AT, before: AT, place: "FARSIDE_LOCAL:9".to_owned(), stored_at: ago(4_000) };
+    not_in_sync(Owner { gap: Some(gap), ..owner() }, 4_000, "FARSIDE_LOCAL:9");
+    assert_eq!(pool(&read(vec![]), NOW).in_sync, InSync::No);
+}
+
+#[test]
+fn a_publisher_without_digests_is_unproven_not_wrong() {
+    let plain = Owner { agent: None, at: None, proof: None, last_event_at: ago(999_999), ..owner() };
+    let view = pool(&read(vec![owner(), plain]), NOW);
+    assert_eq!((view.in_sync, view.behind_ms), (InSync::Unproven, 0));
+    assert!(view.why[0].contains("sends no digest"));
+}
+
+#[test]
+fn alarms_say_what_to_do() {
+    let held = HeldWindow {
+        sync_id: "s1".to_owned(),
+        low: AT,
+        opened_seq: 1,
+        would_delete: 90,
+        rows: 100,
+        closed_seq: 2,
+        closed_at: ago(1_000),
+    };
+    let alarms = pool_alarms(&read(vec![Owner { held_window: Some(held), ..owner() }]), NOW);
+    assert_eq!(alarms[0].kind, AlarmKind::HeldWindow);
+    assert!(alarms[0].text.contains("--confirm-empty s1"), "{}", alarms[0].text);
+    let full = LogView {
+        stream: "FARSIDE_LOCAL".to_owned(),
+        applied: 1,
+        last: Some(1),
+        behind_ms: Some(0),
+        bytes: Some(1),
+        full_percent: Some(80),
+    };
+    assert_eq!(log_alarms(&[full], &[], &[])[0].kind, AlarmKind::LogFull);
+}
+
+#[test]
+fn a_rewind_is_an_alarm_until_every_agent_of_the_site_was_proved_again() {
+    let rewound = Rewound {
+        stream: "FARSIDE_LOCAL".to_owned(),
+        applied_seq: 10,
+        applied_hash: Hash32::ZERO,
+        log_last_seq: 5,
+        reason: "the log ends before it".to_owned(),
+    };
+    let facts = |at| {
+        let fact = LogFact::Rewound(rewound.clone());
+        [LogFactRecord { place: "FARSIDE_TGT_LOCAL:3".to_owned(), stored_at: at, fact }]
+    };
+    let pools = [read(vec![owner()])];
+    assert_eq!(log_alarms(&[], &facts(ago(4_000)), &pools)[0].kind, AlarmKind::Rewound);
+    assert!(log_alarms(&[], &facts(ago(6_000)), &pools).is_empty(), "proved five seconds ago");
+}
