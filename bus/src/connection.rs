@@ -1,99 +1,37 @@
 //! The connection to NATS: made once, kept for ever, its state there to be watched.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use bus_schema::Timestamp;
-use bus_schema::stream::StreamSpec;
-use serde::{Serialize, de::DeserializeOwned};
+use async_nats::{Client, ConnectError, ConnectErrorKind};
 use tokio::sync::watch;
 
 use crate::{
-    BusError, Durable, DurableOptions, LogMessage, LogReader, Position, PositionVerdict, Publisher,
-    RequestError, Requests, StreamState,
+    BusError, ConnectOptions, LinkState, Publisher, ServerFacts, ServerVerdict,
+    link::{Denials, LinkWatch},
 };
 
-/// How a connection proves who it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Credentials {
-    /// It does not; the server decides what an anonymous connection may do.
-    #[default]
-    None,
-    /// A file with one nkey seed (`SU…`).
-    NkeySeedFile(PathBuf),
-    /// A `.creds` file: a user JWT and its nkey seed.
-    CredsFile(PathBuf),
-    /// A name and a password; refused in plain text off loopback.
-    UserPassword {
-        /// The name.
-        user: String,
-        /// The password.
-        password: String,
-    },
-}
-
-/// Where and how to connect.
-#[derive(Clone, Debug, Default)]
-pub struct ConnectOptions {
-    /// `nats://127.0.0.1:4222`, several separated by commas.
-    pub servers: String,
-    /// What the server shows in its list of connections.
-    pub name: String,
-    /// How the connection proves who it is.
-    pub credentials: Credentials,
-    /// Refuse a connection without TLS.
-    pub tls_required: bool,
-    /// PEM file of the authority that signed the server's certificate, if it is not a public one.
-    pub tls_ca_file: Option<PathBuf>,
-    /// Prefix of the inboxes for answers, without the trailing dot. None: `_INBOX`, or with an nkey seed
-    /// `_INBOX_<public key>`, so that no two identities read each other's answers.
-    pub inbox_prefix: Option<String>,
-}
-
-/// Whether the connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// It stands; `generation` counts the connects from 1, so a change means that something may have been missed.
-    Up {
-        /// Counts the connects, from 1.
-        generation: u64,
-    },
-    /// It is lost and is being made again.
-    Down {
-        /// When it was lost.
-        since: Timestamp,
-    },
-}
-
-/// What Farside thinks of a server's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerVerdict {
-    /// 2.15.1 or newer: what Farside is tested with.
-    Fine,
-    /// 2.11 to 2.15.0: it works, and this is missing.
-    Missing(Vec<String>),
-    /// Older, or not to be recognised: refused.
-    TooOld,
-}
-
-/// What the server says about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerFacts {
-    /// Its version, like `2.15.1`.
-    pub version: String,
-    /// Its name.
-    pub name: String,
-    /// Largest message that it takes, in bytes.
-    pub payload_bytes_max: usize,
-    /// Whether it has JetStream.
-    pub jetstream: bool,
-    /// What Farside thinks of the version.
-    pub verdict: ServerVerdict,
-}
+/// Longest pause between two attempts to connect again: a server that is back is found within this time.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(4);
+/// Pause before the second attempt; it doubles from there.
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// How long one attempt to connect may take, TLS and login included.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// A dead peer is noticed after two missed answers to a ping of this interval.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long [`Bus::drain`] waits for the server.
+const DRAIN_WAIT: Duration = Duration::from_secs(5);
 
 /// A connection to NATS. Clones share it; it reconnects for ever.
 #[derive(Clone, Debug)]
 pub struct Bus {
-    _todo: (),
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    link: Arc<LinkWatch>,
+    servers: String,
 }
 
 impl Bus {
@@ -101,93 +39,122 @@ impl Bus {
     ///
     /// Errors: nobody listens, the credentials are refused, the server is too old or has no JetStream.
     pub async fn connect(options: ConnectOptions) -> Result<Self, BusError> {
-        let _ = options;
-        unimplemented!()
+        let link = Arc::new(LinkWatch::new());
+        let events = Arc::clone(&link);
+        let client = options
+            .client_options()?
+            .connection_timeout(CONNECT_WAIT)
+            .ping_interval(PING_INTERVAL)
+            .max_reconnects(None)
+            .reconnect_delay_callback(reconnect_pause)
+            .event_callback(move |event| {
+                events.apply(event);
+                std::future::ready(())
+            })
+            .connect(options.addresses()?)
+            .await
+            .map_err(|e| first_connect_error(&options, e))?;
+        let bus = Self { inner: Arc::new(Inner { client, link, servers: options.servers }) };
+        bus.judge_server()?;
+        Ok(bus)
+    }
+
+    fn judge_server(&self) -> Result<(), BusError> {
+        let facts = self.server();
+        match facts.verdict {
+            ServerVerdict::Fine => {}
+            ServerVerdict::Missing(missing) => {
+                let (version, missing) = (facts.version, missing.join("; "));
+                tracing::warn!(version, missing, "nats-server is older than 2.15.1 and lacks something");
+            }
+            ServerVerdict::TooOld => {
+                let servers = self.inner.servers.clone();
+                return Err(BusError::ServerTooOld { servers, version: facts.version });
+            }
+        }
+        if facts.jetstream { Ok(()) } else { Err(self.no_jetstream()) }
+    }
+
+    pub(crate) fn no_jetstream(&self) -> BusError {
+        BusError::NoJetStream { servers: self.inner.servers.clone() }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    pub(crate) fn denials(&self) -> Denials {
+        self.inner.link.denials()
     }
 
     /// The state of the link, to be watched.
     pub fn link(&self) -> watch::Receiver<LinkState> {
-        unimplemented!()
+        self.inner.link.state()
     }
 
     /// What the server said about itself at the latest connect.
     pub fn server(&self) -> ServerFacts {
-        unimplemented!()
-    }
-
-    /// Makes the stream, or verifies the one that is there. It never weakens and never changes one.
-    ///
-    /// Errors: [`BusError::WeakerStream`] names every difference; [`BusError::NoRoom`].
-    pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<StreamState, BusError> {
-        let _ = spec;
-        unimplemented!()
-    }
-
-    /// What a stream holds now. Errors: [`BusError::NoStream`], the link.
-    pub async fn stream_state(&self, stream: &str) -> Result<StreamState, BusError> {
-        let _ = stream;
-        unimplemented!()
-    }
-
-    /// One message of a stream by its sequence; none when the stream does not have it (any more).
-    pub async fn message(&self, stream: &str, seq: u64) -> Result<Option<LogMessage>, BusError> {
-        let _ = (stream, seq);
-        unimplemented!()
-    }
-
-    /// The latest message under a subject (wildcards allowed); none when there is none.
-    pub async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<LogMessage>, BusError> {
-        let _ = (stream, subject);
-        unimplemented!()
-    }
-
-    /// Reads a log in order from `from_seq` (1 = from the start), all of it or one subject filter.
-    pub async fn read_log(
-        &self,
-        stream: &str,
-        from_seq: u64,
-        filter: Option<&str>,
-    ) -> Result<LogReader, BusError> {
-        let _ = (stream, from_seq, filter);
-        unimplemented!()
-    }
-
-    /// Compares a remembered position with the log.
-    pub async fn check_position(&self, position: &Position) -> Result<PositionVerdict, BusError> {
-        let _ = position;
-        unimplemented!()
+        self.inner.client.server_info().into()
     }
 
     /// Publishes to logs.
     pub fn publisher(&self) -> Publisher {
-        unimplemented!()
-    }
-
-    /// Sends a command and waits for its answer, both JSON.
-    pub async fn request<C: Serialize + Sync, R: DeserializeOwned>(
-        &self,
-        subject: &str,
-        command: &C,
-        wait: Duration,
-    ) -> Result<R, RequestError> {
-        let _ = (subject, command, wait);
-        unimplemented!()
-    }
-
-    /// Serves commands on a subject (wildcards allowed) until the [`Requests`] are dropped.
-    pub async fn serve(&self, subject: &str) -> Result<Requests, BusError> {
-        let _ = subject;
-        unimplemented!()
-    }
-
-    /// Opens (makes, if need be) a durable consumer for a reaction.
-    pub async fn subscribe(&self, options: DurableOptions) -> Result<Durable, BusError> {
-        let _ = options;
-        unimplemented!()
+        Publisher::new(self.clone())
     }
 
     /// Sends what is buffered, then ends the connection.
     pub async fn drain(self) {
-        unimplemented!()
+        let client = &self.inner.client;
+        let drained = async {
+            // What was published is in a buffer of the client until it is flushed.
+            client.flush().await.is_ok() && client.drain().await.is_ok()
+        };
+        if !tokio::time::timeout(DRAIN_WAIT, drained).await.unwrap_or(false) {
+            tracing::warn!(servers = self.inner.servers, "the connection ended before everything was sent");
+        }
+    }
+}
+
+/// The pause before an attempt: none before the first, then doubling, each somewhere in its upper half
+/// so that the agents of a site do not come back in one moment.
+fn reconnect_pause(attempt: usize) -> Duration {
+    let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
+    let factor = 1_u32 << doublings.min(10);
+    let pause = RECONNECT_PAUSE_MIN.saturating_mul(factor).min(RECONNECT_PAUSE_MAX);
+    let jitter = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+    pause.mul_f64(0.5 + jitter / 2.0)
+}
+
+fn first_connect_error(options: &ConnectOptions, error: ConnectError) -> BusError {
+    let servers = options.servers.clone();
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            BusError::Unauthorized { servers, name: options.name.clone() }
+        }
+        ConnectErrorKind::ServerParse => BusError::Address { servers, reason: error.to_string() },
+        _ => BusError::Unreachable { servers, source: plain_cause(error) },
+    }
+}
+
+/// "connection refused" instead of the client library's "IO error: Connection refused (os error 111)".
+fn plain_cause(error: ConnectError) -> crate::error::Cause {
+    let refused = std::error::Error::source(&error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|source| source.kind() == io::ErrorKind::ConnectionRefused);
+    if refused { "connection refused".into() } else { error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_with_jitter_and_ends_at_its_limit() {
+        assert_eq!(reconnect_pause(1), Duration::ZERO);
+        for attempt in 2..70 {
+            let pause = reconnect_pause(attempt);
+            assert!(pause >= RECONNECT_PAUSE_MIN / 2 && pause <= RECONNECT_PAUSE_MAX, "{attempt}: {pause:?}");
+        }
+        assert!(reconnect_pause(60) >= RECONNECT_PAUSE_MAX / 2);
     }
 }

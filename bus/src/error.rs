@@ -157,6 +157,8 @@ pub enum PublishErrorKind {
     Busy,
     /// This connection may not publish there. Nothing was stored.
     Refused,
+    /// A header or a batch id cannot be sent. Nothing was sent.
+    Invalid,
     /// No stream takes this subject, or another one does. Nothing was stored.
     NoStream,
     /// No answer came: it may be stored or not. Publish again unchanged; the message ids keep it single.

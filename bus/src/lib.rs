@@ -9,12 +9,17 @@
 
 #![allow(clippy::unimplemented, dead_code)] // Signatures land before their bodies.
 
+mod api;
 mod connection;
 mod error;
+mod link;
 mod message;
+mod options;
 mod publisher;
+mod pull;
 mod reader;
 mod request;
+mod server;
 mod stream;
 mod subscription;
 
@@ -24,13 +29,16 @@ pub mod lease;
 pub mod managed;
 pub mod position;
 
-pub use connection::{Bus, ConnectOptions, Credentials, LinkState, ServerFacts, ServerVerdict};
+pub use connection::Bus;
 pub use error::{BusError, PublishError, PublishErrorKind, RequestError};
 pub use lease::{Lease, LeaseOptions, LeaseToken};
+pub use link::LinkState;
 pub use message::LogMessage;
+pub use options::{ConnectOptions, Credentials};
 pub use position::{Position, PositionVerdict};
 pub use publisher::{Fence, Outgoing, Published, PublishedBatch, Publisher};
 pub use reader::LogReader;
 pub use request::{Request, Requests};
+pub use server::{ServerFacts, ServerVerdict};
 pub use stream::StreamState;
 pub use subscription::{Durable, DurableOptions, Outcome};

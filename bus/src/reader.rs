@@ -1,26 +1,227 @@
 //! Reading a log in order, without acks: each message once, over reconnects and restarts of the server.
+//!
+//! ```text
+//! closed --link up, log is the same--> open --message--> open
+//!   ^                                   |
+//!   +---- link lost, silence, gap ------+        log is another one --> error
+//! ```
+//! A message whose headers the client library cannot read breaks the connection each time it is
+//! delivered. The reader notices that it comes no further and gets that one message through the API.
 
-use crate::{BusError, LogMessage};
+use std::{sync::Arc, time::Duration};
+
+use bus_schema::Timestamp;
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use crate::{
+    Bus, BusError, LinkState, LogMessage,
+    api::Call,
+    message::Place,
+    pull::{Pull, PullSize, Pulled},
+    stream::no_stream,
+};
+
+/// One request's size: large enough that its round trip is lost among the deliveries, and a bound
+/// for what waits in this process.
+const PULL: PullSize = PullSize { messages: 8_192, bytes: 16 << 20 };
+/// The server drops a reader's consumer after this time without a request.
+const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Links lost without progress before the next message is suspected of breaking them.
+const LOSSES_SUSPECT: u32 = 2;
+/// Pause before a failed open is tried again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 
 /// An ordered reader of one log.
 #[derive(Debug)]
 pub struct LogReader {
-    _todo: (),
+    bus: Bus,
+    stream: Arc<str>,
+    created: Timestamp,
+    filter: Option<String>,
+    next_seq: u64,
+    /// The last message that was given out: what the log is compared with before reading goes on.
+    last: Option<LogMessage>,
+    pull: Option<Pull>,
+    consumer_seq: u64,
+    progress: bool,
+    losses: u32,
+}
+
+impl Bus {
+    /// Reads a log in order from `from_seq` (1 = from the start), all of it or one subject filter.
+    ///
+    /// Errors: [`BusError::NoStream`], the link.
+    pub async fn read_log(
+        &self,
+        stream: &str,
+        from_seq: u64,
+        filter: Option<&str>,
+    ) -> Result<LogReader, BusError> {
+        let created = self.stream_state(stream).await?.created;
+        Ok(LogReader {
+            bus: self.clone(),
+            stream: stream.into(),
+            created,
+            filter: filter.map(str::to_owned),
+            next_seq: from_seq.max(1),
+            last: None,
+            pull: None,
+            consumer_seq: 0,
+            progress: false,
+            losses: 0,
+        })
+    }
 }
 
 impl LogReader {
     /// The next message; waits for it. Cancel safe. See [`LogReader::next_chunk`] for the errors.
     pub async fn next(&mut self) -> Result<LogMessage, BusError> {
-        unimplemented!()
+        loop {
+            if let Some(message) = self.next_chunk(1).await?.pop() {
+                return Ok(message);
+            }
+        }
     }
 
     /// At least one and at most `max` of the next messages; waits for the first only. Cancel safe.
     ///
     /// Lost connections and restarted servers are no errors: it waits and resumes behind the last message.
-    /// Errors: [`BusError::LogChanged`] when the stream is another one or is shorter than what was read,
-    /// [`BusError::NoStream`]; after an error, check the position and open a new reader.
+    /// Errors: [`BusError::LogChanged`] when the stream is another one, or does not hold any more what
+    /// was read; [`BusError::NoStream`]. After an error, check the position and open a new reader.
     pub async fn next_chunk(&mut self, max: usize) -> Result<Vec<LogMessage>, BusError> {
-        let _ = max;
-        unimplemented!()
+        let mut chunk = Vec::new();
+        while chunk.is_empty() {
+            let Some(pull) = &mut self.pull else {
+                if let Some(message) = self.reopen().await? {
+                    chunk.push(message);
+                }
+                continue;
+            };
+            let pulled = pull.next().await;
+            self.accept(pulled, &mut chunk);
+            // Nothing is awaited from here on, so a cancelled call has lost nothing.
+            while chunk.len() < max.max(1)
+                && let Some(pulled) = self.pull.as_mut().and_then(Pull::ready)
+            {
+                self.accept(pulled, &mut chunk);
+            }
+        }
+        self.last = chunk.last().cloned();
+        Ok(chunk)
+    }
+
+    fn accept(&mut self, pulled: Pulled, chunk: &mut Vec<LogMessage>) {
+        match pulled {
+            Pulled::Message(place, message) if place.consumer_seq == self.consumer_seq + 1 => {
+                self.consumer_seq += 1;
+                self.progress = true;
+                self.next_seq = place.stream_seq + 1;
+                chunk.push(LogMessage::delivered(Arc::clone(&self.stream), place, message));
+            }
+            Pulled::Message(Place { consumer_seq, .. }, _) => {
+                let expected = self.consumer_seq + 1;
+                tracing::debug!(stream = %self.stream, expected, consumer_seq, "deliveries were lost; reading them again");
+                self.pull = None;
+            }
+            Pulled::Gone(reason) => {
+                tracing::debug!(stream = %self.stream, next_seq = self.next_seq, reason, "the reader opens again");
+                self.losses = if self.progress { 0 } else { self.losses + 1 };
+                self.pull = None;
+            }
+        }
+    }
+
+    /// Opens again behind the last message; retries while the link is down. Gives a message that had
+    /// to be got past.
+    async fn reopen(&mut self) -> Result<Option<LogMessage>, BusError> {
+        loop {
+            let link = self.link_up().await?;
+            match self.try_open(link).await {
+                Err(BusError::Link { source, .. }) => {
+                    tracing::debug!(stream = %self.stream, %source, "the reader could not open; trying again");
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn link_up(&self) -> Result<LinkState, BusError> {
+        let call = Call { verb: "read", object: &self.stream };
+        let mut link = self.bus.link();
+        let up = link.wait_for(|state| matches!(state, LinkState::Up { .. })).await;
+        up.map(|state| *state).map_err(|e| call.link(e))
+    }
+
+    async fn try_open(&mut self, link: LinkState) -> Result<Option<LogMessage>, BusError> {
+        self.check_log().await?;
+        if self.losses >= LOSSES_SUSPECT {
+            self.losses = 0;
+            if let Some(message) = self.fetch_next().await? {
+                let place = message.seq();
+                tracing::warn!(stream = %self.stream, seq = place, "a message breaks the connection; read it through the API");
+                self.next_seq = place + 1;
+                return Ok(Some(message));
+            }
+        }
+        let consumer = format!("reader-{:016x}", getrandom::u64().unwrap_or(self.next_seq));
+        self.make_consumer(&consumer).await?;
+        let call = Call { verb: "read", object: &self.stream };
+        let pull = Pull::open(&self.bus, &self.stream, &consumer, link, PULL).await;
+        self.pull = Some(pull.map_err(|e| call.link(e))?);
+        self.consumer_seq = 0;
+        self.progress = false;
+        Ok(None)
+    }
+
+    async fn fetch_next(&self) -> Result<Option<LogMessage>, BusError> {
+        self.bus.next_message(&self.stream, self.next_seq, self.filter.as_deref().unwrap_or(">")).await
+    }
+
+    /// Whether the log still is the one that was read so far.
+    async fn check_log(&self) -> Result<(), BusError> {
+        let changed = |reason| BusError::LogChanged { stream: self.stream.to_string(), reason };
+        let state = self.bus.stream_state(&self.stream).await?;
+        if state.created != self.created {
+            return Err(changed(format!("it was made anew at {}, not at {}", state.created, self.created)));
+        }
+        let Some(last) = &self.last else { return Ok(()) };
+        let seq = last.seq();
+        if state.last_seq < seq {
+            return Err(changed(format!(
+                "its last sequence is {}, but {seq} was read already",
+                state.last_seq
+            )));
+        }
+        match self.bus.message(&self.stream, seq).await? {
+            Some(message) if message.hash() == last.hash() => Ok(()),
+            Some(_) => Err(changed(format!("another message stands at sequence {seq}"))),
+            None => Err(changed(format!("the message at sequence {seq} is gone"))),
+        }
+    }
+
+    async fn make_consumer(&self, name: &str) -> Result<(), BusError> {
+        let stream = &self.stream;
+        let mut config = json!({
+            "name": name,
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self.next_seq,
+            "mem_storage": true,
+            "num_replicas": 1,
+            "inactive_threshold": CONSUMER_IDLE_MAX.as_nanos() as u64,
+        });
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
+        if let Some(filter) = &self.filter {
+            config["filter_subject"] = json!(filter);
+            // The filter stands in the subject too, so that a server's permissions can see it.
+            subject = format!("{subject}.{filter}");
+        }
+        let request = json!({ "stream_name": &**stream, "config": config, "action": "create" });
+        let call = Call { verb: "read", object: stream };
+        let made = self.bus.call::<_, IgnoredAny>(call, &subject, &request).await;
+        made.map(|_| ()).map_err(|e| no_stream(stream, e))
     }
 }

@@ -1,20 +1,95 @@
 //! Commands: request and reply, both JSON, not stored.
 
-use bytes::Bytes;
-use serde::Serialize;
+use std::time::Duration;
 
-use crate::BusError;
+use async_nats::{RequestErrorKind, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Bus, BusError, LinkState, RequestError, api::Call};
+
+/// How long [`Bus::serve`] waits until the server has taken the subscription in.
+const SERVE_WAIT: Duration = Duration::from_secs(5);
+
+impl Bus {
+    /// Sends a command and waits for its answer, both JSON.
+    pub async fn request<C: Serialize + Sync, R: DeserializeOwned>(
+        &self,
+        subject: &str,
+        command: &C,
+        wait: Duration,
+    ) -> Result<R, RequestError> {
+        let call = Call { verb: "ask on", object: subject };
+        if let LinkState::Down { since } = *self.link().borrow() {
+            // It would wait in a buffer and be carried out when nobody waits for it any more.
+            return Err(call.link(format!("the connection is down since {since}")).into());
+        }
+        let body = serde_json::to_vec(command).map_err(|e| call.answer(e))?;
+        let mut denials = self.denials();
+        let request = async_nats::Request::new().payload(body.into()).timeout(Some(wait));
+        let answer = tokio::select! {
+            answer = self.client().send_request(subject.to_owned(), request) => answer,
+            denial = denials.of(|denied| denied == subject) => {
+                let (subject, reason) = (denial.subject, denial.reason);
+                return Err(BusError::Denied { subject, reason }.into());
+            }
+        };
+        let subject = subject.to_owned();
+        let answer = answer.map_err(|e| match e.kind() {
+            RequestErrorKind::NoResponders => RequestError::NoResponders { subject: subject.clone() },
+            RequestErrorKind::TimedOut => {
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                RequestError::TimedOut { subject: subject.clone(), wait_ms }
+            }
+            _ => RequestError::Bus(call.link(e)),
+        })?;
+        serde_json::from_slice(&answer.payload).map_err(|source| RequestError::Malformed { subject, source })
+    }
+
+    /// Serves commands on a subject (wildcards allowed) until the [`Requests`] are dropped.
+    ///
+    /// When it returns, the server knows of it: a request is answered from then on.
+    /// Errors: [`BusError::Denied`], the link.
+    pub async fn serve(&self, subject: &str) -> Result<Requests, BusError> {
+        let call = Call { verb: "serve", object: subject };
+        let mut denials = self.denials();
+        let subscriber = self.client().subscribe(subject.to_owned()).await.map_err(|e| call.link(e))?;
+        tokio::select! {
+            biased;
+            denial = denials.of(|denied| denied == subject) => {
+                Err(BusError::Denied { subject: denial.subject, reason: denial.reason })
+            }
+            () = self.round_trip() => Ok(Requests { bus: self.clone(), subscriber }),
+        }
+    }
+
+    /// Waits until the server has worked off what was sent before. Whatever answers, it answers behind that;
+    /// a connection that may not ask gets its answer as a denial.
+    async fn round_trip(&self) {
+        const PROBE: &str = "$JS.API.INFO";
+        let mut denials = self.denials();
+        let request = async_nats::Request::new().payload(Bytes::new()).timeout(Some(SERVE_WAIT));
+        tokio::select! {
+            _ = self.client().send_request(PROBE, request) => {}
+            _ = denials.of(|denied| denied == PROBE) => {}
+        }
+    }
+}
 
 /// The commands that come in on one subject.
 #[derive(Debug)]
 pub struct Requests {
-    _todo: (),
+    bus: Bus,
+    subscriber: Subscriber,
 }
 
 impl Requests {
     /// The next command; none when the connection was drained. Cancel safe.
     pub async fn next(&mut self) -> Option<Request> {
-        unimplemented!()
+        let message = self.subscriber.next().await?;
+        let (subject, body) = (message.subject.to_string(), message.payload);
+        Some(Request { subject, body, answer_to: message.reply, bus: self.bus.clone() })
     }
 }
 
@@ -25,12 +100,17 @@ pub struct Request {
     pub subject: String,
     /// Its body: JSON text.
     pub body: Bytes,
+    answer_to: Option<Subject>,
+    bus: Bus,
 }
 
 impl Request {
     /// Answers. A request without a return address is answered with silence.
     pub async fn reply<R: Serialize + Sync>(&self, answer: &R) -> Result<(), BusError> {
-        let _ = answer;
-        unimplemented!()
+        let call = Call { verb: "answer on", object: &self.subject };
+        let Some(answer_to) = &self.answer_to else { return Ok(()) };
+        let body = serde_json::to_vec(answer).map_err(|e| call.answer(e))?;
+        let sent = self.bus.client().publish(answer_to.clone(), body.into()).await;
+        sent.map_err(|e| call.link(e))
     }
 }

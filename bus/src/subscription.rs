@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use bus_schema::Name;
 use tokio_util::sync::CancellationToken;
 
-use crate::{BusError, Fence, LogMessage};
+use crate::{Bus, BusError, Fence, LogMessage};
 
 /// A reaction's durable consumer.
 #[derive(Clone, Debug)]
@@ -36,6 +36,14 @@ pub enum Outcome {
         /// JSON path or header of the fault.
         path: String,
     },
+}
+
+impl Bus {
+    /// Opens (makes, if need be) a durable consumer for a reaction.
+    pub async fn subscribe(&self, options: DurableOptions) -> Result<Durable, BusError> {
+        let _ = options;
+        unimplemented!()
+    }
 }
 
 /// An open durable consumer.
