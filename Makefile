@@ -9,7 +9,7 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
 # A progress bar on a terminal, silence in a log; warnings and errors always show.
 QUIET = $$(test -t 2 || echo --quiet)
 
-.PHONY: help build demo up test lint bench doc schema clean-data
+.PHONY: help build demo up test lint bench doc schema check-schemas tools clean-data
 
 help:
 	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
@@ -20,6 +20,7 @@ help:
 	@echo 'make build       the binary, target/debug/farside'
 	@echo 'make doc         the documentation of all rooms, target/doc'
 	@echo 'make schema      JSON Schemas and AsyncAPI from the Rust types, bus-schema/'
+	@echo 'make tools       nats-server: finds it or fetches it, prints where it is'
 	@echo 'make clean-data  removes data/ and out/ (what up, demo and bench wrote)'
 	@echo ''
 	@echo 'Needed: Rust (rustup brings the pinned version), Python 3 with pip. nats-server is fetched if absent.'
@@ -36,6 +37,7 @@ up: build
 
 test:
 	@$(PYTHON) tools/test_nats_server.py
+	@$(PYTHON) bus-schema/golden/vectors.py --check
 	@echo 'building the tests (minutes the first time, seconds after that)' >&2
 	@$(CARGO) test --locked --workspace --no-run $(QUIET)
 	@$(NATS) && $(CARGO) test --locked --workspace --no-fail-fast
@@ -63,6 +65,13 @@ doc:
 
 schema:
 	@$(CARGO) run --locked --quiet -p bus-schema --example generate
+
+# Samples against schemas with Python's jsonschema, for whoever has it: pip install jsonschema
+check-schemas:
+	@$(PYTHON) tools/check_schemas.py
+
+tools:
+	@$(PYTHON) tools/nats-server.py
 
 clean-data:
 	rm -rf data out

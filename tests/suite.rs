@@ -1,3 +1,4 @@
 //! The one integration-test binary: what needs more than one room, or the real parts.
 
+mod architecture;
 mod contract;
