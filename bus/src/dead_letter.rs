@@ -11,14 +11,17 @@
 //! | `Nats-Msg-Id` | `stream:seq/consumer`, so it is stored once |
 //!
 //! The original's own headers follow as they were, except `Nats-…` and `Farside-…`, which get
-//! `Farside-Original-` in front. A header that cannot be sent at all is left out.
+//! `Farside-Original-` in front. A header that cannot be sent at all is left out, and so is what would
+//! make the dead letter too large to be stored; `Farside-Cut: yes` says so. The log has the whole.
 
-use bus_schema::{Name, subject};
+use bus_schema::{Name, stream::MESSAGE_BYTES_MAX, subject};
 
 use crate::{LogMessage, Outgoing};
 
 /// Longest reason that is written; the rest is cut off, so that a dead letter is always storable.
 const REASON_BYTES_MAX: usize = 2_048;
+/// Most bytes of the original's headers that are kept.
+const HEADERS_BYTES_MAX: usize = 16 << 10;
 /// The stem of a dead letter whose original's subject has none.
 const NO_STEM: &str = "other";
 
@@ -32,6 +35,8 @@ pub const ORIGIN: &str = "Farside-Origin";
 pub const ORIGIN_SUBJECT: &str = "Farside-Origin-Subject";
 /// Header: who could not take it in.
 pub const CONSUMER: &str = "Farside-Consumer";
+/// Header: something of the original did not fit.
+pub const CUT: &str = "Farside-Cut";
 /// What is put in front of an original's header that would be taken for one of the dead letter's.
 pub const ORIGINAL: &str = "Farside-Original-";
 
@@ -60,12 +65,25 @@ impl DeadLetter<'_> {
             (ORIGIN_SUBJECT.to_owned(), original.subject().to_owned()),
             (CONSUMER.to_owned(), self.consumer.to_string()),
         ];
-        let kept = original.headers().into_iter().filter(|(name, value)| is_sendable(name, value));
-        headers.extend(kept.map(|(name, value)| (kept_name(name), value.to_owned())));
+        let mut room = HEADERS_BYTES_MAX;
+        let mut cut = false;
+        for (name, value) in original.headers().into_iter().filter(|(name, value)| is_sendable(name, value)) {
+            match room.checked_sub(ORIGINAL.len() + name.len() + value.len()) {
+                Some(left) => {
+                    room = left;
+                    headers.push((kept_name(name), value.to_owned()));
+                }
+                None => cut = true,
+            }
+        }
+        let body = original.body().slice(..original.body().len().min(MESSAGE_BYTES_MAX));
+        if cut || body.len() < original.body().len() {
+            headers.push((CUT.to_owned(), "yes".to_owned()));
+        }
         Outgoing {
             subject: subject::dead_letter(self.target, self.consumer, stem_of(original.subject())),
             headers,
-            body: original.body().clone(),
+            body,
             message_id: format!("{origin}/{}", self.consumer),
         }
     }
@@ -125,6 +143,22 @@ mod tests {
         ];
         let found: Vec<_> = letter.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_dead_letter_of_the_largest_message_fits_into_the_log() {
+        let mut headers = b"NATS/1.0\r\n".to_vec();
+        headers.extend(format!("a: {}\r\nb: 1\r\n\r\n", "x".repeat(HEADERS_BYTES_MAX)).bytes());
+        let body = Bytes::from(vec![b'x'; 1 << 20]);
+        let original =
+            LogMessage::fetched("LOG".into(), 9, Timestamp::default(), "a.b".into(), &headers, body);
+        let name = "pump".parse().unwrap();
+        let reason = "é".repeat(5_000);
+        let letter = DeadLetter { target: &name, consumer: &name, reason: &reason, path: "$" }.of(&original);
+        let headers: usize = letter.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        assert!(letter.body.len() + headers < 1 << 20);
+        assert!(letter.headers.contains(&(CUT.to_owned(), "yes".to_owned())));
+        assert!(letter.headers.contains(&("b".to_owned(), "1".to_owned())));
     }
 
     #[test]

@@ -7,8 +7,6 @@
 //! Must not know: any event's fields, redb, the five systems, thresholds or schedules. The one fact
 //! that is written here is `log.lease_acquired`, because its sequence is the lease.
 
-#![allow(clippy::unimplemented, dead_code)] // Signatures land before their bodies.
-
 mod api;
 mod connection;
 mod error;

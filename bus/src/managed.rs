@@ -1,25 +1,127 @@
 //! A nats-server of our own: found, configured, started, kept alive and ended with its parent.
+//!
+//! ```text
+//! <store_dir>/lock              held by the one process that owns the directory
+//!             nats-server.conf  written at every start, 0600
+//!             nats-server.pid   written by nats-server
+//!             nats-server.log   written by nats-server; .out what it says before it has opened its log
+//!             port              the port of the last start
+//!             keys/             service.nk, agent.nk: nkey seeds, made at the first start, 0600
+//!             jetstream/        the logs
+//! ```
+//! Must not know: streams and who uses them.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bus_schema::stream::LOG_BYTES_MAX;
+use tokio::sync::watch;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
 };
 
 use crate::{ConnectOptions, Credentials};
+use child::{Launch, Supervisor};
 
+mod binary;
+mod child;
+mod config;
 pub mod exec;
+mod keys;
+mod owner;
+mod port;
+
+pub use binary::find_binary;
+
+/// Each log may take this part of the disk that is free when it is made.
+const LOG_PARTS_OF_DISK: u64 = 4;
 
 /// Why there is no managed server.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagedError {
     /// No nats-server binary was found.
     #[error(
-        "no nats-server binary found in {looked_in}; run 'make tools', or name one with FARSIDE_NATS_SERVER"
+        "no nats-server binary found ({looked_in}); run 'make tools', or name one with FARSIDE_NATS_SERVER"
     )]
     NoBinary {
         /// Where it was looked for.
         looked_in: String,
     },
+    /// Another process owns the store directory.
+    #[error(
+        "the store {store_dir} is in use by {holder}; stop that, or use another directory: two servers on one store lose events"
+    )]
+    InUse {
+        /// The directory.
+        store_dir: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// Something else listens on the port.
+    #[error("port {port} on {host} is taken by another program; choose another with --nats-port, or stop it")]
+    PortTaken {
+        /// The address.
+        host: IpAddr,
+        /// The port.
+        port: u16,
+    },
+    /// An address that others can reach needs TLS.
+    #[error(
+        "nats-server would listen on {host} without TLS; give it a certificate and a key, or let it listen on 127.0.0.1"
+    )]
+    NoTls {
+        /// The address.
+        host: IpAddr,
+    },
+    /// A file of the store directory could not be read or written.
+    #[error("cannot {verb} {path}: {source}")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The server could not be started.
+    #[error("cannot start {binary}: {source}")]
+    Start {
+        /// The binary.
+        binary: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The server ended, or did not answer in time.
+    #[error("nats-server did not come up: {reason}; its last words: {last_words:?} (more in {log})")]
+    NotReady {
+        /// What happened.
+        reason: String,
+        /// The end of its output.
+        last_words: String,
+        /// Its log.
+        log: PathBuf,
+    },
+}
+
+pub(crate) fn file_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ManagedError {
+    let path = path.to_owned();
+    move |source| ManagedError::File { verb, path, source }
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct ManagedTls {
+    /// The certificate's file.
+    pub cert_file: PathBuf,
+    /// The key's file.
+    pub key_file: PathBuf,
+    /// The authority that signed the certificate, if it is not a public one; clients need it.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How the managed server runs.
@@ -32,10 +134,12 @@ pub struct ManagedOptions {
     pub launcher: Option<PathBuf>,
     /// Where it keeps its data, configuration, keys and log; made if need be, mode 0700.
     pub store_dir: PathBuf,
-    /// The address that it listens on.
+    /// The address that it listens on; off loopback it needs `tls`.
     pub host: IpAddr,
     /// The port; none = a free one, the same as the last time if that is still free.
     pub port: Option<u16>,
+    /// Its certificate; none = plain text, on loopback only.
+    pub tls: Option<ManagedTls>,
 }
 
 impl ManagedOptions {
@@ -47,6 +151,7 @@ impl ManagedOptions {
             store_dir: store_dir.into(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: None,
+            tls: None,
         }
     }
 }
@@ -54,62 +159,115 @@ impl ManagedOptions {
 /// A running nats-server that belongs to this process.
 #[derive(Debug)]
 pub struct ManagedServer {
-    _todo: (),
+    url: String,
+    keys: keys::Keys,
+    tls_ca_file: Option<PathBuf>,
+    log_bytes_max: i64,
+    pid: watch::Receiver<Option<u32>>,
+    stop: DropGuard,
+    supervisor: AbortOnDropHandle<()>,
+    /// Declared last, so the directory is released when the server has ended.
+    _owner: owner::Owner,
 }
 
 impl ManagedServer {
     /// Starts the server and waits until it answers. Restarts it when it dies, until it is stopped.
     pub async fn start(options: ManagedOptions) -> Result<Self, ManagedError> {
-        let _ = options;
-        unimplemented!()
+        if options.tls.is_none() && !options.host.is_loopback() {
+            return Err(ManagedError::NoTls { host: options.host });
+        }
+        let binary = find_binary(options.binary.as_deref())?;
+        let store_dir = options.store_dir.clone();
+        let owner = owner::Owner::take(&store_dir)?;
+        let store_dir = store_dir.canonicalize().map_err(file_error("open", &store_dir))?;
+        owner::end_leftover(&store_dir).await?;
+        let keys = keys::Keys::load_or_make(&store_dir.join("keys"))?;
+        let port = port::choose(&store_dir, options.host, options.port)?;
+        let name = format!("farside-{:016x}", getrandom::u64().unwrap_or_default());
+        let config =
+            config::Config { store_dir: &store_dir, options: &options, port, name: &name, keys: &keys };
+        config.write()?;
+        let scheme = if options.tls.is_some() { "tls" } else { "nats" };
+        let url = format!("{scheme}://{}", std::net::SocketAddr::new(options.host, port));
+        let tls_ca_file = options.tls.and_then(|tls| tls.ca_file);
+        let probe = connect_options(&url, "farside managed server", &keys.service, tls_ca_file.as_ref());
+        let launch = Launch { binary, launcher: options.launcher, store_dir: store_dir.clone(), probe, name };
+        let (supervisor, pid) = Supervisor::start(launch).await?;
+        let stop = CancellationToken::new();
+        let supervisor = tokio::spawn(supervisor.run(stop.clone()));
+        Ok(Self {
+            url,
+            keys,
+            tls_ca_file,
+            log_bytes_max: log_bytes_max(&store_dir)?,
+            pid,
+            stop: stop.drop_guard(),
+            supervisor: AbortOnDropHandle::new(supervisor),
+            _owner: owner,
+        })
     }
 
     /// `nats://host:port`.
     pub fn url(&self) -> &str {
-        unimplemented!()
+        &self.url
     }
 
     /// The key that may do everything.
     pub fn service_credentials(&self) -> Credentials {
-        unimplemented!()
+        Credentials::NkeySeedFile(self.keys.service.clone())
     }
 
     /// The key of the agents: it publishes events and answers commands.
     pub fn agent_credentials(&self) -> Credentials {
-        unimplemented!()
+        Credentials::NkeySeedFile(self.keys.agent.clone())
     }
 
     /// How the target connects.
     pub fn service_options(&self, name: &str) -> ConnectOptions {
-        let (servers, credentials) = (self.url().to_owned(), self.service_credentials());
-        ConnectOptions { servers, name: name.to_owned(), credentials, ..ConnectOptions::default() }
+        connect_options(&self.url, name, &self.keys.service, self.tls_ca_file.as_ref())
     }
 
     /// How an agent connects.
     pub fn agent_options(&self, name: &str) -> ConnectOptions {
-        let (servers, credentials) = (self.url().to_owned(), self.agent_credentials());
-        ConnectOptions { servers, name: name.to_owned(), credentials, ..ConnectOptions::default() }
+        connect_options(&self.url, name, &self.keys.agent, self.tls_ca_file.as_ref())
     }
 
-    /// A size limit for each log that leaves room on the disk, in bytes.
+    /// A size limit for a log that is made now: what the contract says, or less on a small disk, in bytes.
+    /// The server itself sets no limit, because one that shrinks with the disk would refuse its own logs
+    /// at a restart.
     pub fn log_bytes_max(&self) -> i64 {
-        unimplemented!()
+        self.log_bytes_max
     }
 
     /// The process id of the server that runs now; none while it is being started again.
     pub fn pid(&self) -> Option<u32> {
-        unimplemented!()
+        *self.pid.borrow()
     }
 
     /// Ends the server: SIGTERM, and SIGKILL when that is not heeded in time.
-    pub async fn stop(self) -> Result<(), ManagedError> {
-        unimplemented!()
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.supervisor.await {
+            tracing::error!(%error, "the managed server's task failed");
+        }
     }
 }
 
-/// Finds the nats-server binary: `explicit`, then `FARSIDE_NATS_SERVER`, `PATH`, and `.tools/nats-server`
-/// beside the workspace or the executable.
-pub fn find_binary(explicit: Option<&Path>) -> Result<PathBuf, ManagedError> {
-    let _ = explicit;
-    unimplemented!()
+fn connect_options(url: &str, name: &str, seed: &Path, tls_ca_file: Option<&PathBuf>) -> ConnectOptions {
+    ConnectOptions {
+        servers: url.to_owned(),
+        name: name.to_owned(),
+        credentials: Credentials::NkeySeedFile(seed.to_owned()),
+        tls_ca_file: tls_ca_file.cloned(),
+        ..ConnectOptions::default()
+    }
 }
+
+fn log_bytes_max(store_dir: &Path) -> Result<i64, ManagedError> {
+    let disk = rustix::fs::statvfs(store_dir).map_err(|e| file_error("measure", store_dir)(e.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Ok(i64::try_from(free / LOG_PARTS_OF_DISK).unwrap_or(i64::MAX).min(LOG_BYTES_MAX))
+}
+
+/// How long a store may take to be recovered before it answers; a large one is read through after a crash.
+const READY_WAIT: Duration = Duration::from_secs(120);

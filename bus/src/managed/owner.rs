@@ -1,0 +1,118 @@
+//! One owner of a store directory: a lock that ends with its process, and the end of a server that a
+//! killed owner left behind.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+
+use super::{ManagedError, config, file_error};
+
+/// How long a server that was left behind may take to end by itself.
+const LEFTOVER_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Holds the directory until it is dropped, or its process ends in any way.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    _lock: File,
+}
+
+impl Owner {
+    /// Takes a directory, which is made if need be. Errors: [`ManagedError::InUse`] says who has it.
+    pub(crate) fn take(store_dir: &Path) -> Result<Self, ManagedError> {
+        make_private_dir(store_dir)?;
+        let path = store_dir.join("lock");
+        let mut options = OpenOptions::new();
+        let mut lock = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(file_error("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let read = lock.read_to_string(&mut holder);
+                let named = read.is_ok() && !holder.trim().is_empty();
+                let holder = if named { holder.trim().to_owned() } else { "another process".to_owned() };
+                return Err(ManagedError::InUse { store_dir: store_dir.to_owned(), holder });
+            }
+            Err(TryLockError::Error(e)) => return Err(file_error("lock", &path)(e)),
+        }
+        let holder = format!("process {}\n", std::process::id());
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(holder.as_bytes()))
+            .map_err(file_error("write", &path))?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// Makes a directory that only its owner can enter.
+pub(crate) fn make_private_dir(path: &Path) -> Result<(), ManagedError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(file_error("make", path))
+}
+
+/// Writes a file that only its owner can read: whole, or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), ManagedError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&new, path));
+    written.map_err(file_error("write", path))
+}
+
+/// Ends the server of an owner that was killed, so that no two servers write to one store. Call it as
+/// the owner of the directory only.
+pub(crate) async fn end_leftover(store_dir: &Path) -> Result<(), ManagedError> {
+    let pid_file = store_dir.join("nats-server.pid");
+    let pid = match fs::read_to_string(&pid_file) {
+        Ok(text) => text.trim().parse().ok().and_then(Pid::from_raw),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(file_error("read", &pid_file)(e)),
+    };
+    let Some(pid) = pid.filter(|pid| is_server_of(*pid, store_dir)) else { return Ok(()) };
+    tracing::warn!(pid = pid.as_raw_nonzero(), "ending a nats-server that a killed process left behind");
+    for (signal, wait) in [(Signal::TERM, LEFTOVER_WAIT), (Signal::KILL, LEFTOVER_WAIT)] {
+        // It may end between the look and the signal, which is as good.
+        let _ = kill_process(pid, signal);
+        let deadline = Instant::now() + wait;
+        while Instant::now() < deadline {
+            if !is_server_of(pid, store_dir) {
+                return Ok(());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    let holder = format!("nats-server, process {}, which does not end", pid.as_raw_nonzero());
+    Err(ManagedError::InUse { store_dir: store_dir.to_owned(), holder })
+}
+
+/// Whether a process is a nats-server that runs on this store's configuration; an ended one is not.
+fn is_server_of(pid: Pid, store_dir: &Path) -> bool {
+    let Ok(command) = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) else { return false };
+    let mut arguments = command.split(|byte| *byte == 0);
+    let program = arguments.next().unwrap_or_default();
+    let config = config::path(store_dir);
+    program.ends_with(b"nats-server") && arguments.any(|argument| argument == config.as_os_str().as_bytes())
+}
