@@ -3,5 +3,12 @@
 //! Must not know: the code of the agents (it talks to them by commands on the bus), HTTP, or NATS
 //! itself (that is `bus`).
 
+pub mod config;
+pub mod error;
 pub mod resource;
+pub mod runtime;
 pub mod span;
+
+pub use config::ServiceConfig;
+pub use error::ConsumersError;
+pub use runtime::service::{Handle, Service};

@@ -17,7 +17,9 @@
 //! The second request (R4) belongs to `confirm`, which waits for its answer itself.
 
 use bus_schema::{
-    Hash32, ResourceKey, Source, Timestamp, chain::ChainPoint, command::resource::SyncReason,
+    Hash32, ResourceKey, Source, Timestamp,
+    chain::ChainPoint,
+    command::resource::{KEYS_MAX, SyncReason},
     event::resource::SyncScope,
 };
 
@@ -124,6 +126,25 @@ pub struct Differing {
     pub addresses: Vec<u64>,
 }
 
+impl Differing {
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.keys.len() + self.addresses.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes out what fits one request.
+    fn take_some(&mut self) -> Self {
+        let keys = self.keys.drain(..self.keys.len().min(KEYS_MAX)).collect();
+        let addresses = self.addresses.drain(..self.addresses.len().min(KEYS_MAX)).collect();
+        Self { keys, addresses }
+    }
+}
+
 /// What is under way with an owner.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Activity {
@@ -172,6 +193,8 @@ pub struct OwnerState {
     pub queued: Option<SyncScope>,
     /// The mismatch that was acted upon last, and whether with more than the differing keys.
     pub mended: Option<(ChainPoint, SyncScope)>,
+    /// Differing resources that did not fit the last request.
+    pub left: Differing,
 }
 
 /// What happened.
@@ -252,6 +275,7 @@ impl OwnerState {
             guard: Guard::default(),
             queued: None,
             mended: None,
+            left: Differing::default(),
         }
     }
 
@@ -329,8 +353,8 @@ fn descended(
             }
         }
         Descended::Differ(differing) => {
-            let wanted = Wanted { scope: SyncScope::Keys, differing, ..full };
-            ask(state, owner, view, wanted, now, actions);
+            state.left = differing;
+            ask_left(state, owner, view, now, actions);
         }
         Descended::TooMuch => ask(state, owner, view, full, now, actions),
         Descended::Failed(reason) => {
@@ -420,10 +444,29 @@ fn closed(
             "everything was sent, and the chain is still broken; see `farside status` and the agent's log";
         return fail(state, owner, sync, reason.to_owned(), now, actions);
     }
-    if let (SyncReason::Repair, Damage::Unequal(at)) = (sync.wanted.reason, view.damage) {
+    state.failures = 0;
+    if sync.wanted.reason != SyncReason::Repair {
+        return;
+    }
+    if sync.wanted.scope == SyncScope::Keys && !state.left.is_empty() {
+        return ask_left(state, owner, view, now, actions);
+    }
+    if let Damage::Unequal(at) = view.damage {
         state.mended = Some((at, sync.wanted.scope));
     }
-    state.failures = 0;
+}
+
+/// Asks for as many of the differing resources as fit one request.
+fn ask_left(
+    state: &mut OwnerState,
+    owner: Owner<'_>,
+    view: &View,
+    now: Timestamp,
+    actions: &mut Vec<Action>,
+) {
+    let differing = state.left.take_some();
+    let wanted = Wanted { differing, ..Wanted::of(SyncReason::Repair, SyncScope::Keys) };
+    ask(state, owner, view, wanted, now, actions);
 }
 
 /// What is due, the most pressing first.

@@ -343,3 +343,21 @@ fn a_comparison_that_fails_is_tried_again_later() {
 fn a_held_window_waits_for_a_person() {
     assert_eq!(World::synced().sees(|view| view.damage = Damage::Held).looks(), []);
 }
+
+#[test]
+fn more_differing_resources_than_fit_one_request_are_asked_for_in_turn() {
+    let mut world = World::synced();
+    world.sees(|view| view.damage = Damage::Unequal(point(10))).looks();
+    let keys: Vec<ResourceKey> = (0..KEYS_MAX + 1).map(|n| format!("Pod/{n}").parse().unwrap()).collect();
+    let differing = Differing { keys, addresses: vec![] };
+    let actions = world.when(Input::Descended(Descended::Differ(differing)));
+    assert!(matches!(actions.as_slice(), [Action::Ask(sync)] if sync.wanted.differing.len() == KEYS_MAX));
+    world.later(1);
+    let actions = world.closes();
+    assert!(
+        matches!(actions.as_slice(), [Action::Ask(sync)] if sync.wanted.differing.len() == 1),
+        "{actions:?}"
+    );
+    world.later(1);
+    assert_eq!(world.closes(), []);
+}
