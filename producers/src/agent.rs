@@ -1,0 +1,275 @@
+//! The agent: Config → build → Agent → run → drain. One owner holds everything that changes; `select`
+//! says what happened as a closed enum, `apply` changes state without waiting for anything but the
+//! ledger, and after each turn the agent asks again what should be under way.
+//!
+//! Must not know: how a source is read, how an event is made, or what a target does with it.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bus::{Bus, LinkState, Publisher};
+use bus_schema::{
+    Name, PoolId, Timestamp,
+    event::agent::{AgentEvent, Started, Stopped},
+    event::resource::SyncScope,
+    stream::MESSAGE_BYTES_MAX,
+    subject,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    ProducersError,
+    cluster::Cluster,
+    config::{AgentConfig, ClusterConfig, SourceConfig},
+    keys,
+    ledger::Ledger,
+    redact::Redactor,
+    resource::{
+        Inventory,
+        directory::Directory,
+        exec::{Exec, ExecOptions},
+        format::Reader,
+    },
+    seal::{self, Saying},
+    sequencer::{Rules, Sequencer},
+};
+
+mod command;
+mod greeting;
+mod heartbeat;
+mod outlet;
+mod turn;
+
+use outlet::Outlet;
+
+/// Largest event body, in bytes: with its headers it stays below [`MESSAGE_BYTES_MAX`].
+pub const INLINE_BYTES_MAX: usize = 900_000;
+/// What headers and protocol may add to a body, in bytes.
+const HEADER_BYTES: usize = MESSAGE_BYTES_MAX - INLINE_BYTES_MAX;
+/// Commands and notes of change that wait for the agent.
+const NOTES_QUEUED_MAX: usize = 64;
+
+/// A source agent, built and not yet running.
+pub struct Agent {
+    name: Name,
+    heartbeat: Duration,
+    hello_wait: Duration,
+    drain: Duration,
+    bus: Bus,
+    publisher: Publisher,
+    stream: String,
+    ledger: Ledger,
+    lanes: Vec<Lane>,
+    tasks: JoinSet<turn::Done>,
+    link: watch::Receiver<LinkState>,
+    link_up: bool,
+    stopping: Option<Instant>,
+}
+
+/// A cluster and its way to the log.
+struct Lane {
+    cluster: Cluster,
+    outlet: Outlet,
+    greeting: greeting::Greeting,
+    silent_since: Instant,
+    stopped_said: bool,
+}
+
+/// The present, by the source's clock. Order never depends on it.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(since.as_millis().try_into().unwrap_or(i64::MAX))
+}
+
+impl Agent {
+    /// Opens the ledger and checks the sources. Errors: the configuration, the ledger, a key, an unsafe command.
+    pub fn build(config: AgentConfig, bus: Bus) -> Result<Self, ProducersError> {
+        check(&config)?;
+        let ledger = Ledger::open(&config.ledger)?;
+        let inline_bytes_max =
+            INLINE_BYTES_MAX.min(bus.server().payload_bytes_max.saturating_sub(HEADER_BYTES));
+        let mut lanes = Vec::new();
+        for cluster in &config.clusters {
+            lanes.push(lane(&config, cluster, &ledger, inline_bytes_max)?);
+        }
+        let link = bus.link();
+        let link_up = matches!(*link.borrow(), LinkState::Up { .. });
+        Ok(Self {
+            name: config.name,
+            heartbeat: Duration::from_secs(u64::from(config.heartbeat_s.max(1))),
+            hello_wait: Duration::from_millis(config.hello_wait_ms),
+            drain: Duration::from_secs(u64::from(config.drain_s)),
+            publisher: bus.publisher(),
+            stream: subject::site_stream(&config.site),
+            bus,
+            ledger,
+            lanes,
+            tasks: JoinSet::new(),
+            link_up,
+            link,
+            stopping: None,
+        })
+    }
+
+    /// Runs until `shutdown`, then sends what it has, with a deadline. What is left waits in the ledger.
+    ///
+    /// Errors: the ledger fails, or commands cannot be served.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProducersError> {
+        // The owner waits for its ledger's disk; on a thread of its own it holds up nobody else.
+        let runtime = Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(self.own(shutdown))).await?
+    }
+
+    async fn own(mut self, shutdown: CancellationToken) -> Result<(), ProducersError> {
+        let (notes, mut noted) = mpsc::channel(NOTES_QUEUED_MAX);
+        let mut listeners = self.listen(&notes).await?;
+        drop(notes);
+        self.greet();
+        while !self.is_drained() {
+            let deadline = self.turn()?;
+            let event = self.select(&shutdown, &mut noted, deadline).await;
+            self.apply(event)?;
+        }
+        listeners.shutdown().await;
+        self.tasks.shutdown().await;
+        for lane in &self.lanes {
+            let (waiting, pool) = (lane.cluster.sequencer.waiting(), &lane.cluster.sequencer.source().pool);
+            tracing::info!(%pool, events = waiting.events, "the agent stopped; what waits goes out at the next start");
+        }
+        Ok(())
+    }
+
+    async fn listen(&self, notes: &mpsc::Sender<turn::Note>) -> Result<JoinSet<()>, ProducersError> {
+        let mut listeners = JoinSet::new();
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let pool = &lane.cluster.sequencer.source().pool;
+            let all = subject::command(pool, bus_schema::Stem::Resource, "*");
+            let requests = self.bus.serve(&all).await?;
+            listeners.spawn(command::listen(requests, self.name.clone(), index, notes.clone()));
+            if let Some(dirty) = lane.cluster.inventory.dirt() {
+                listeners.spawn(turn::watch(dirty, index, notes.clone()));
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// The first words of a run: keys before anything else, so that they stand before every sync's answer.
+    fn begin(&mut self, index: usize) -> Result<(), ProducersError> {
+        let heartbeat_ms = self.heartbeat.as_millis().try_into().unwrap_or(u32::MAX);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let stem = bus_schema::Stem::Resource;
+        let started = AgentEvent::Started(Started { agent: self.name.clone(), stem, version, heartbeat_ms });
+        let cluster = &mut self.lanes[index].cluster;
+        cluster.greeted = true;
+        keys::announce(&mut cluster.sequencer, &cluster.keys, now())?;
+        cluster.sequencer.say(Saying::agent(&started)?, now())?;
+        Ok(())
+    }
+
+    fn say_stopped(&mut self, index: usize) -> Result<(), ProducersError> {
+        let stopped = AgentEvent::Stopped(Stopped { agent: self.name.clone() });
+        let lane = &mut self.lanes[index];
+        lane.stopped_said = true;
+        lane.cluster.sequencer.say(Saying::agent(&stopped)?, now())?;
+        Ok(())
+    }
+
+    /// An epoch whose log lacks something is mended as soon as the way is free: everything, once.
+    fn open_window(&mut self, index: usize) -> Result<(), ProducersError> {
+        let sequencer = &mut self.lanes[index].cluster.sequencer;
+        let owed = sequencer.chain().window_due && sequencer.waiting().events == 0;
+        if owed && self.link_up && self.stopping.is_none() {
+            let id = format!("window-{}", Uuid::now_v7());
+            sequencer.open_sync(&id, SyncScope::Full, 0, Vec::new(), now())?;
+        }
+        Ok(())
+    }
+
+    fn is_drained(&self) -> bool {
+        let sent = |lane: &Lane| lane.stopped_said && lane.cluster.sequencer.waiting().events == 0;
+        match self.stopping {
+            None => false,
+            Some(deadline) => Instant::now() >= deadline || self.lanes.iter().all(sent),
+        }
+    }
+}
+
+fn check(config: &AgentConfig) -> Result<(), ProducersError> {
+    let wrong = |text: String| Err(ProducersError::Config(text));
+    if config.clusters.is_empty() {
+        return wrong("the agent has no [[clusters]]; name at least one".to_owned());
+    }
+    let mut names = HashSet::new();
+    for cluster in &config.clusters {
+        if !names.insert(&cluster.name) {
+            return wrong(format!("the cluster {} is there twice; merge the two", cluster.name));
+        }
+        match &cluster.source {
+            SourceConfig::Exec { command, .. } if command.is_empty() => {
+                return wrong(format!("the cluster {} has an exec source without a command", cluster.name));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn lane(
+    config: &AgentConfig,
+    cluster: &ClusterConfig,
+    ledger: &Ledger,
+    inline_bytes_max: usize,
+) -> Result<Lane, ProducersError> {
+    let pool = PoolId { site: config.site.clone(), cluster: cluster.name.clone() };
+    let rules = Rules {
+        push: cluster.push.clone(),
+        inline_bytes_max,
+        outbox_bytes_max: config.outbox_bytes_max,
+        journal_events_max: config.journal_events_max,
+    };
+    let sequencer = Sequencer::open(ledger.clone(), seal::source(pool, &config.name), rules)?;
+    let inventory = inventory(cluster, ledger, config.config_file.as_deref())?;
+    let keys = keys::compare(ledger, cluster.name.as_str(), &cluster.keys)?;
+    Ok(Lane {
+        cluster: Cluster::new(sequencer, inventory, keys, cluster.source.every()),
+        outlet: Outlet::default(),
+        greeting: greeting::Greeting::default(),
+        silent_since: Instant::now(),
+        stopped_said: false,
+    })
+}
+
+fn inventory(
+    cluster: &ClusterConfig,
+    ledger: &Ledger,
+    config_file: Option<&Path>,
+) -> Result<Arc<dyn Inventory>, ProducersError> {
+    let reader = |format| -> Result<Reader, ProducersError> {
+        let redactor = Redactor::new(ledger.salt()?, &cluster.redact);
+        let (tenant_label, tenant) = (cluster.tenant_label.clone(), cluster.tenant.clone());
+        Ok(Reader { redactor, tenant_label, tenant, format })
+    };
+    Ok(match &cluster.source {
+        SourceConfig::Directory { path, .. } => Arc::new(Directory::new(path, reader(None)?)),
+        SourceConfig::Exec { command, timeout_s, output_bytes_max, format, .. } => {
+            let options = ExecOptions {
+                command: command.clone(),
+                timeout: Duration::from_secs(u64::from(*timeout_s)),
+                output_bytes_max: *output_bytes_max,
+                config_file: config_file.map(Path::to_owned),
+            };
+            Arc::new(Exec::new(options, reader(*format)?)?)
+        }
+    })
+}

@@ -1,0 +1,167 @@
+//! The commands of the target: taken in, guarded by the lease token, answered. What takes time (reading
+//! the source) runs beside the agent; its effect and its answer come from the owner.
+
+use bus::{Request, Requests};
+use bus_schema::{
+    Name,
+    command::resource::{ReadReply, ReadRequest, SyncReply, SyncRequest},
+};
+use serde::Serialize;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Agent, now,
+    turn::{Done, Note},
+};
+use crate::{
+    ProducersError,
+    answer::{self, Ask},
+    ledger::marks,
+    resource::{Found, Scope, SourceError, Wanted},
+    sequencer::ReadFailure,
+};
+
+/// The lease token is one for all clusters of the agent.
+const ALL: &str = "";
+
+/// A command and the way back.
+#[derive(Debug)]
+pub(super) struct Asked {
+    ask: Ask,
+    request: Request,
+}
+
+/// Why single resources are read.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// For a sync that names them.
+    Sync(String),
+    /// For a read, to be answered.
+    Read(ReadRequest, Request),
+}
+
+/// Hears the commands for one cluster.
+pub(super) async fn listen(mut requests: Requests, agent: Name, lane: usize, notes: mpsc::Sender<Note>) {
+    while let Some(request) = requests.next().await {
+        let Some(ask) = Ask::read(&request, &agent) else { continue };
+        let asked = Box::new(Asked { ask, request });
+        if notes.send(Note::Asked(lane, asked)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Agent {
+    /// Answers a command, or starts what its answer needs.
+    pub(super) fn answer(&mut self, lane: usize, asked: Asked) -> Result<(), ProducersError> {
+        let Asked { ask, request } = asked;
+        let stale = match ask.lease() {
+            Some(token) => self.stale_lease(token)?,
+            None => None,
+        };
+        match (ask, stale) {
+            (Ask::Sync(_), Some(reason)) => self.reply(request, SyncReply::Refused { reason }),
+            (Ask::Read(_), Some(reason)) => self.reply(request, ReadReply::Refused { reason }),
+            (Ask::Sync(sync), None) => {
+                let reply = self.accept(lane, &sync)?;
+                self.reply(request, reply);
+            }
+            (Ask::Read(read), None) => {
+                let wanted = self.lanes[lane].cluster.sequencer.wanted(&read.keys)?;
+                self.get(lane, Purpose::Read(read, request), wanted);
+            }
+            (Ask::Digest(digest), _) => {
+                let reply = self.lanes[lane].cluster.sequencer.digests(&digest)?;
+                if let Some(reply) = reply {
+                    self.reply(request, reply);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A target that lost its lease may still be talking; remembered across restarts.
+    fn stale_lease(&self, token: u64) -> Result<Option<String>, ProducersError> {
+        let seen: u64 = self.ledger.reading()?.mark(ALL, marks::LEASE)?.unwrap_or(0);
+        if token < seen {
+            return Ok(Some(format!(
+                "the lease token {token} is older than {seen}: another target has taken over; stop this one"
+            )));
+        }
+        if token > seen {
+            self.ledger.change(|writing| writing.put_mark(ALL, marks::LEASE, &token))?;
+        }
+        Ok(None)
+    }
+
+    fn accept(&mut self, lane: usize, sync: &SyncRequest) -> Result<SyncReply, ProducersError> {
+        let cluster = &mut self.lanes[lane].cluster;
+        if !cluster.greeted {
+            let reason = "the agent is just starting; ask again in a moment".to_owned();
+            return Ok(SyncReply::Refused { reason });
+        }
+        if let Some(reason) = cluster.source_trouble.clone() {
+            cluster.want(Scope::Everything, Instant::now());
+            return Ok(SyncReply::Refused { reason });
+        }
+        Ok(cluster.sequencer.accept(sync, now())?)
+    }
+
+    fn reply<R: Serialize + Send + Sync + 'static>(&mut self, request: Request, reply: R) {
+        self.tasks.spawn(async move {
+            if let Err(error) = request.reply(&reply).await {
+                tracing::debug!(%error, subject = request.subject, "an answer did not arrive; the target asks again");
+            }
+            Done::Replied
+        });
+    }
+
+    /// Reads single resources beside the agent.
+    pub(super) fn get(&mut self, lane: usize, purpose: Purpose, wanted: Vec<Wanted>) {
+        let cluster = &mut self.lanes[lane].cluster;
+        cluster.gets += 1;
+        let inventory = std::sync::Arc::clone(&cluster.inventory);
+        self.tasks.spawn_blocking(move || {
+            let found = inventory.get(&wanted);
+            Done::Got(lane, purpose, wanted, found)
+        });
+    }
+
+    /// Takes in what a reading of single resources found.
+    pub(super) fn got(
+        &mut self,
+        lane: usize,
+        purpose: Purpose,
+        wanted: &[Wanted],
+        found: Result<Found, SourceError>,
+    ) -> Result<(), ProducersError> {
+        let cluster = &mut self.lanes[lane].cluster;
+        cluster.gets -= 1;
+        cluster.overtaken(wanted.iter().map(|one| one.key.clone()));
+        let sync = match &purpose {
+            Purpose::Sync(id) => Some(id.as_str()),
+            Purpose::Read(..) => None,
+        };
+        let outcome = match &found {
+            Err(error) => Err(error.to_string()),
+            Ok(found) => match cluster.sequencer.observe(wanted, found, sync, now()) {
+                Ok(()) => Ok(found),
+                Err(ReadFailure::Refused(reason)) => Err(reason),
+                Err(ReadFailure::Ledger(error)) => return Err(error.into()),
+            },
+        };
+        match (purpose, outcome) {
+            (Purpose::Sync(id), Ok(_)) => cluster.sequencer.close_sync(&id, now())?,
+            (Purpose::Sync(id), Err(reason)) => {
+                cluster.sequencer.abandon_sync(&id)?;
+                tracing::warn!(sync = id, reason, "the sync is given up: its resources cannot be read");
+            }
+            (Purpose::Read(read, request), Ok(found)) => {
+                let reply = answer::read_reply(&read, found, &cluster.sequencer);
+                self.reply(request, reply);
+            }
+            (Purpose::Read(_, request), Err(reason)) => self.reply(request, ReadReply::Refused { reason }),
+        }
+        Ok(())
+    }
+}

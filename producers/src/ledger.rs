@@ -1,0 +1,224 @@
+//! The ledger: the agent's one file (redb). It holds, per cluster, the chain's end, the inventory as it
+//! was last sequenced, the journal of changes, the outbox and what is under way, and it changes them in
+//! ONE write transaction per set of changes: an event is in the outbox exactly when the inventory, the
+//! journal and the chain know of it (transactional outbox).
+//!
+//! Must not know: NATS, sources, the clock, or why something changes.
+
+use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+
+use bus_schema::Hash32;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+pub(crate) mod chain;
+pub(crate) mod inventory;
+pub(crate) mod journal;
+pub(crate) mod marks;
+pub(crate) mod outbox;
+#[cfg(test)]
+mod tests;
+
+/// Memory for cached pages, in bytes: an agent is a guest on its machine.
+const CACHE_BYTES: usize = 32 << 20;
+/// The layout of this file; another number is refused.
+const FORMAT: u64 = 1;
+/// Random bytes of the salt that keys the hashes of redacted values.
+const SALT_BYTES: usize = 32;
+
+pub(crate) type Rows<K> = TableDefinition<'static, K, &'static [u8]>;
+
+const META: Rows<&str> = TableDefinition::new("meta");
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file cannot be opened.
+    #[error(
+        "cannot open the agent's ledger {path}: {reason}; only one agent may use it, and its directory must be writable"
+    )]
+    Open {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The file was written by another version.
+    #[error(
+        "the agent's ledger {path} has format {found}, this farside knows {FORMAT}: use the farside that wrote it, or move the file away (the agent then starts a new epoch and sends everything)"
+    )]
+    Format {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: u64,
+    },
+    /// The file could not be read or written.
+    #[error(
+        "the agent's ledger failed: {0}; free space on its disk, or move the file away (the agent then starts a new epoch and sends everything)"
+    )]
+    Storage(#[from] redb::Error),
+    /// A row does not read as what it should be.
+    #[error(
+        "the agent's ledger has a damaged row in {table}; move the file away (the agent then starts a new epoch and sends everything)"
+    )]
+    Row {
+        /// The table.
+        table: &'static str,
+    },
+    /// The operating system gave no random numbers.
+    #[error("the operating system gave no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+macro_rules! storage_errors {
+    ($($error:ty),+) => { $(impl From<$error> for LedgerError {
+        fn from(error: $error) -> Self {
+            Self::Storage(error.into())
+        }
+    })+ };
+}
+storage_errors!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
+
+/// The agent's file. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    db: Arc<Database>,
+}
+
+/// A write transaction with every table open.
+pub(crate) struct Writing<'t> {
+    /// Chains by cluster.
+    pub(crate) chains: redb::Table<'t, &'static str, &'static [u8]>,
+    /// Inventory by cluster and key.
+    pub(crate) inventory: redb::Table<'t, (&'static str, &'static str), &'static [u8]>,
+    /// Inventory keys by cluster, path and key.
+    pub(crate) places: redb::Table<'t, (&'static str, &'static str, &'static str), &'static [u8]>,
+    /// Keys by cluster and sequence.
+    pub(crate) journal: redb::Table<'t, (&'static str, u64), &'static [u8]>,
+    /// Events by cluster and sequence.
+    pub(crate) outbox: redb::Table<'t, (&'static str, u64), &'static [u8]>,
+    /// Small things by name.
+    pub(crate) marks: redb::Table<'t, (&'static str, &'static str), &'static [u8]>,
+}
+
+/// A read transaction with every table open: one moment of the ledger.
+pub(crate) struct Reading {
+    /// Chains by cluster.
+    pub(crate) chains: redb::ReadOnlyTable<&'static str, &'static [u8]>,
+    /// Inventory by cluster and key.
+    pub(crate) inventory: redb::ReadOnlyTable<(&'static str, &'static str), &'static [u8]>,
+    /// Inventory keys by cluster, path and key.
+    pub(crate) places: redb::ReadOnlyTable<(&'static str, &'static str, &'static str), &'static [u8]>,
+    /// Keys by cluster and sequence.
+    pub(crate) journal: redb::ReadOnlyTable<(&'static str, u64), &'static [u8]>,
+    /// Events by cluster and sequence.
+    pub(crate) outbox: redb::ReadOnlyTable<(&'static str, u64), &'static [u8]>,
+    /// Small things by name.
+    pub(crate) marks: redb::ReadOnlyTable<(&'static str, &'static str), &'static [u8]>,
+}
+
+impl Ledger {
+    /// Opens or makes the file, mode 0600. Errors: it is in use, of another format, or damaged.
+    pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
+        let name = path.display().to_string();
+        let open = |reason: String| LedgerError::Open { path: name.clone(), reason };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(|e| open(e.to_string()))?;
+        }
+        let mut file = fs::OpenOptions::new();
+        file.read(true).write(true).create(true).truncate(false).mode(0o600);
+        file.open(path).map_err(|e| open(e.to_string()))?;
+        let db =
+            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| open(e.to_string()))?;
+        let ledger = Self { db: Arc::new(db) };
+        ledger.begin(&name)?;
+        Ok(ledger)
+    }
+
+    fn begin(&self, path: &str) -> Result<(), LedgerError> {
+        let txn = self.db.begin_write()?;
+        {
+            let mut meta = txn.open_table(META)?;
+            let found = meta.get("format")?.map(|row| number(row.value(), "meta")).transpose()?;
+            match found {
+                Some(FORMAT) => {}
+                Some(found) => return Err(LedgerError::Format { path: path.to_owned(), found }),
+                None => {
+                    meta.insert("format", &FORMAT.to_be_bytes()[..])?;
+                    meta.insert("salt", &random::<SALT_BYTES>()?[..])?;
+                }
+            }
+        }
+        drop(Writing::open(&txn)?);
+        txn.commit()?;
+        Ok(())
+    }
+
+    /// The salt that keys the hashes of redacted values; it never leaves this file.
+    pub(crate) fn salt(&self) -> Result<Hash32, LedgerError> {
+        let meta = self.db.begin_read()?.open_table(META)?;
+        let row = meta.get("salt")?.ok_or(LedgerError::Row { table: "meta" })?;
+        row.value().try_into().map(Hash32).map_err(|_| LedgerError::Row { table: "meta" })
+    }
+
+    /// Reads one moment of the ledger.
+    pub(crate) fn reading(&self) -> Result<Reading, LedgerError> {
+        let txn = self.db.begin_read()?;
+        Ok(Reading {
+            chains: txn.open_table(chain::CHAINS)?,
+            inventory: txn.open_table(inventory::INVENTORY)?,
+            places: txn.open_table(inventory::PLACES)?,
+            journal: txn.open_table(journal::JOURNAL)?,
+            outbox: txn.open_table(outbox::OUTBOX)?,
+            marks: txn.open_table(marks::MARKS)?,
+        })
+    }
+
+    /// Makes a set of changes: all of them, durable when this returns, or none when it fails.
+    pub(crate) fn change<T>(
+        &self,
+        changes: impl FnOnce(&mut Writing<'_>) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let mut txn = self.db.begin_write()?;
+        txn.set_quick_repair(true);
+        let done = {
+            let mut writing = Writing::open(&txn)?;
+            changes(&mut writing)?
+        };
+        txn.commit()?;
+        Ok(done)
+    }
+}
+
+impl<'t> Writing<'t> {
+    fn open(txn: &'t redb::WriteTransaction) -> Result<Self, LedgerError> {
+        Ok(Self {
+            chains: txn.open_table(chain::CHAINS)?,
+            inventory: txn.open_table(inventory::INVENTORY)?,
+            places: txn.open_table(inventory::PLACES)?,
+            journal: txn.open_table(journal::JOURNAL)?,
+            outbox: txn.open_table(outbox::OUTBOX)?,
+            marks: txn.open_table(marks::MARKS)?,
+        })
+    }
+}
+
+/// Random bytes of the operating system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], LedgerError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(LedgerError::Random)?;
+    Ok(bytes)
+}
+
+fn number(bytes: &[u8], table: &'static str) -> Result<u64, LedgerError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| LedgerError::Row { table })
+}
+
+/// A row of JSON, for what is small and rarely read.
+fn json<T: serde::de::DeserializeOwned>(bytes: &[u8], table: &'static str) -> Result<T, LedgerError> {
+    serde_json::from_slice(bytes).map_err(|_| LedgerError::Row { table })
+}
+
+fn to_json<T: serde::Serialize>(value: &T, table: &'static str) -> Result<Vec<u8>, LedgerError> {
+    serde_json::to_vec(value).map_err(|_| LedgerError::Row { table })
+}

@@ -1,0 +1,66 @@
+//! The end of each cluster's chain: where the next event goes.
+
+use bus_schema::{Epoch, Hash32, chain::ChainPoint};
+use redb::{ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::{LedgerError, Rows, Writing, json, random, to_json};
+
+pub(super) const CHAINS: Rows<&str> = TableDefinition::new("chains");
+
+/// The end of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chain {
+    /// The life of this outbox.
+    pub(crate) epoch: Epoch,
+    /// The last event made; 0 = none.
+    pub(crate) last_seq: u64,
+    /// Its hash; zero for none.
+    pub(crate) last_hash: Hash32,
+    /// The last event that the log acknowledged.
+    pub(crate) acked_seq: u64,
+    /// The journal knows every change after this sequence.
+    pub(crate) journal_floor: u64,
+    /// The log does not have everything of this epoch: a full window is owed before anything else.
+    pub(crate) window_due: bool,
+}
+
+impl Chain {
+    /// A chain without events in a new, random epoch.
+    pub(crate) fn begin() -> Result<Self, LedgerError> {
+        Ok(Self {
+            epoch: Epoch(u64::from_be_bytes(random()?)),
+            last_seq: 0,
+            last_hash: Hash32::ZERO,
+            acked_seq: 0,
+            journal_floor: 0,
+            window_due: false,
+        })
+    }
+
+    /// The last event made.
+    pub(crate) const fn at(&self) -> ChainPoint {
+        ChainPoint { epoch: self.epoch, seq: self.last_seq }
+    }
+
+    /// The last event that the log acknowledged.
+    pub(crate) const fn acked(&self) -> ChainPoint {
+        ChainPoint { epoch: self.epoch, seq: self.acked_seq }
+    }
+}
+
+/// A cluster's chain, if it has one.
+pub(crate) fn get(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    cluster: &str,
+) -> Result<Option<Chain>, LedgerError> {
+    table.get(cluster)?.map(|row| json(row.value(), "chains")).transpose()
+}
+
+impl Writing<'_> {
+    /// Stores a chain's end.
+    pub(crate) fn put_chain(&mut self, cluster: &str, chain: &Chain) -> Result<(), LedgerError> {
+        self.chains.insert(cluster, to_json(chain, "chains")?.as_slice())?;
+        Ok(())
+    }
+}

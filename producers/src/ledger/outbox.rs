@@ -1,0 +1,129 @@
+//! The outbox: events that are ready for the wire, in order, until the log has acknowledged them; and
+//! the boundary of the batch that is on its way, so that it is retried as it was.
+
+use bytes::Bytes;
+use redb::TableDefinition;
+use serde::{Deserialize, Serialize};
+
+use super::{LedgerError, Reading, Rows, Writing, json, to_json};
+
+pub(super) const OUTBOX: Rows<(&str, u64)> = TableDefinition::new("outbox");
+
+/// An event as it goes over the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parcel {
+    /// Subject, headers, message id.
+    pub(crate) head: Head,
+    /// The payload.
+    pub(crate) body: Bytes,
+}
+
+/// All of a message but its payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    /// The NATS subject.
+    pub(crate) subject: String,
+    /// The headers.
+    pub(crate) headers: Vec<(String, String)>,
+    /// `Nats-Msg-Id`.
+    pub(crate) message_id: String,
+}
+
+impl Parcel {
+    fn to_bytes(&self) -> Result<Vec<u8>, LedgerError> {
+        let head = to_json(&self.head, "outbox")?;
+        let mut bytes = Vec::with_capacity(4 + head.len() + self.body.len());
+        bytes.extend_from_slice(&(head.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&self.body);
+        Ok(bytes)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, LedgerError> {
+        let damaged = || LedgerError::Row { table: "outbox" };
+        let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let (head, body) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        Ok(Self { head: json(head, "outbox")?, body: Bytes::copy_from_slice(body) })
+    }
+}
+
+/// A run of events that go to the log together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cut {
+    /// The first event.
+    pub(crate) first: u64,
+    /// The last event.
+    pub(crate) last: u64,
+    /// One atomic batch, or one by one.
+    pub(crate) batch: bool,
+}
+
+/// What waits in an outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// Events.
+    pub(crate) events: u64,
+    /// Bytes of them.
+    pub(crate) bytes: u64,
+}
+
+impl Writing<'_> {
+    /// Puts an event into the outbox; returns its size in bytes.
+    pub(crate) fn put_parcel(
+        &mut self,
+        cluster: &str,
+        seq: u64,
+        parcel: &Parcel,
+    ) -> Result<u64, LedgerError> {
+        let bytes = parcel.to_bytes()?;
+        self.outbox.insert((cluster, seq), bytes.as_slice())?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Takes out every event up to and including `last`; returns what was taken.
+    pub(crate) fn take_parcels(&mut self, cluster: &str, last: u64) -> Result<Waiting, LedgerError> {
+        let mut taken = Waiting::default();
+        self.outbox.retain_in((cluster, 0)..=(cluster, last), |_, value| {
+            taken.events += 1;
+            taken.bytes += value.len() as u64;
+            false
+        })?;
+        Ok(taken)
+    }
+}
+
+impl Reading {
+    /// The events of a cluster from `first` on, until `each` says no. `each` gets sequence and size.
+    pub(crate) fn each_parcel(
+        &self,
+        cluster: &str,
+        first: u64,
+        mut each: impl FnMut(u64, u64) -> bool,
+    ) -> Result<(), LedgerError> {
+        for row in self.outbox.range((cluster, first)..=(cluster, u64::MAX))? {
+            let (key, value) = row?;
+            if !each(key.value().1, value.value().len() as u64) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The events of a cut.
+    pub(crate) fn parcels(&self, cluster: &str, cut: Cut) -> Result<Vec<Parcel>, LedgerError> {
+        let rows = self.outbox.range((cluster, cut.first)..=(cluster, cut.last))?;
+        rows.map(|row| Parcel::from_bytes(row?.1.value())).collect()
+    }
+
+    /// What waits.
+    pub(crate) fn waiting(&self, cluster: &str) -> Result<Waiting, LedgerError> {
+        let mut waiting = Waiting::default();
+        self.each_parcel(cluster, 0, |_, bytes| {
+            waiting.events += 1;
+            waiting.bytes += bytes;
+            true
+        })?;
+        Ok(waiting)
+    }
+}

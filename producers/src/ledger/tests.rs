@@ -1,0 +1,155 @@
+//! What must hold across a crash.
+
+use bus_schema::{Epoch, Hash32};
+use tempfile::TempDir;
+
+use super::{
+    chain::Chain,
+    inventory::{Item, Told},
+    marks,
+    outbox::{Cut, Head, Parcel, Waiting},
+    *,
+};
+
+const C: &str = "dc1";
+
+fn item(path: &str, seq: u64) -> Item {
+    Item {
+        revision: "r1".into(),
+        state_hash: Hash32::of(b"state"),
+        extras: 7,
+        epoch: Epoch(1),
+        seq,
+        size_bytes: 12,
+        told: Told::Noticed,
+        path: path.into(),
+    }
+}
+
+fn parcel(body: &str) -> Parcel {
+    let head = Head { subject: "s".into(), headers: vec![("h".into(), "v".into())], message_id: "m".into() };
+    Parcel { head, body: body.to_owned().into() }
+}
+
+/// The steps of one set of changes; a crash after step `n` is a change that fails there.
+fn steps(writing: &mut Writing<'_>, upto: usize) -> Result<(), LedgerError> {
+    let mut chain = Chain::begin()?;
+    chain.last_seq = 1;
+    for step in 0..upto {
+        match step {
+            0 => _ = writing.put_parcel(C, 1, &parcel("body"))?,
+            1 => writing.put_item(C, "Vm/a", None, &item("a.yaml", 1))?,
+            2 => writing.put_journal(C, 1, "Vm/a")?,
+            3 => writing.put_mark(C, marks::CUT, &Cut { first: 1, last: 1, batch: true })?,
+            _ => writing.put_chain(C, &chain)?,
+        }
+    }
+    Ok(())
+}
+
+const STEPS: usize = 5;
+
+fn is_untouched(ledger: &Ledger) -> bool {
+    let reading = ledger.reading().unwrap();
+    chain::get(&reading.chains, C).unwrap().is_none()
+        && reading.item(C, "Vm/a").unwrap().is_none()
+        && reading.waiting(C).unwrap() == Waiting::default()
+        && reading.changed_between(C, 0, 10).unwrap().is_empty()
+        && reading.mark::<Cut>(C, marks::CUT).unwrap().is_none()
+        && reading.keys_at(C, "").unwrap().is_empty()
+}
+
+#[test]
+fn a_crash_after_any_step_leaves_all_or_nothing() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("agent.redb");
+    for upto in 0..=STEPS {
+        let ledger = Ledger::open(&path).unwrap();
+        let crash = ledger.change(|writing| {
+            steps(writing, upto)?;
+            Err::<(), _>(LedgerError::Row { table: "crash" })
+        });
+        assert!(crash.is_err() && is_untouched(&ledger), "before reopening, step {upto}");
+        drop(ledger);
+        assert!(is_untouched(&Ledger::open(&path).unwrap()), "after reopening, step {upto}");
+    }
+    let ledger = Ledger::open(&path).unwrap();
+    ledger.change(|writing| steps(writing, STEPS)).unwrap();
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    let reading = ledger.reading().unwrap();
+    assert_eq!(chain::get(&reading.chains, C).unwrap().unwrap().last_seq, 1);
+    assert_eq!(reading.item(C, "Vm/a").unwrap(), Some(item("a.yaml", 1)));
+    let cut = reading.mark::<Cut>(C, marks::CUT).unwrap().unwrap();
+    assert_eq!(reading.parcels(C, cut).unwrap(), [parcel("body")]);
+}
+
+#[test]
+fn clusters_do_not_see_each_other() {
+    let directory = TempDir::new().unwrap();
+    let ledger = Ledger::open(&directory.path().join("l")).unwrap();
+    let one = |cluster: &str| {
+        ledger
+            .change(|writing| {
+                writing.put_parcel(cluster, 1, &parcel(cluster))?;
+                writing.put_item(cluster, "Vm/a", None, &item(cluster, 1))?;
+                writing.put_mark(cluster, "key/x", &cluster)
+            })
+            .unwrap();
+    };
+    ["a", "b", "c"].into_iter().for_each(one);
+    ledger.change(|writing| writing.take_parcels("b", u64::MAX).map(drop)).unwrap();
+    ledger.change(|writing| writing.remove_marks("b", "key/")).unwrap();
+    let reading = ledger.reading().unwrap();
+    assert_eq!(["a", "b", "c"].map(|cluster| reading.waiting(cluster).unwrap().events), [1, 0, 1]);
+    let marks = |cluster| reading.marks::<String>(cluster, "key/").unwrap().len();
+    assert_eq!(["a", "b", "c"].map(marks), [1, 0, 1]);
+    let mut keys = Vec::new();
+    reading
+        .each_item("b", |key, item| {
+            keys.push((key.to_owned(), item.path));
+            true
+        })
+        .unwrap();
+    assert_eq!(keys, [("Vm/a".to_owned(), "b".to_owned())]);
+}
+
+#[test]
+fn places_follow_their_resources_and_stop_at_path_borders() {
+    let directory = TempDir::new().unwrap();
+    let ledger = Ledger::open(&directory.path().join("l")).unwrap();
+    ledger
+        .change(|writing| {
+            writing.put_item(C, "Vm/a", None, &item("d/a.yaml", 1))?;
+            writing.put_item(C, "Vm/b", None, &item("d2/b.yaml", 2))?;
+            writing.put_item(C, "Vm/a", Some(&item("d/a.yaml", 1)), &item("d/c.yaml", 3))
+        })
+        .unwrap();
+    let at = |path: &str| {
+        let keys = ledger.reading().unwrap().keys_at(C, path).unwrap();
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!((at("d"), at("d/a.yaml"), at("d/c.yaml")), (vec!["Vm/a".into()], vec![], vec!["Vm/a".into()]));
+    assert_eq!(at("").len(), 2);
+    ledger.change(|writing| writing.remove_item(C, "Vm/a", &item("d/c.yaml", 3))).unwrap();
+    assert!(at("d").is_empty());
+}
+
+#[test]
+fn a_second_agent_and_a_newer_format_are_refused_in_words() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("l");
+    let ledger = Ledger::open(&path).unwrap();
+    let salt = ledger.salt().unwrap();
+    let error = Ledger::open(&path).err().unwrap().to_string();
+    assert!(error.contains("only one agent"), "{error}");
+    drop(ledger);
+    assert_eq!(Ledger::open(&path).unwrap().salt().unwrap(), salt, "the salt is kept");
+    let db = Database::create(&path).unwrap();
+    let txn = db.begin_write().unwrap();
+    txn.open_table(META).unwrap().insert("format", &9u64.to_be_bytes()[..]).unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    let error = Ledger::open(&path).err().unwrap().to_string();
+    assert!(error.contains("format 9"), "{error}");
+}

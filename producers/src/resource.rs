@@ -1,0 +1,221 @@
+//! The inventory of source clusters: the port behind which every source technology stands, and what
+//! it hands over.
+//!
+//! Must not know: chains, outboxes, NATS, or what was reported before. An adapter reads its source
+//! and says what it saw; what that means is decided by the sequencer.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bus_schema::{Hash32, ResourceKey, Revision, TenantId, canonical};
+use serde_json::Value;
+
+pub mod directory;
+pub mod dirty;
+pub mod exec;
+pub mod format;
+pub mod guard;
+
+pub use dirty::{Dirt, Dirty};
+
+/// Hex digits of the state hash that stand for a revision where the source has none.
+const REVISION_HEX: usize = 32;
+
+/// Where something was read: a file below the root (or the command's name) and a line in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Path relative to the root, with `/`; empty for the root itself.
+    pub path: String,
+    /// Counted from 1; 0 = the whole.
+    pub line: u64,
+}
+
+impl Place {
+    /// The whole of a file.
+    pub fn whole(path: impl Into<String>) -> Self {
+        Self { path: path.into(), line: 0 }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.path),
+            line => write!(f, "{}:{line}", self.path),
+        }
+    }
+}
+
+/// One resource as the source has it, secrets already taken out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its key.
+    pub key: ResourceKey,
+    /// The source's revision, or the first 32 hex digits of the state hash.
+    pub revision: Revision,
+    /// Its state as JSON text.
+    pub state: String,
+    /// SHA-256 over the RFC 8785 text of the state.
+    pub state_hash: Hash32,
+    /// Labels to search by.
+    pub labels: BTreeMap<String, String>,
+    /// Whose it is, if the source says so.
+    pub tenant: Option<TenantId>,
+    /// Where it was read.
+    pub place: Place,
+}
+
+/// A resource before its hash and text are made.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The kind.
+    pub kind: String,
+    /// The id inside the kind.
+    pub id: String,
+    /// The source's revision, if it has one.
+    pub revision: Option<String>,
+    /// The state, secrets already taken out.
+    pub state: Value,
+    /// Labels to search by.
+    pub labels: BTreeMap<String, String>,
+    /// Whose it is.
+    pub tenant: Option<String>,
+}
+
+impl Record {
+    /// Makes a record. Errors: in words, which rule of the contract the resource breaks.
+    pub fn new(draft: Draft, place: Place) -> Result<Self, String> {
+        let key = ResourceKey::new(&draft.kind, &draft.id).map_err(|e| e.to_string())?;
+        let number = |e: serde_json::Error| format!("the state of {key} has no canonical text: {e}");
+        let canonical = canonical::text(&draft.state).map_err(number)?;
+        let state_hash = Hash32::of(canonical.as_bytes());
+        let state = serde_json::to_string(&draft.state).map_err(number)?;
+        let own = draft.revision.filter(|text| !text.is_empty());
+        let revision = own
+            .unwrap_or_else(|| state_hash.to_string()[..REVISION_HEX].to_owned())
+            .parse()
+            .map_err(|e: bus_schema::id::IdError| format!("{key}: {e}"))?;
+        let tenant = match draft.tenant {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|e: bus_schema::id::IdError| format!("{key}: {e}"))?),
+        };
+        Ok(Self { key, revision, state, state_hash, labels: draft.labels, tenant, place })
+    }
+}
+
+/// Something of the source that could not be taken in. What was known at that place before stays known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub place: Place,
+    /// Whether everything below the place could not be read.
+    pub subtree: bool,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+/// What a reading of the source came upon.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// A resource.
+    Record(Record),
+    /// A file without anything in it: half-written, or meant so.
+    Empty(Place),
+    /// Something that could not be taken in.
+    Fault(Fault),
+}
+
+/// How much of the source is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it.
+    Everything,
+    /// These paths, and what is below those that are directories.
+    Places(Vec<String>),
+}
+
+/// Whether a reading goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Go {
+    /// It does.
+    On,
+    /// Whoever wanted it is gone.
+    Stop,
+}
+
+/// A whole reading of the source ended well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListEnd {
+    /// The source says that it is empty on purpose.
+    pub explicit_empty: bool,
+}
+
+/// A resource that is wanted, and where it was seen last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its key.
+    pub key: ResourceKey,
+    /// The path it was read from, if it is known.
+    pub path: Option<String>,
+}
+
+/// What a reading of single resources found. A wanted key that is in neither list is gone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Those that the source has.
+    pub records: Vec<Record>,
+    /// What could not be read; a key that is missing may be there.
+    pub faults: Vec<Fault>,
+}
+
+/// Why a source could not be read at all. Never means that anything was deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The root is gone, or not the one it was.
+    #[error(
+        "the directory {root} cannot be read: {reason}; mount it or correct the path; nothing is taken for deleted meanwhile"
+    )]
+    Unreachable {
+        /// The root.
+        root: String,
+        /// Why.
+        reason: String,
+    },
+    /// The command did not give an inventory.
+    #[error("the command {command} gave no inventory: {reason}; nothing is taken for deleted meanwhile")]
+    Command {
+        /// The program.
+        command: String,
+        /// Why.
+        reason: String,
+    },
+    /// Others could change what the agent runs.
+    #[error("{path} is writable by {who}, who could make this agent run anything: run 'chmod go-w {path}'")]
+    Unsafe {
+        /// The file.
+        path: String,
+        /// Group, others, or both.
+        who: &'static str,
+    },
+}
+
+/// A source technology. Calls block; the agent gives them threads of their own.
+pub trait Inventory: Send + Sync {
+    /// Reads the source and hands over what it comes upon, in a stable order. `each` may stop it.
+    ///
+    /// Errors: the source could not be read; what was handed over before stays valid, what was not is unknown.
+    fn list(&self, scope: &Scope, each: &mut dyn FnMut(Seen) -> Go) -> Result<ListEnd, SourceError>;
+
+    /// Reads single resources from the source, never from memory.
+    fn get(&self, wanted: &[Wanted]) -> Result<Found, SourceError>;
+
+    /// Collects what changed since it was asked last, where the source can tell; otherwise the timer alone drives.
+    fn dirt(&self) -> Option<Arc<Dirty>> {
+        None
+    }
+}

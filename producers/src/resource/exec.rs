@@ -1,0 +1,291 @@
+//! The exec adapter: any command that prints an inventory as JSON or JSON lines, on a timer. A command
+//! that fails, hangs, prints too much or prints nonsense never means that anything was deleted.
+
+use std::{
+    env, fs,
+    io::{self, Read},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Found, Go, Inventory, ListEnd, Scope, Seen, SourceError, Wanted, format::Reader};
+
+/// How much of what a failing command said is repeated, in bytes.
+const COMPLAINT_BYTES_MAX: usize = 2_000;
+/// How often a running command is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What to run, and within which limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// Program and arguments; no shell stands between.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// How much it may print, in bytes.
+    pub output_bytes_max: u64,
+    /// The file that this was read from, which nobody else may write.
+    pub config_file: Option<PathBuf>,
+}
+
+/// A command that prints an inventory.
+pub struct Exec {
+    options: ExecOptions,
+    reader: Reader,
+}
+
+impl Exec {
+    /// The inventory that a command prints. Errors: others may write the command or its configuration.
+    pub fn new(options: ExecOptions, reader: Reader) -> Result<Self, SourceError> {
+        let exec = Self { options, reader };
+        exec.check_safe()?;
+        Ok(exec)
+    }
+
+    fn name(&self) -> &str {
+        self.options.command.first().map_or("", String::as_str)
+    }
+
+    fn fault(&self, reason: impl Into<String>) -> SourceError {
+        SourceError::Command { command: self.name().to_owned(), reason: reason.into() }
+    }
+
+    /// Checked before every run: permissions change.
+    fn check_safe(&self) -> Result<PathBuf, SourceError> {
+        if let Some(config) = &self.options.config_file {
+            refuse_writable(config)?;
+        }
+        let program = find_program(self.name())
+            .ok_or_else(|| self.fault("there is no such program; name it with its full path"))?;
+        refuse_writable(&program)?;
+        Ok(program)
+    }
+
+    fn run(&self) -> Result<String, SourceError> {
+        let program = self.check_safe()?;
+        let mut child = Command::new(&program)
+            .args(self.options.command.iter().skip(1))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that what it starts ends with it.
+            .process_group(0)
+            .spawn()
+            .map_err(|e| self.fault(format!("it cannot be started: {e}")))?;
+        let output = collect(child.stdout.take(), self.options.output_bytes_max);
+        let complaint = collect(child.stderr.take(), COMPLAINT_BYTES_MAX as u64);
+        let deadline = Instant::now() + self.options.timeout;
+        let ended = self.wait(&mut child, deadline);
+        if ended.is_err() {
+            end_group(&mut child);
+        }
+        ended?;
+        let printed = output.recv_timeout(deadline.saturating_duration_since(Instant::now()) + POLL);
+        let Ok(printed) = printed else {
+            end_group(&mut child);
+            return Err(self.fault("it ended, but something that it started still holds its output open"));
+        };
+        let status = child.wait().map_err(|e| self.fault(e.to_string()))?;
+        if !status.success() {
+            let said = complaint.recv_timeout(POLL).map(|said| said.bytes).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said).trim().to_owned();
+            return Err(self.fault(format!("it failed ({status}): {said}")));
+        }
+        self.text(printed)
+    }
+
+    fn wait(&self, child: &mut Child, deadline: Instant) -> Result<(), SourceError> {
+        loop {
+            match child.try_wait() {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
+                Ok(None) => {
+                    let seconds = self.options.timeout.as_secs_f64();
+                    return Err(self.fault(format!("it did not end within {seconds} s and was ended")));
+                }
+                Err(e) => return Err(self.fault(e.to_string())),
+            }
+        }
+    }
+
+    fn text(&self, printed: Printed) -> Result<String, SourceError> {
+        if printed.cut {
+            let limit = self.options.output_bytes_max;
+            return Err(self.fault(format!("it printed more than {limit} bytes; raise output_bytes_max")));
+        }
+        let text = String::from_utf8(printed.bytes).map_err(|_| self.fault("its output is not UTF-8"))?;
+        if text.trim().is_empty() {
+            return Err(self.fault("it printed nothing; an inventory without resources is []"));
+        }
+        Ok(text)
+    }
+}
+
+struct Printed {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+/// Reads a pipe on a thread, so that a full pipe never stops the command; keeps up to a limit and
+/// drains the rest.
+fn collect(pipe: Option<impl Read + Send + 'static>, bytes_max: u64) -> mpsc::Receiver<Printed> {
+    let (send, receive) = mpsc::sync_channel(1);
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let Some(mut pipe) = pipe else { return };
+        let kept = pipe.by_ref().take(bytes_max + 1).read_to_end(&mut bytes);
+        let cut = bytes.len() as u64 > bytes_max || kept.is_err();
+        let _ = io::copy(&mut pipe, &mut io::sink());
+        let _ = send.send(Printed { bytes, cut });
+    });
+    receive
+}
+
+fn end_group(child: &mut Child) {
+    if let Some(group) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait();
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Path::new(name).exists().then(|| PathBuf::from(name));
+    }
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+/// Refuses a file that others could change under the agent.
+pub fn refuse_writable(path: &Path) -> Result<(), SourceError> {
+    const GROUP: u32 = 0o020;
+    const OTHERS: u32 = 0o002;
+    let mode = fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    let who = match (mode & GROUP != 0, mode & OTHERS != 0) {
+        (false, false) => return Ok(()),
+        (true, false) => "its group",
+        (false, true) => "others",
+        (true, true) => "its group and others",
+    };
+    Err(SourceError::Unsafe { path: path.display().to_string(), who })
+}
+
+impl Inventory for Exec {
+    fn list(&self, _: &Scope, each: &mut dyn FnMut(Seen) -> Go) -> Result<ListEnd, SourceError> {
+        let text = self.run()?;
+        let (mut records, mut first_fault) = (0u64, None);
+        let read = self.reader.read(self.name(), &text, &mut |seen| {
+            match &seen {
+                Seen::Record(_) => records += 1,
+                Seen::Fault(fault) => _ = first_fault.get_or_insert_with(|| fault.to_string()),
+                Seen::Empty(_) => {}
+            }
+            each(seen)
+        });
+        match first_fault {
+            Some(fault) if records == 0 => Err(self.fault(fault)),
+            _ => Ok(ListEnd { explicit_empty: read.explicit_empty }),
+        }
+    }
+
+    fn get(&self, wanted: &[Wanted]) -> Result<Found, SourceError> {
+        let mut found = Found::default();
+        self.list(&Scope::Everything, &mut |seen| {
+            match seen {
+                Seen::Record(record) if wanted.iter().any(|one| one.key == record.key) => {
+                    found.records.push(record);
+                }
+                Seen::Fault(fault) => found.faults.push(fault),
+                Seen::Record(_) | Seen::Empty(_) => {}
+            }
+            Go::On
+        })?;
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::Hash32;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::redact::{RedactConfig, Redactor};
+
+    fn exec(script: &str, timeout: Duration) -> Exec {
+        let options = ExecOptions {
+            command: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            timeout,
+            output_bytes_max: 10_000,
+            config_file: None,
+        };
+        let redactor = Redactor::new(Hash32::ZERO, &RedactConfig::default());
+        let reader = Reader { redactor, tenant_label: "t".into(), tenant: None, format: None };
+        Exec::new(options, reader).unwrap()
+    }
+
+    fn list(script: &str) -> Result<Vec<String>, String> {
+        let mut keys = Vec::new();
+        let list = exec(script, Duration::from_secs(20)).list(&Scope::Everything, &mut |seen| {
+            if let Seen::Record(record) = seen {
+                keys.push(record.key.to_string());
+            }
+            Go::On
+        });
+        list.map(|_| keys).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn lists_of_every_shape_are_read() {
+        let one = r#"{"kind":"Vm","id":"a","state":{}}"#;
+        assert_eq!(list(&format!("echo '{one}'")).unwrap(), ["Vm/a"]);
+        assert_eq!(list(&format!("echo '[{one}]'")).unwrap(), ["Vm/a"]);
+        assert_eq!(list(&format!("echo '{one}'; echo '{one}'")).unwrap().len(), 2);
+        assert_eq!(list("echo '[]'").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn failing_silent_endless_and_nonsensical_commands_are_errors_and_never_empty_inventories() {
+        for (script, why) in [
+            ("echo '[]'; echo no account >&2; exit 3", "no account"),
+            ("true", "printed nothing"),
+            ("echo 'not json'", "not recognised"),
+            ("echo '{\"kind\":'", "not JSON"),
+            ("yes '{}' | head -c 20000", "more than 10000"),
+        ] {
+            let error = list(script).unwrap_err();
+            let shown = error.contains(why) || (why == "not recognised" && error.contains("none of"));
+            assert!(shown && error.contains("nothing is taken for deleted"), "{script}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_hanging_command_is_ended_with_what_it_started() {
+        let started = Instant::now();
+        let exec = exec("sleep 600 & sleep 600", Duration::from_millis(200));
+        let error = exec.list(&Scope::Everything, &mut |_| Go::On).unwrap_err();
+        assert!(error.to_string().contains("0.2 s"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused_with_the_cure() {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("agent.toml");
+        fs::write(&file, "").unwrap();
+        for (mode, who) in [(0o620, "its group"), (0o602, "others"), (0o666, "its group and others")] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let error = refuse_writable(&file).unwrap_err().to_string();
+            assert!(
+                error.contains(who) && error.contains("chmod go-w") && error.contains("agent.toml"),
+                "{error}"
+            );
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(refuse_writable(&file).is_ok());
+    }
+}

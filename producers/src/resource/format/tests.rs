@@ -1,0 +1,149 @@
+//! One test per format, and one per way a document can be bad.
+
+use bus_schema::Hash32;
+use serde_json::json;
+
+use super::*;
+use crate::redact::RedactConfig;
+
+fn reader() -> Reader {
+    let redactor = Redactor::new(Hash32::of(b"salt"), &RedactConfig::default());
+    Reader { redactor, tenant_label: "farside/tenant".into(), tenant: None, format: None }
+}
+
+fn read(path: &str, text: &str) -> (Vec<Record>, Vec<Fault>, Read) {
+    let (mut records, mut faults) = (Vec::new(), Vec::new());
+    let read = reader().read(path, text, &mut |seen| {
+        match seen {
+            Seen::Record(record) => records.push(record),
+            Seen::Fault(fault) => faults.push(fault),
+            Seen::Empty(place) => panic!("{place}"),
+        }
+        Go::On
+    });
+    (records, faults, read)
+}
+
+fn keys(records: &[Record]) -> Vec<&str> {
+    records.iter().map(|record| record.key.as_str()).collect()
+}
+
+#[test]
+fn kubernetes_manifests_of_many_documents() {
+    let text = "# head\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: prod, resourceVersion: '42', labels: {farside/tenant: acme.web}}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: fn\n...\n";
+    let (records, faults, _) = read("a.yaml", text);
+    assert_eq!(faults, []);
+    assert_eq!(keys(&records), ["Pod/prod/web", "Service.serving.knative.dev/fn"]);
+    assert_eq!(records[0].revision.as_str(), "42");
+    assert_eq!(records[0].tenant.as_ref().unwrap().to_string(), "acme/web");
+    assert_eq!(records[1].place, Place { path: "a.yaml".into(), line: 6 });
+    assert_eq!(records[1].revision.as_str(), &records[1].state_hash.to_string()[..32]);
+}
+
+#[test]
+fn kubernetes_lists_give_their_items_and_secrets_stay_behind() {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "aHVudGVyMg=="}},
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "managedFields": [1]}},
+    ]});
+    let (records, _, _) = read("l.json", &list.to_string());
+    assert_eq!(keys(&records), ["Secret/s", "Node/n"]);
+    assert!(!records[0].state.contains("aHVudGVyMg") && !records[1].state.contains("managedFields"));
+    let typed = json!({"apiVersion": "v1", "kind": "PodList", "items": [{"metadata": {"name": "p"}}]});
+    assert_eq!(keys(&read("p.json", &typed.to_string()).0), ["Pod/p"]);
+}
+
+#[test]
+fn a_malformed_document_among_ten_thousand_is_reported_with_its_line_and_the_others_go_through() {
+    let mut text = String::new();
+    for n in 0..10_000 {
+        let line = if n == 7_000 {
+            "kind: [unclosed".to_owned()
+        } else {
+            format!("{{kind: Vm, id: v{n}, state: {n}}}")
+        };
+        text.push_str(&format!("---\n{line}\n"));
+    }
+    let (records, faults, read) = read("many.yaml", &text);
+    assert_eq!((records.len(), faults.len(), read.documents), (9_999, 1, 10_000));
+    // The fault stands at the unclosed bracket, or where the document ends without closing it.
+    assert!((14_001..=14_003).contains(&faults[0].place.line), "{}", faults[0]);
+    let lines = "{\"kind\":\"Vm\",\"id\":\"a\",\"state\":1}\n{\"kind\":\n\n{\"kind\":\"Vm\",\"id\":\"b\"}\n";
+    let (records, faults, _) = self::read("x.jsonl", lines);
+    assert_eq!((keys(&records), faults[0].place.line), (vec!["Vm/a", "Vm/b"], 2));
+}
+
+#[test]
+fn a_wrong_record_in_a_list_names_its_line() {
+    let text = "[\n {\"kind\": \"Vm\", \"id\": \"a\", \"state\": {}},\n {\"kind\": \"V/m\", \"id\": \"b\", \"state\": {}},\n 7\n]";
+    let (records, faults, _) = read("x.json", text);
+    assert_eq!(keys(&records), ["Vm/a"]);
+    assert_eq!(faults.iter().map(|fault| fault.place.line).collect::<Vec<_>>(), [3, 4]);
+}
+
+#[test]
+fn terraform_state_and_show_give_addresses_and_hide_what_is_sensitive() {
+    let state = json!({"version": 4, "terraform_version": "1.9", "resources": [
+        {"mode": "managed", "type": "aws_db", "name": "d", "module": "module.m", "provider": "p", "instances": [
+            {"index_key": 0, "attributes": {"id": "i-1", "login": "hunter2"},
+             "sensitive_attributes": [[{"type": "get_attr", "value": "login"}]]},
+            {"index_key": "k", "attributes": {"id": "i-2"}},
+        ]},
+        {"mode": "data", "type": "aws_ami", "name": "a", "instances": [{"attributes": {"id": "x"}}]},
+    ]});
+    let (records, faults, _) = read("t.tfstate", &state.to_string());
+    assert_eq!(faults, []);
+    let expected =
+        ["aws_db/module.m.aws_db.d[0]", "aws_db/module.m.aws_db.d[\"k\"]", "aws_ami/data.aws_ami.a"];
+    assert_eq!(keys(&records), expected);
+    assert!(!records[0].state.contains("hunter2"));
+    let show = json!({"format_version": "1.0", "terraform_version": "1.9", "values": {"root_module": {
+        "resources": [{"address": "x.y", "type": "x", "values": {"l": [{"s": "hunter2"}]}, "sensitive_values": {"l": [{"s": true}]}}],
+        "child_modules": [{"resources": [{"address": "module.c.x.z", "type": "x", "values": {}}]}],
+    }}});
+    let (records, _, _) = read("show", &show.to_string());
+    assert_eq!(keys(&records), ["x/x.y", "x/module.c.x.z"]);
+    assert!(!records[0].state.contains("hunter2"));
+}
+
+#[test]
+fn ansible_inventories_give_hosts_with_their_groups() {
+    let inventory = json!({"_meta": {"hostvars": {"a": {"ansible_password": "hunter2"}}},
+        "all": {"children": ["web"]}, "web": {"hosts": ["a", "b"]}});
+    let (records, _, _) = read("inventory.json", &inventory.to_string());
+    assert_eq!(keys(&records), ["Host/a", "Host/b"]);
+    assert!(!records[0].state.contains("hunter2") && records[0].labels.contains_key("group/web"));
+}
+
+#[test]
+fn a_yaml_bomb_is_refused_before_it_grows() {
+    let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for n in 1..12 {
+        let aliases = vec![format!("*a{}", n - 1); 10].join(",");
+        text.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
+    }
+    let (records, faults, _) = read("bomb.yaml", &text);
+    assert_eq!((records.len(), faults.len()), (0, 1), "{faults:?}");
+    let deep = "[".repeat(100_000);
+    assert_eq!(read("deep.yaml", &deep).1.len(), 1);
+    assert_eq!(read("deep.json", &deep).1.len(), 1);
+}
+
+#[test]
+fn what_is_not_recognised_is_said_and_the_explicit_empty_is_seen() {
+    let (_, faults, _) = read("values.yaml", "replicas: 3\n");
+    assert!(faults[0].reason.contains("Kubernetes manifest"), "{}", faults[0]);
+    let (records, faults, read) = read("e.json", r#"{"explicit_empty": true, "records": []}"#);
+    assert!(records.is_empty() && faults.is_empty() && read.explicit_empty);
+}
+
+#[test]
+fn strange_ids_travel_as_they_are() {
+    for id in ["a.b/c d", "größe ü", "x".repeat(1024).as_str()] {
+        let (records, faults, _) = read("r.json", &json!({"kind": "Vm", "id": id, "state": 1}).to_string());
+        assert_eq!((records.len(), faults.len()), (1, 0));
+        assert_eq!(records[0].key.id(), id);
+    }
+    let (records, faults, _) = read("r.json", &json!({"kind": "Vm", "id": "x".repeat(1025)}).to_string());
+    assert!(records.is_empty() && faults[0].reason.contains("1024"), "{faults:?}");
+}

@@ -1,0 +1,297 @@
+//! The sequencer of one cluster: the only place where something becomes an event. It compares what a
+//! reading saw with what was known, gives the difference its place in the chain, and stores both in
+//! one transaction. No I/O but the ledger's, no clock: time is an argument.
+//!
+//! Must not know: NATS, sources' technologies, tasks or timers.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use bus_schema::{
+    Hash32, Name, Source, Timestamp,
+    chain::{ChainPoint, Link},
+    digest::{self, Address, Digest, Trie},
+    event::{
+        agent::{AgentEvent, EpochClosed},
+        resource::SyncScope,
+    },
+};
+
+use crate::{
+    config::PushConfig,
+    ledger::{
+        Ledger, LedgerError, Writing,
+        chain::{self, Chain},
+        inventory::Item,
+        marks,
+        outbox::{Cut, Waiting},
+    },
+    seal::{Effect, Fact, Saying},
+};
+
+pub(crate) mod digests;
+pub(crate) mod observe;
+pub(crate) mod scan;
+pub(crate) mod shipment;
+pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use observe::ReadFailure;
+pub(crate) use scan::Scan;
+pub(crate) use shipment::Shipment;
+
+/// Most events in one transaction: about 60 ms of the ledger's disk.
+pub(crate) const COMMIT_EVENTS_MAX: usize = 1_000;
+
+/// What a sequencer is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// What is only announced.
+    pub(crate) push: PushConfig,
+    /// The largest event body that can travel, in bytes.
+    pub(crate) inline_bytes_max: usize,
+    /// Most bytes in the outbox.
+    pub(crate) outbox_bytes_max: u64,
+    /// Most events that the journal remembers.
+    pub(crate) journal_events_max: u64,
+}
+
+/// The sequencer of one cluster.
+pub(crate) struct Sequencer {
+    ledger: Ledger,
+    source: Source,
+    cluster: String,
+    pub(crate) rules: Rules,
+    chain: Chain,
+    waiting: Waiting,
+    trie: Trie,
+    syncs: BTreeMap<String, sync::Sync>,
+    /// Syncs that ended lately, so that asking again does not run them again.
+    finished: VecDeque<(String, SyncScope)>,
+    /// What every new epoch begins with: the announced keys.
+    preface: Vec<Saying>,
+    cut: Option<shipment::Underway>,
+    /// Keys that stood in two places at the last whole reading.
+    contested: HashSet<String>,
+    /// Files that held resources and were empty, since when.
+    emptied: HashMap<String, Timestamp>,
+    /// What was reported as too large, so that it is reported once.
+    too_large: BTreeMap<String, u64>,
+}
+
+impl Sequencer {
+    /// Takes up the chain where the ledger has it, or begins one.
+    pub(crate) fn open(ledger: Ledger, source: Source, rules: Rules) -> Result<Self, LedgerError> {
+        let cluster = source.pool.cluster.to_string();
+        let reading = ledger.reading()?;
+        let chain = match chain::get(&reading.chains, &cluster)? {
+            Some(chain) => chain,
+            None => {
+                let chain = Chain::begin()?;
+                ledger.change(|writing| writing.put_chain(&cluster, &chain))?;
+                chain
+            }
+        };
+        let reading = ledger.reading()?;
+        let waiting = reading.waiting(&cluster)?;
+        let cut = reading.mark::<Cut>(&cluster, marks::CUT)?;
+        let syncs = reading.marks(&cluster, marks::SYNC)?.into_iter().collect();
+        let mut sequencer = Self {
+            cut: shipment::Underway::after_restart(cut, chain.acked_seq, waiting.events),
+            ledger,
+            source,
+            cluster,
+            rules,
+            chain,
+            waiting,
+            trie: Trie::default(),
+            syncs,
+            finished: VecDeque::new(),
+            preface: Vec::new(),
+            contested: HashSet::new(),
+            emptied: HashMap::new(),
+            too_large: BTreeMap::new(),
+        };
+        sequencer.build_trie()?;
+        Ok(sequencer)
+    }
+
+    fn build_trie(&mut self) -> Result<(), LedgerError> {
+        let reading = self.ledger.reading()?;
+        let mut count = 0;
+        reading.each_item(&self.cluster, |_, _| {
+            count += 1;
+            true
+        })?;
+        let mut trie = Trie::with_depth(digest::depth_for(count));
+        reading.each_item(&self.cluster, |key, item| {
+            trie.insert(Address::of(key), node(key, &item));
+            true
+        })?;
+        self.trie = trie;
+        Ok(())
+    }
+
+    /// The end of the chain.
+    pub(crate) const fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Who speaks.
+    pub(crate) const fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What waits for the log.
+    pub(crate) const fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+
+    /// How many resources are known.
+    pub(crate) fn known(&self) -> u64 {
+        self.trie.digest().count
+    }
+
+    /// The digest, when it can be compared: everything is in the log.
+    pub(crate) fn settled_digest(&self) -> Option<Digest> {
+        let settled = self.waiting.events == 0 && !self.chain.window_due && self.syncs.is_empty();
+        settled.then(|| self.trie.digest())
+    }
+
+    /// States which announced keys every new epoch begins with.
+    pub(crate) fn set_preface(&mut self, preface: Vec<Saying>) {
+        self.preface = preface;
+    }
+
+    /// Says something that is about no resource.
+    pub(crate) fn say(&mut self, saying: Saying, now: Timestamp) -> Result<(), LedgerError> {
+        self.commit(vec![Fact { saying: Some(saying), effect: Effect::None }], None, now, |_| Ok(()))
+    }
+
+    /// Gives up the epoch: drops what the log has not acknowledged and begins a new one, in which
+    /// everything is sent again before anything else. Returns how many events were dropped.
+    pub(crate) fn close_epoch(&mut self, reason: &str, now: Timestamp) -> Result<u64, LedgerError> {
+        let old = self.chain.epoch;
+        let dropped = self.waiting.events;
+        let agent: Name = self.source.agent.clone();
+        let closed = EpochClosed { agent, epoch: old, reason: reason.to_owned(), dropped };
+        let mut sayings = vec![Saying::agent(&AgentEvent::EpochClosed(closed))?];
+        sayings.extend(self.preface.iter().cloned());
+        let facts = sayings.into_iter().map(|saying| Fact { saying: Some(saying), effect: Effect::None });
+        let mut chain = Chain::begin()?;
+        chain.window_due = true;
+        (self.chain, self.waiting) = (chain, Waiting::default());
+        (self.cut, self.syncs) = (None, BTreeMap::new());
+        self.finished.clear();
+        let cluster = self.cluster.clone();
+        self.commit(facts.collect(), None, now, |writing| {
+            writing.take_parcels(&cluster, u64::MAX)?;
+            writing.trim_journal(&cluster, u64::MAX)?;
+            writing.remove_mark(&cluster, marks::CUT)?;
+            writing.remove_marks(&cluster, marks::SYNC)
+        })?;
+        tracing::warn!(cluster = %self.source.pool, %old, new = %self.chain.epoch, dropped, reason, "the epoch was given up; everything is sent again");
+        Ok(dropped)
+    }
+
+    /// ONE transaction: `first`, then for each fact its event, its place in the inventory and its entry
+    /// in the journal, then the chain's new end. Memory follows only after it is durable.
+    pub(crate) fn commit(
+        &mut self,
+        facts: Vec<Fact>,
+        sync: Option<&str>,
+        now: Timestamp,
+        first: impl FnOnce(&mut Writing<'_>) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let (cluster, source) = (self.cluster.as_str(), &self.source);
+        let mut chain = self.chain;
+        let retention = self.rules.journal_events_max;
+        let (stored, added) = self.ledger.change(|writing| {
+            first(writing)?;
+            let mut added = Waiting::default();
+            let mut stored = Vec::with_capacity(facts.len());
+            for mut fact in facts {
+                let silent = chain.window_due && !matches!(fact.effect, Effect::None);
+                let saying = fact.saying.take().filter(|_| !silent);
+                let spoke = saying.is_some();
+                if let Some(saying) = saying {
+                    let at = ChainPoint { epoch: chain.epoch, seq: chain.last_seq + 1 };
+                    let link = Link { at, prev: chain.last_hash };
+                    let (parcel, hash) = saying.seal(source, Some(link), sync, now);
+                    added.bytes += writing.put_parcel(cluster, at.seq, &parcel)?;
+                    added.events += 1;
+                    (chain.last_seq, chain.last_hash) = (at.seq, hash);
+                }
+                apply(writing, cluster, &chain, &mut fact.effect, spoke)?;
+                stored.push(fact.effect);
+            }
+            let floor = chain.last_seq.saturating_sub(retention);
+            // Trimmed in steps, so that most transactions do not touch the journal's other end.
+            if floor >= chain.journal_floor + COMMIT_EVENTS_MAX as u64 {
+                writing.trim_journal(cluster, floor)?;
+                chain.journal_floor = floor;
+            }
+            writing.put_chain(cluster, &chain)?;
+            Ok((stored, added))
+        })?;
+        self.chain = chain;
+        self.waiting.events += added.events;
+        self.waiting.bytes += added.bytes;
+        self.toggle(&stored);
+        if self.trie.is_crowded() { self.build_trie() } else { Ok(()) }
+    }
+
+    fn toggle(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::None => {}
+                Effect::Put { key, before, now } => {
+                    if let Some(before) = before {
+                        self.trie.remove(Address::of(key), node(key, before));
+                    }
+                    self.trie.insert(Address::of(key), node(key, now));
+                }
+                Effect::Remove { key, before } => self.trie.remove(Address::of(key), node(key, before)),
+            }
+        }
+    }
+}
+
+fn node(key: &str, item: &Item) -> digest::Node {
+    digest::item(key, &item.revision, &item.state_hash)
+}
+
+fn apply(
+    writing: &mut Writing<'_>,
+    cluster: &str,
+    chain: &Chain,
+    effect: &mut Effect,
+    spoke: bool,
+) -> Result<(), LedgerError> {
+    match effect {
+        Effect::None => return Ok(()),
+        Effect::Put { key, before, now } => {
+            if spoke {
+                (now.epoch, now.seq) = (chain.epoch, chain.last_seq);
+            }
+            writing.put_item(cluster, key, before.as_ref(), now)?;
+        }
+        Effect::Remove { key, before } => writing.remove_item(cluster, key, before)?,
+    }
+    if spoke {
+        let (Effect::Put { key, .. } | Effect::Remove { key, .. }) = effect else { return Ok(()) };
+        writing.put_journal(cluster, chain.last_seq, key)?;
+    }
+    Ok(())
+}
+
+/// A number that changes with what stands beside the state.
+fn extras(record: &crate::resource::Record) -> u64 {
+    let mut hasher = bus_schema::hash::FieldHasher::new("farside extras v1");
+    for (name, value) in &record.labels {
+        hasher = hasher.field(name.as_bytes()).field(value.as_bytes());
+    }
+    let tenant = record.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
+    let Hash32(bytes) = hasher.field(tenant.as_bytes()).finish();
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

@@ -1,0 +1,552 @@
+//! What the sequencer promises, without a bus: every test reads the outbox as a log would store it.
+
+use bus_schema::{
+    Envelope, PoolId, ResourceKey,
+    command::resource::{SyncReason, SyncReply, SyncRequest, UpdateInfo},
+    envelope::Stored,
+    event::{Event, agent::AgentEvent, resource::ResourceEvent},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    ledger::outbox::Parcel,
+    resource::{Draft, Fault, Found, ListEnd, Place, Record, Scope, Seen, Wanted, guard::Guard},
+};
+
+struct Bench {
+    directory: TempDir,
+    sequencer: Option<Sequencer>,
+    guard: Guard,
+    clock: i64,
+}
+
+fn rules() -> Rules {
+    Rules {
+        push: PushConfig::default(),
+        inline_bytes_max: 900_000,
+        outbox_bytes_max: 64 << 20,
+        journal_events_max: 100_000,
+    }
+}
+
+fn record_at(path: &str, id: &str, state: Value) -> Record {
+    let draft = Draft {
+        kind: "Vm".into(),
+        id: id.into(),
+        revision: None,
+        state,
+        labels: BTreeMap::default(),
+        tenant: None,
+    };
+    Record::new(draft, Place::whole(path)).unwrap()
+}
+
+fn vm(id: &str, n: u64) -> Seen {
+    Seen::Record(record_at(&format!("{id}.json"), id, json!({ "n": n })))
+}
+
+fn vms(range: std::ops::Range<u64>) -> Vec<Seen> {
+    range.map(|n| vm(&n.to_string(), 1)).collect()
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench =
+            Self { directory: TempDir::new().unwrap(), sequencer: None, guard: Guard::default(), clock: 0 };
+        bench.reopen(rules());
+        bench
+    }
+
+    /// A process that ended and began again.
+    fn reopen(&mut self, rules: Rules) {
+        self.sequencer = None;
+        let ledger = Ledger::open(&self.directory.path().join("ledger")).unwrap();
+        let pool: PoolId = "local/dc1".parse().unwrap();
+        let source = crate::seal::source(pool, &"inv".parse().unwrap());
+        self.sequencer = Some(Sequencer::open(ledger, source, rules).unwrap());
+    }
+
+    fn seq(&mut self) -> &mut Sequencer {
+        self.sequencer.as_mut().unwrap()
+    }
+
+    fn now(&mut self) -> Timestamp {
+        self.clock += 1;
+        Timestamp::from_unix_ms(self.clock)
+    }
+
+    fn scan(&mut self, mut scan: Scan, seen: Vec<Seen>) -> scan::ScanReport {
+        let now = self.now();
+        let mut guard = self.guard;
+        self.seq().absorb(&mut scan, seen, now).unwrap();
+        let report = self.seq().finish(scan, ListEnd::default(), &mut guard, now).unwrap();
+        self.guard = guard;
+        report
+    }
+
+    /// A whole reading by the timer.
+    fn whole(&mut self, seen: Vec<Seen>) -> scan::ScanReport {
+        self.scan(Scan::new(Scope::Everything, None, true), seen)
+    }
+
+    /// What waits in the outbox.
+    fn parcels(&mut self) -> Vec<Parcel> {
+        let cut = Cut { first: 0, last: u64::MAX, batch: false };
+        self.seq().ledger.reading().unwrap().parcels("dc1", cut).unwrap()
+    }
+
+    /// The log takes everything.
+    fn drain(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        while let Some(shipment) = self.seq().ship().unwrap() {
+            told.extend(shipment.parcels.iter().map(tell));
+            self.seq().landed(shipment.epoch, shipment.cut).unwrap();
+        }
+        told
+    }
+
+    fn ask(&mut self, id: &str, scope: SyncScope, since: Option<ChainPoint>) -> SyncReply {
+        let digest = Digest { root: digest::Node::default(), count: 0 };
+        let request = SyncRequest {
+            agent: "inv".parse().unwrap(),
+            sync_id: id.into(),
+            reason: SyncReason::First,
+            scope,
+            update_info: UpdateInfo { since, outstanding: 0, digest },
+            keys: Vec::new(),
+            addresses: Vec::new(),
+            rebase: false,
+            lease: 1,
+        };
+        let now = self.now();
+        self.seq().accept(&request, now).unwrap()
+    }
+
+    fn answer(&mut self, id: &str, seen: Vec<Seen>) -> Vec<String> {
+        self.scan(Scan::new(Scope::Everything, Some(id.into()), false), seen);
+        self.drain()
+    }
+}
+
+/// An event in a few words: `changed Vm/1`, with the sync that it answers.
+fn tell(parcel: &Parcel) -> String {
+    let headers: Vec<(&str, &str)> = parcel.head.headers.iter().map(|(k, v)| (&**k, &**v)).collect();
+    let stored = Stored {
+        subject: &parcel.head.subject,
+        headers: &headers,
+        body: &parcel.body,
+        stream: "FARSIDE_LOCAL",
+        seq: 1,
+        stored_at: Timestamp::default(),
+    };
+    let envelope = Envelope::read(stored).unwrap();
+    let subject = envelope.subject;
+    let event = Event::decode(subject.stem, subject.event, &envelope.data).unwrap();
+    assert!(bus_schema::token::matches(subject.token, &event.entity()));
+    let sync = envelope.sync.map(|sync| format!(" for {sync}")).unwrap_or_default();
+    format!("{} {}{sync}", subject.event, event.entity())
+}
+
+fn hashes(parcels: &[Parcel]) -> Vec<(Link, Hash32)> {
+    let read = |parcel: &Parcel| {
+        let headers: Vec<(&str, &str)> = parcel.head.headers.iter().map(|(k, v)| (&**k, &**v)).collect();
+        let stored = Stored {
+            subject: &parcel.head.subject,
+            headers: &headers,
+            body: &parcel.body,
+            stream: "S",
+            seq: 1,
+            stored_at: Timestamp::default(),
+        };
+        let envelope = Envelope::read(stored).unwrap();
+        (envelope.link.unwrap(), envelope.hash.unwrap())
+    };
+    parcels.iter().map(read).collect()
+}
+
+#[test]
+fn changes_are_chained_and_the_chain_goes_on_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..3));
+    bench.reopen(rules());
+    bench.whole(vec![vm("0", 2), vm("1", 1)]);
+    let links = hashes(&bench.parcels());
+    let mut prev = Hash32::ZERO;
+    for (n, (link, hash)) in links.iter().enumerate() {
+        assert_eq!((link.at.seq, link.prev), (n as u64 + 1, prev));
+        prev = *hash;
+    }
+    assert_eq!(
+        bench.drain(),
+        ["changed Vm/0", "changed Vm/1", "changed Vm/2", "changed Vm/0", "deleted Vm/2"]
+    );
+    assert_eq!(bench.seq().chain().last_hash, prev);
+    assert_eq!(bench.whole(vec![vm("0", 2), vm("1", 1)]), scan::ScanReport::default());
+    assert!(bench.drain().is_empty(), "nothing changed, nothing is said");
+}
+
+#[test]
+fn the_digest_is_that_of_the_inventory_however_it_came_about() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..5000));
+    bench.whole(vms(2000..5000));
+    bench.drain();
+    let digest = bench.seq().settled_digest().unwrap();
+    assert_eq!(digest.count, 3000);
+    let mut other = Bench::new();
+    other.whole(vms(2000..5000));
+    other.drain();
+    assert_eq!(other.seq().settled_digest(), Some(digest));
+    bench.reopen(rules());
+    assert_eq!(bench.seq().settled_digest(), Some(digest));
+}
+
+#[test]
+fn large_and_named_kinds_are_noticed_and_too_large_ones_only_ever_noticed() {
+    let mut bench = Bench::new();
+    let state = |bytes: usize| json!({ "blob": "x".repeat(bytes) });
+    let seen = || -> Vec<Seen> {
+        [("small", 10), ("large", 300_000), ("huge", 2_000_000)]
+            .map(|(id, bytes)| Seen::Record(record_at(id, id, state(bytes))))
+            .into()
+    };
+    bench.whole(seen());
+    assert_eq!(bench.drain(), ["changed Vm/small", "noticed Vm/large", "noticed Vm/huge"]);
+    let since = bench.seq().chain().at();
+    assert_eq!(
+        bench.ask("s1", SyncScope::Incremental, Some(since)),
+        SyncReply::Accepted { scope: SyncScope::Incremental }
+    );
+    let told = ["sync_opened sync/s1 for s1", "changed Vm/large for s1", "sync_closed sync/s1 for s1"];
+    assert_eq!(bench.answer("s1", seen()), told);
+    bench.ask("s2", SyncScope::Full, None);
+    let told = bench.answer("s2", seen());
+    assert_eq!(told[1..4], ["changed Vm/small for s2", "changed Vm/large for s2", "noticed Vm/huge for s2"]);
+}
+
+#[test]
+fn an_incremental_sync_sends_what_changed_since_and_a_full_one_everything() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..5));
+    bench.drain();
+    let since = bench.seq().chain().at();
+    let later = || vec![vm("0", 1), vm("1", 9), vm("2", 1), vm("3", 1), vm("5", 1)];
+    bench.whole(later());
+    bench.drain();
+    bench.ask("inc", SyncScope::Incremental, Some(since));
+    let told = bench.answer("inc", later());
+    let expected = [
+        "sync_opened sync/inc for inc",
+        "changed Vm/1 for inc",
+        "changed Vm/5 for inc",
+        "deleted Vm/4 for inc",
+        "sync_closed sync/inc for inc",
+    ];
+    assert_eq!(told, expected);
+    bench.ask("full", SyncScope::Full, Some(since));
+    assert_eq!(bench.answer("full", later()).len(), 7);
+    let again = bench.ask("full", SyncScope::Full, Some(since));
+    assert_eq!(again, SyncReply::Accepted { scope: SyncScope::Full });
+    assert!(bench.drain().is_empty(), "a sync that ended is not run again");
+}
+
+#[test]
+fn a_since_that_the_journal_forgot_becomes_a_full_sync() {
+    let mut bench = Bench::new();
+    bench.reopen(Rules { journal_events_max: 10, ..rules() });
+    bench.whole(vms(0..2));
+    let old = bench.seq().chain().at();
+    bench.whole(vms(0..1100));
+    bench.whole(vms(0..2100));
+    let recent = bench.seq().chain().at();
+    let full = SyncReply::Accepted { scope: SyncScope::Full };
+    assert_eq!(bench.ask("a", SyncScope::Incremental, Some(old)), full);
+    assert_eq!(bench.ask("b", SyncScope::Incremental, None), full);
+    let other = ChainPoint { epoch: bus_schema::Epoch(1), seq: recent.seq };
+    assert_eq!(bench.ask("c", SyncScope::Incremental, Some(other)), full);
+    let inc = SyncReply::Accepted { scope: SyncScope::Incremental };
+    assert_eq!(bench.ask("d", SyncScope::Incremental, Some(recent)), inc);
+    assert!(matches!(bench.ask("e", SyncScope::Full, None), SyncReply::Refused { .. }), "four are enough");
+}
+
+#[test]
+fn a_full_sync_that_a_crash_cut_off_resumes_where_it_was_with_the_same_id() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..10));
+    bench.drain();
+    bench.ask("full", SyncScope::Full, None);
+    let mut scan = Scan::new(Scope::Everything, Some("full".into()), false);
+    let now = bench.now();
+    bench.seq().absorb(&mut scan, vms(0..6), now).unwrap();
+    bench.reopen(rules());
+    assert_eq!(bench.drain().len(), 7);
+    assert_eq!(bench.seq().syncs_under_way(), [("full".to_owned(), SyncScope::Full)]);
+    bench.ask("full", SyncScope::Full, None);
+    let told = bench.answer("full", vms(0..10));
+    let rest: Vec<String> = (6..10).map(|n| format!("changed Vm/{n} for full")).collect();
+    assert_eq!((&told[..4], told[4].as_str()), (&rest[..], "sync_closed sync/full for full"));
+}
+
+#[test]
+fn what_cannot_be_read_is_kept_and_a_full_sync_keeps_it_alive_with_a_notice() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..3));
+    bench.drain();
+    let fault = || {
+        let reason = "half-written".into();
+        Seen::Fault(Fault { place: Place { path: "2.json".into(), line: 7 }, subtree: false, reason })
+    };
+    let report = bench.whole(vec![vm("0", 1), vm("1", 1), fault()]);
+    assert!(report.trouble[0].contains("2.json:7"), "{report:?}");
+    assert!(bench.drain().is_empty(), "a file that does not parse deletes nothing");
+    bench.ask("full", SyncScope::Full, None);
+    let told = bench.answer("full", vec![vm("0", 1), vm("1", 1), fault()]);
+    assert_eq!(told[3], "noticed Vm/2 for full");
+}
+
+#[test]
+fn an_empty_file_is_looked_at_twice() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..3));
+    bench.drain();
+    let seen = || vec![vm("0", 1), vm("1", 1), Seen::Empty(Place::whole("2.json"))];
+    let report = bench.whole(seen());
+    assert_eq!(report.again, Some(Scope::Places(vec!["2.json".into()])));
+    assert!(bench.drain().is_empty());
+    bench.clock += scan::SECOND_LOOK_MS as i64;
+    bench.whole(seen());
+    assert_eq!(bench.drain(), ["deleted Vm/2"]);
+}
+
+#[test]
+fn an_empty_inventory_is_held_until_three_readings_agree() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..20));
+    bench.drain();
+    for _ in 0..2 {
+        let report = bench.whole(Vec::new());
+        assert!(report.trouble[0].contains("20 of 20"), "{report:?}");
+        assert!(bench.drain().is_empty());
+    }
+    bench.whole(Vec::new());
+    assert_eq!(bench.drain().len(), 20);
+    let now = bench.now();
+    bench.whole(vms(0..2));
+    let mut guard = Guard::default();
+    let end = ListEnd { explicit_empty: true };
+    bench.seq().finish(Scan::new(Scope::Everything, None, true), end, &mut guard, now).unwrap();
+    assert_eq!(bench.drain().len(), 4, "an explicit empty passes at once");
+}
+
+#[test]
+fn one_key_in_two_files_is_reported_and_the_first_in_path_order_counts() {
+    let mut bench = Bench::new();
+    let at = |path: &str, n: u64| Seen::Record(record_at(path, "a", json!({ "n": n })));
+    let report = bench.whole(vec![at("a.json", 1), at("b.json", 2)]);
+    assert!(report.trouble[0].contains("Vm/a stands in an earlier file too"), "{report:?}");
+    assert_eq!(bench.drain(), ["changed Vm/a"]);
+    let places = |place: &str| Scan::new(Scope::Places(vec![place.into()]), None, false);
+    bench.scan(places("b.json"), vec![at("b.json", 3)]);
+    assert!(bench.drain().is_empty(), "the second file alone changes nothing");
+    let report = bench.scan(places("a.json"), Vec::new());
+    assert_eq!(report.again, Some(Scope::Everything), "only a whole reading can tell whether it is gone");
+    bench.whole(vec![at("b.json", 3)]);
+    assert_eq!(bench.drain(), ["changed Vm/a"]);
+}
+
+#[test]
+fn a_moved_resource_is_no_change_and_delete_then_recreate_is_two() {
+    let mut bench = Bench::new();
+    let at = |path: &str, n: u64| Seen::Record(record_at(path, "a", json!({ "n": n })));
+    bench.whole(vec![at("a.json", 1), vm("b", 1)]);
+    bench.drain();
+    let scan = Scan::new(Scope::Places(vec!["a.json".into(), "c.json".into()]), None, false);
+    bench.scan(scan, vec![at("c.json", 1)]);
+    assert!(bench.drain().is_empty());
+    bench.whole(vec![vm("b", 1)]);
+    bench.whole(vec![at("c.json", 0), vm("b", 1)]);
+    assert_eq!(bench.drain(), ["deleted Vm/a", "changed Vm/a"]);
+}
+
+#[test]
+fn at_the_byte_cap_the_epoch_is_closed_and_a_full_window_follows() {
+    let mut bench = Bench::new();
+    bench.reopen(Rules { outbox_bytes_max: 20_000, ..rules() });
+    let old = bench.seq().chain().epoch;
+    let now = bench.now();
+    let key = bus_schema::event::key::Announced {
+        key_id: "k".parse().unwrap(),
+        tenant: "acme".parse().unwrap(),
+        salt: Hash32::ZERO,
+        hash: Hash32::ZERO,
+        not_after: None,
+    };
+    let saying = Saying::key(&bus_schema::event::key::KeyEvent::Announced(key)).unwrap();
+    bench.seq().set_preface(vec![saying]);
+    bench.whole(vms(0..5));
+    bench.whole(vms(0..100));
+    let chain = *bench.seq().chain();
+    assert!(chain.epoch != old && chain.window_due && bench.seq().known() == 100);
+    assert_eq!(bench.seq().settled_digest(), None);
+    bench.whole(vms(1..100));
+    let parcels = bench.parcels();
+    assert_eq!(
+        hashes(&parcels)[0].0,
+        Link { at: ChainPoint { epoch: chain.epoch, seq: 1 }, prev: Hash32::ZERO }
+    );
+    let closed = AgentEvent::decode("epoch_closed", &parcels[0].body).unwrap();
+    let AgentEvent::EpochClosed(closed) = closed else { panic!("{closed:?}") };
+    assert_eq!((closed.epoch, closed.dropped), (old, 5));
+    assert_eq!(bench.drain(), ["epoch_closed inv", "announced k"], "nothing else until the window");
+    bench.reopen(rules());
+    bench.seq().open_sync("window-1", SyncScope::Full, 0, Vec::new(), now).unwrap();
+    let told = bench.answer("window-1", vms(1..100));
+    assert_eq!((told.len(), told[0].as_str()), (101, "sync_opened sync/window-1 for window-1"));
+    assert!(bench.seq().settled_digest().is_some());
+}
+
+#[test]
+fn batch_boundaries_are_durable_and_retried_unchanged() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..4));
+    let few = bench.seq().ship().unwrap().unwrap();
+    assert_eq!(few.cut, Cut { first: 1, last: 4, batch: false });
+    bench.whole(vms(0..10));
+    assert_eq!(bench.seq().ship().unwrap().unwrap().cut, few.cut, "what is on its way is not cut anew");
+    bench.reopen(rules());
+    let again = bench.seq().ship().unwrap().unwrap();
+    assert!(again.cut == few.cut && again.sent_before);
+    bench.seq().landed(again.epoch, again.cut).unwrap();
+    let batch = bench.seq().ship().unwrap().unwrap();
+    assert_eq!(batch.cut, Cut { first: 5, last: 10, batch: true });
+    bench.whole(vms(0..20));
+    bench.reopen(rules());
+    let again = bench.seq().ship().unwrap().unwrap();
+    assert!(again.cut == batch.cut && again.sent_before && again.parcels == batch.parcels);
+    bench.seq().go_plain(again.epoch, again.cut).unwrap();
+    bench.reopen(rules());
+    assert_eq!(bench.seq().ship().unwrap().unwrap().cut, Cut { batch: false, ..batch.cut });
+    bench.seq().landed(batch.epoch, batch.cut).unwrap();
+    assert_eq!(bench.seq().ship().unwrap().unwrap().cut, Cut { first: 11, last: 20, batch: true });
+}
+
+#[test]
+fn a_batch_holds_a_thousand_events_or_a_megabyte() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..1500));
+    let cut = bench.seq().ship().unwrap().unwrap().cut;
+    assert_eq!((cut.first, cut.last), (1, 1000));
+    let mut bench = Bench::new();
+    let blob = |n: u64| Seen::Record(record_at("b", &n.to_string(), json!({ "blob": "x".repeat(150_000) })));
+    bench.whole((0..9).map(blob).collect());
+    assert_eq!(bench.seq().ship().unwrap().unwrap().cut.last, 6);
+}
+
+#[test]
+fn a_landing_of_an_old_epoch_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..10));
+    let old = bench.seq().ship().unwrap().unwrap();
+    let now = bench.now();
+    bench.seq().close_epoch("test", now).unwrap();
+    bench.seq().landed(old.epoch, old.cut).unwrap();
+    assert_eq!(bench.seq().waiting().events, 1);
+    assert_eq!(bench.drain(), ["epoch_closed inv"]);
+}
+
+#[test]
+fn a_read_pushes_what_it_found_and_refuses_what_it_cannot_believe() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..20));
+    bench.drain();
+    let now = bench.now();
+    let wanted = |ids: std::ops::Range<u64>| -> Vec<Wanted> {
+        let key = |n: u64| ResourceKey::new("Vm", &n.to_string()).unwrap();
+        ids.map(|n| Wanted { key: key(n), path: None }).collect()
+    };
+    let found = Found { records: vec![record_at("0.json", "0", json!({ "n": 2 }))], faults: Vec::new() };
+    bench.seq().observe(&wanted(0..2), &found, None, now).unwrap();
+    assert_eq!(bench.drain(), ["changed Vm/0", "deleted Vm/1"]);
+    let refused = |bench: &mut Bench, wanted: &[Wanted], found: &Found| {
+        let refused = bench.seq().observe(wanted, found, None, now).unwrap_err().to_string();
+        assert!(bench.drain().is_empty());
+        refused
+    };
+    let fault = Fault { place: Place::whole("x.json"), subtree: false, reason: "broken".into() };
+    let faulty = Found { records: Vec::new(), faults: vec![fault] };
+    assert!(refused(&mut bench, &wanted(2..3), &faulty).contains("x.json: broken"));
+    assert!(refused(&mut bench, &wanted(2..20), &Found::default()).contains("18 of 19"));
+}
+
+#[test]
+fn a_reading_that_was_overtaken_by_a_read_does_not_turn_the_clock_back() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..3));
+    let now = bench.now();
+    let mut scan = Scan::new(Scope::Everything, None, true);
+    let key = ResourceKey::new("Vm", "0").unwrap();
+    let newer = Found { records: vec![record_at("0.json", "0", json!({ "n": 2 }))], faults: Vec::new() };
+    bench.seq().observe(&[Wanted { key: key.clone(), path: None }], &newer, None, now).unwrap();
+    bench.drain();
+    scan.overtaken([key].into_iter());
+    let report = bench.scan(scan, vms(0..3));
+    assert!(bench.drain().is_empty());
+    assert_eq!(report.again, Some(Scope::Everything));
+}
+
+#[test]
+fn order_does_not_depend_on_the_clock() {
+    let mut bench = Bench::new();
+    bench.clock = 1_000_000;
+    bench.whole(vms(0..1));
+    bench.clock = 5;
+    bench.whole(vec![vm("0", 2)]);
+    let links = hashes(&bench.parcels());
+    assert_eq!((links[0].0.at.seq, links[1].0.at.seq), (1, 2));
+}
+
+#[test]
+fn digest_frames_agree_with_a_trie_built_from_scratch() {
+    use bus_schema::command::resource::DigestRequest;
+    use data_encoding::BASE64;
+    let mut bench = Bench::new();
+    bench.whole(vms(0..100));
+    let request = |depth, above, below: &[u32], items| DigestRequest {
+        agent: "inv".parse().unwrap(),
+        depth,
+        below: below.to_vec(),
+        above,
+        items,
+    };
+    let frame = |bench: &mut Bench, request: &DigestRequest| {
+        let reply = bench.seq().digests(request).unwrap().unwrap();
+        assert_eq!(reply.digest.count, 100);
+        BASE64.decode(reply.frame.as_bytes()).unwrap()
+    };
+    let top = frame(&mut bench, &request(1, 0, &[], false));
+    assert_eq!(top.len(), 16 * 6);
+    let deep = frame(&mut bench, &request(3, 1, &[7], false));
+    assert_eq!(deep.len(), 256 * 6);
+    let items = frame(&mut bench, &request(1, 1, &[7], true));
+    let below: Vec<_> = (0..100).filter(|n| Address::of(&format!("Vm/{n}")).node(1) == 7).collect();
+    assert_eq!(items.len(), below.len() * 12);
+    assert_eq!(frame(&mut bench, &request(0, 0, &[], true)).len(), 1200);
+    let mad = request(2, 3, &[], false);
+    assert!(bench.seq().digests(&mad).unwrap().is_none());
+}
+
+#[test]
+fn the_event_types_of_an_answer_carry_their_counts() {
+    let mut bench = Bench::new();
+    bench.whole(vms(0..3));
+    bench.drain();
+    bench.ask("f", SyncScope::Full, None);
+    bench.scan(Scan::new(Scope::Everything, Some("f".into()), false), vms(0..2));
+    let parcels = bench.parcels();
+    let closed = ResourceEvent::decode("sync_closed", &parcels.last().unwrap().body).unwrap();
+    let ResourceEvent::SyncClosed(closed) = closed else { panic!("{closed:?}") };
+    assert_eq!((closed.resources, closed.deleted, closed.digest.count), (2, 1, 2));
+    assert_eq!(closed.low.seq, 3);
+}
