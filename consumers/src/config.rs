@@ -1,0 +1,331 @@
+//! The target's part of the configuration: sites, and the policy of each pool (R1, R6).
+//!
+//! Data only; [`ServiceConfig::policy`] turns it into what the state machines use, and says what is wrong.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use bus_schema::{Name, PoolId};
+use chrono::{NaiveTime, Weekday};
+use chrono_tz::Tz;
+use croner::Cron;
+use serde::Deserialize;
+
+use crate::{
+    error::ConsumersError,
+    resource::{
+        schedule::{Maintenance, Schedule, Timing},
+        state::{Patience, Policy},
+        threshold::Limits,
+    },
+    span::Span,
+};
+
+/// The shortest period of a schedule, in milliseconds: a sync takes a round trip and two commits.
+pub const PERIOD_MS_MIN: u64 = 1_000;
+/// The longest jitter, in milliseconds: a longer one would make a schedule unreadable.
+pub const JITTER_MS_MAX: u64 = 3_600_000;
+
+/// What the target service does.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceConfig {
+    /// The target's name.
+    pub target: Name,
+    /// The source sites whose logs are projected.
+    pub sites: Vec<Name>,
+    /// Size limit of each log that the service makes, in bytes; a full log refuses events.
+    pub log_bytes_max: Option<i64>,
+    /// Copies of each log in a NATS cluster: 1 on one machine, 3 across zones.
+    pub log_replicas: usize,
+    /// A lease holder that was silent for this long is taken over.
+    pub lease_ttl: Span,
+    /// The first requests of pools that have no policy of their own.
+    pub schedule: ScheduleConfig,
+    /// The third requests of pools that have no policy of their own.
+    pub threshold: ThresholdConfig,
+    /// How long owners are waited for.
+    pub patience: PatienceConfig,
+    /// Policies of single pools, by `site/cluster`.
+    pub pools: BTreeMap<PoolId, PoolConfig>,
+}
+
+/// The policy of one pool; what is absent is taken from the service's.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolConfig {
+    /// Its schedule.
+    pub schedule: Option<ScheduleConfig>,
+    /// Its threshold.
+    pub threshold: Option<ThresholdConfig>,
+}
+
+/// When the first request is due: `every`, or `cron` in `zone`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// A period, at least 1s; 5m when neither this nor `cron` is set.
+    pub every: Option<Span>,
+    /// A cron pattern of five fields (minute first) or six (second first).
+    pub cron: Option<String>,
+    /// The time zone of `cron`, like `Europe/Berlin`; UTC when absent.
+    pub zone: Option<String>,
+    /// The most that the pool's name may delay a run, at most 1h.
+    pub jitter: Option<Span>,
+    /// Times at which the source is left alone.
+    pub maintenance: Vec<MaintenanceConfig>,
+}
+
+/// A time at which the source is left alone, but for what a person asks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceConfig {
+    /// The days on which it begins (`mon`, `tue`, …); empty = every day.
+    #[serde(default)]
+    pub days: Vec<String>,
+    /// When it begins, `HH:MM`.
+    pub from: String,
+    /// When it ends, `HH:MM`; not after `from` = on the next day.
+    pub to: String,
+    /// Whose clock that is; UTC when absent.
+    pub zone: Option<String>,
+}
+
+/// When the third request is due; a limit of 0 is off.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ThresholdConfig {
+    /// Changes since the last sync, full pushes and notices alike.
+    pub changes: u64,
+    /// Bytes of state since the last sync, pushed or announced.
+    pub bytes: u64,
+    /// Age of the oldest notice whose state the pool lacks.
+    pub age: Span,
+    /// How long the threshold rests after a third request, so that a storm makes one sync at a time.
+    pub rest: Span,
+}
+
+/// How long owners are waited for.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatienceConfig {
+    /// How long an agent may take to answer a request.
+    pub answer: Span,
+    /// The rest after the first failure; it doubles with each further one.
+    pub backoff: Span,
+    /// The longest rest.
+    pub backoff_max: Span,
+    /// How long an accepted sync may bring nothing before it is asked for again.
+    pub stalled: Span,
+    /// How often it is asked for again before it has failed.
+    pub resumes: u32,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            target: local(),
+            sites: vec![local()],
+            log_bytes_max: None,
+            log_replicas: 1,
+            lease_ttl: Span::from_ms(5_000),
+            schedule: ScheduleConfig::default(),
+            threshold: ThresholdConfig::default(),
+            patience: PatienceConfig::default(),
+            pools: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for ThresholdConfig {
+    fn default() -> Self {
+        Self { changes: 1_000, bytes: 16 << 20, age: Span::from_ms(60_000), rest: Span::from_ms(5_000) }
+    }
+}
+
+impl Default for PatienceConfig {
+    fn default() -> Self {
+        Self {
+            answer: Span::from_ms(5_000),
+            backoff: Span::from_ms(1_000),
+            backoff_max: Span::from_ms(300_000),
+            stalled: Span::from_ms(30_000),
+            resumes: 5,
+        }
+    }
+}
+
+#[allow(clippy::expect_used, reason = "the constant obeys the rule of names, and a test reads the default")]
+fn local() -> Name {
+    bus_schema::subject::LOCAL.parse().expect("`local` is a name")
+}
+
+impl ServiceConfig {
+    /// The policy of a pool. Errors: what is wrong in its configuration.
+    pub fn policy(&self, pool: &PoolId) -> Result<Policy, ConsumersError> {
+        let own = self.pools.get(pool);
+        let schedule = own.and_then(|own| own.schedule.as_ref()).unwrap_or(&self.schedule);
+        let threshold = own.and_then(|own| own.threshold).unwrap_or(self.threshold);
+        let schedule = schedule.read().map_err(|reason| wrong(format!("the schedule of {pool}"), reason))?;
+        let PatienceConfig { backoff, backoff_max, stalled, resumes, .. } = self.patience;
+        let patience = Patience {
+            backoff_ms: backoff.ms().max(1),
+            backoff_ms_max: backoff_max.ms().max(backoff.ms()),
+            stalled_ms_max: stalled.ms(),
+            resumes_max: resumes,
+        };
+        Ok(Policy { schedule, limits: threshold.read(), patience })
+    }
+
+    /// Reads everything once, so that a mistake is told at the start. Errors: the first mistake.
+    pub fn check(&self) -> Result<(), ConsumersError> {
+        if self.sites.is_empty() {
+            return Err(wrong("sites".to_owned(), "no site is named; write sites = [\"local\"]".to_owned()));
+        }
+        if self.lease_ttl.ms() < PERIOD_MS_MIN {
+            return Err(wrong(
+                "lease_ttl".to_owned(),
+                format!("{} is too short; write at least 1s", self.lease_ttl),
+            ));
+        }
+        self.schedule.read().map_err(|reason| wrong("the schedule".to_owned(), reason))?;
+        self.pools.keys().try_for_each(|pool| {
+            if !self.sites.contains(&pool.site) {
+                let reason = format!("the site {} is not among `sites`; add it there", pool.site);
+                return Err(wrong(format!("the pool {pool}"), reason));
+            }
+            self.policy(pool).map(drop)
+        })
+    }
+}
+
+fn wrong(what: String, reason: String) -> ConsumersError {
+    ConsumersError::Config { what, reason }
+}
+
+impl ScheduleConfig {
+    fn read(&self) -> Result<Schedule, String> {
+        let timing = match (self.every, &self.cron) {
+            (Some(_), Some(_)) => return Err("it has both `every` and `cron`; keep one of them".to_owned()),
+            (None, Some(pattern)) => cron(pattern, self.zone.as_deref())?,
+            (_, None) if self.zone.is_some() => {
+                return Err("`zone` goes with `cron`; a period needs no time zone".to_owned());
+            }
+            (every, None) => Timing::Every(every.unwrap_or(Span::from_ms(300_000)).ms()),
+        };
+        if matches!(timing, Timing::Every(period_ms) if period_ms < PERIOD_MS_MIN) {
+            return Err("`every` is shorter than 1s; write 1s or more".to_owned());
+        }
+        let jitter_ms_max = self.jitter.map_or(0, Span::ms);
+        if jitter_ms_max > JITTER_MS_MAX {
+            return Err("`jitter` is longer than 1h; write 1h or less".to_owned());
+        }
+        let maintenance = self.maintenance.iter().map(MaintenanceConfig::read).collect::<Result<_, _>>()?;
+        Ok(Schedule { timing, jitter_ms_max, maintenance })
+    }
+}
+
+fn cron(pattern: &str, zone_name: Option<&str>) -> Result<Timing, String> {
+    let cron = Cron::from_str(pattern).map_err(|e| {
+        format!("`cron` {pattern:?} cannot be read: {e}; write minute hour day month weekday")
+    })?;
+    Ok(Timing::Cron(Box::new(cron), zone(zone_name)?))
+}
+
+fn zone(name: Option<&str>) -> Result<Tz, String> {
+    name.map_or(Ok(Tz::UTC), |name| {
+        name.parse().map_err(|_| format!("the time zone {name:?} is unknown; write one like Europe/Berlin"))
+    })
+}
+
+impl MaintenanceConfig {
+    fn read(&self) -> Result<Maintenance, String> {
+        let time = |text: &str| {
+            NaiveTime::parse_from_str(text, "%H:%M")
+                .map_err(|_| format!("{text:?} is not a time of day; write HH:MM"))
+        };
+        let day = |text: &String| {
+            text.parse::<Weekday>()
+                .map_err(|_| format!("{text:?} is not a weekday; write mon, tue, wed, thu, fri, sat or sun"))
+        };
+        let days = self.days.iter().map(day).collect::<Result<_, _>>()?;
+        Ok(Maintenance {
+            days,
+            from: time(&self.from)?,
+            to: time(&self.to)?,
+            zone: zone(self.zone.as_deref())?,
+        })
+    }
+}
+
+impl ThresholdConfig {
+    fn read(self) -> Limits {
+        let limit = |value: u64| (value > 0).then_some(value);
+        Limits {
+            changes_max: limit(self.changes),
+            bytes_max: limit(self.bytes),
+            age_ms_max: limit(self.age.ms()),
+            rest_ms: self.rest.ms(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<ServiceConfig, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    fn error(json: &str) -> String {
+        match read(json) {
+            Err(error) => error.to_string(),
+            Ok(config) => config.check().unwrap_err().to_string(),
+        }
+    }
+
+    #[test]
+    fn an_empty_configuration_is_a_whole_one() {
+        let config = read("{}").unwrap();
+        config.check().unwrap();
+        let policy = config.policy(&"local/dc1".parse().unwrap()).unwrap();
+        assert_eq!(policy.schedule.timing, Timing::Every(300_000));
+        assert_eq!(policy.limits.changes_max, Some(1_000));
+    }
+
+    #[test]
+    fn r1_each_pool_may_have_its_own_policy() {
+        let config = read(
+            r#"{"schedule":{"every":"10m"},"pools":{"local/dc1":{"schedule":{"cron":"0 3 * * *","zone":"Europe/Berlin"}},
+                "local/dc2":{"threshold":{"changes":0,"bytes":5}}}}"#,
+        )
+        .unwrap();
+        config.check().unwrap();
+        let policy = |pool: &str| config.policy(&pool.parse().unwrap()).unwrap();
+        assert!(matches!(policy("local/dc1").schedule.timing, Timing::Cron(_, Tz::Europe__Berlin)));
+        let dc2 = policy("local/dc2");
+        assert_eq!(dc2.schedule.timing, Timing::Every(600_000));
+        assert_eq!((dc2.limits.changes_max, dc2.limits.bytes_max), (None, Some(5)));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_what_to_write() {
+        for (json, hint) in [
+            (r#"{"shedule":{}}"#, "shedule"),
+            (r#"{"schedule":{"every":"5"}}"#, "5m"),
+            (r#"{"schedule":{"every":"10ms"}}"#, "1s or more"),
+            (r#"{"schedule":{"every":"5m","cron":"* * * * *"}}"#, "keep one"),
+            (r#"{"schedule":{"cron":"every day"}}"#, "minute hour"),
+            (r#"{"schedule":{"cron":"* * * * *","zone":"Mars"}}"#, "Europe/Berlin"),
+            (r#"{"schedule":{"every":"5m","jitter":"2h"}}"#, "1h or less"),
+            (r#"{"schedule":{"maintenance":[{"from":"25:00","to":"01:00"}]}}"#, "HH:MM"),
+            (r#"{"schedule":{"maintenance":[{"days":["noday"],"from":"00:00","to":"01:00"}]}}"#, "weekday"),
+            (r#"{"pools":{"other/dc1":{}}}"#, "among `sites`"),
+            (r#"{"sites":[]}"#, "no site"),
+            (r#"{"lease_ttl":"10ms"}"#, "at least 1s"),
+        ] {
+            let text = error(json);
+            assert!(text.contains(hint), "{json}: {text}");
+        }
+    }
+}

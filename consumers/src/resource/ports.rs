@@ -1,0 +1,247 @@
+//! What the reactions need from outside: agents to ask, facts to state, the pool to look at, the time.
+//! The real ones stand here; the recording ones of the tests are in `recording.rs`.
+
+use std::{future::Future, time::Duration};
+
+use bus::{Bus, RequestError};
+use bus_schema::{
+    PoolId, ResourceKey, Stem, Timestamp,
+    fact::{Fact, log::LogFact},
+    subject,
+};
+use projector::{
+    AccessKey, DigestItems, DigestNodes, Owner, Reader, Row, StoreError, SyncRecord, TenantState,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    error::ConsumersError,
+    runtime::{applied::Progress, clock, facts::FactPublisher},
+};
+
+/// Facts about logs that are looked through for a rewound log.
+const LOG_FACTS_MAX: usize = 1_000;
+
+/// An agent that did not answer, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Silence(pub String);
+
+/// Everything outside of the reactions.
+pub trait Ports: Send + Sync + 'static {
+    /// The pool.
+    type Pool: Pool;
+
+    /// The present time.
+    fn now(&self) -> Timestamp;
+
+    /// The fencing token of the lease; none = another process acts.
+    fn lease(&self) -> Option<u64>;
+
+    /// Looks at the pool.
+    fn pool(&self) -> &Self::Pool;
+
+    /// Sends a command of the stem `resource` to the agents of a pool, and waits for the answer.
+    fn ask(
+        &self,
+        pool: &PoolId,
+        verb: &'static str,
+        command: Value,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Value, Silence>> + Send;
+
+    /// States a fact under an id and answers its sequence.
+    fn state(&self, fact: Fact, id: String) -> impl Future<Output = Result<u64, ConsumersError>> + Send;
+}
+
+/// The questions that reactions have about the pool.
+pub trait Pool: Send + Sync {
+    /// Every pool.
+    fn pools(&self) -> Result<Vec<PoolId>, StoreError>;
+    /// The owners of a pool.
+    fn owners(&self, pool: &PoolId) -> Result<Vec<Owner>, StoreError>;
+    /// One owner.
+    fn owner(&self, pool: &PoolId, source: &str) -> Result<Option<Owner>, StoreError>;
+    /// One row, a tombstone too.
+    fn row(&self, pool: &PoolId, key: &ResourceKey) -> Result<Option<Row>, StoreError>;
+    /// The access keys that the sources of a pool announced.
+    fn keys(&self, pool: &PoolId) -> Result<Vec<AccessKey>, StoreError>;
+    /// Every access key: those that the target issued, and those of all sources.
+    fn all_keys(&self) -> Result<Vec<AccessKey>, StoreError>;
+    /// Every tenant.
+    fn tenants(&self) -> Result<Vec<TenantState>, StoreError>;
+    /// Whether a person paused a pool's schedule.
+    fn is_paused(&self, pool: &PoolId) -> Result<bool, StoreError>;
+    /// The last syncs of a pool, newest first.
+    fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Vec<SyncRecord>, StoreError>;
+    /// When it was stated last that a log had lost what was read from it.
+    fn rewound_at(&self, stream: &str) -> Result<Option<Timestamp>, StoreError>;
+    /// Nodes of an owner's digest.
+    fn digest_nodes(
+        &self,
+        pool: &PoolId,
+        source: &str,
+        depth: u8,
+        above: u8,
+        below: &[u32],
+    ) -> Result<DigestNodes, StoreError>;
+    /// Items of an owner's digest.
+    fn digest_items(
+        &self,
+        pool: &PoolId,
+        source: &str,
+        above: u8,
+        below: &[u32],
+    ) -> Result<DigestItems, StoreError>;
+    /// How far the pool is.
+    fn progress(&self) -> &Progress;
+}
+
+/// Sends a command as JSON and reads its answer. Errors: why there is no usable answer.
+pub(crate) async fn ask<P: Ports, C: Serialize, R: DeserializeOwned>(
+    ports: &P,
+    pool: &PoolId,
+    verb: &'static str,
+    command: &C,
+    wait: Duration,
+) -> Result<R, Silence> {
+    let unreadable = |error: serde_json::Error| {
+        Silence(format!(
+            "the answer to resource.{verb} cannot be read: {error}; both sides must run the same version"
+        ))
+    };
+    let command = serde_json::to_value(command).map_err(unreadable)?;
+    serde_json::from_value(ports.ask(pool, verb, command, wait).await?).map_err(unreadable)
+}
+
+/// The real ports.
+pub(crate) struct Live {
+    /// The bus.
+    pub bus: Bus,
+    /// States facts.
+    pub facts: FactPublisher,
+    /// The pool.
+    pub pool: LivePool,
+}
+
+/// The real pool.
+pub(crate) struct LivePool {
+    /// Answers questions.
+    pub reader: Reader,
+    /// How far the pool is.
+    pub progress: Progress,
+}
+
+impl Ports for Live {
+    type Pool = LivePool;
+
+    fn now(&self) -> Timestamp {
+        clock::now()
+    }
+
+    fn lease(&self) -> Option<u64> {
+        self.facts.token().map(|token| token.seq)
+    }
+
+    fn pool(&self) -> &LivePool {
+        &self.pool
+    }
+
+    async fn ask(
+        &self,
+        pool: &PoolId,
+        verb: &'static str,
+        command: Value,
+        wait: Duration,
+    ) -> Result<Value, Silence> {
+        let subject = subject::command(pool, Stem::Resource, verb);
+        self.bus.request(&subject, &command, wait).await.map_err(|error| {
+            Silence(match error {
+                RequestError::NoResponders { .. } => {
+                    format!("no agent of {pool} is connected; start it, or see its log")
+                }
+                error => error.to_string(),
+            })
+        })
+    }
+
+    async fn state(&self, fact: Fact, id: String) -> Result<u64, ConsumersError> {
+        self.facts.state(&fact, &id).await
+    }
+}
+
+impl Pool for LivePool {
+    fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
+        Ok(self.reader.pools()?.value.into_iter().map(|summary| summary.pool).collect())
+    }
+
+    fn owners(&self, pool: &PoolId) -> Result<Vec<Owner>, StoreError> {
+        Ok(self.reader.owners(pool)?.value)
+    }
+
+    fn owner(&self, pool: &PoolId, source: &str) -> Result<Option<Owner>, StoreError> {
+        Ok(self.reader.owner(pool, source)?.value)
+    }
+
+    fn row(&self, pool: &PoolId, key: &ResourceKey) -> Result<Option<Row>, StoreError> {
+        Ok(self.reader.row(pool, key)?.value)
+    }
+
+    fn keys(&self, pool: &PoolId) -> Result<Vec<AccessKey>, StoreError> {
+        Ok(self.reader.keys(pool)?.value)
+    }
+
+    fn all_keys(&self) -> Result<Vec<AccessKey>, StoreError> {
+        let mut keys = self.reader.issued_keys()?.value;
+        for pool in self.pools()? {
+            keys.extend(self.keys(&pool)?);
+        }
+        Ok(keys)
+    }
+
+    fn tenants(&self) -> Result<Vec<TenantState>, StoreError> {
+        Ok(self.reader.tenants()?.value)
+    }
+
+    fn is_paused(&self, pool: &PoolId) -> Result<bool, StoreError> {
+        Ok(self.reader.is_paused(pool)?.value)
+    }
+
+    fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Vec<SyncRecord>, StoreError> {
+        Ok(self.reader.syncs(pool, limit)?.value)
+    }
+
+    fn rewound_at(&self, stream: &str) -> Result<Option<Timestamp>, StoreError> {
+        let facts = self.reader.log_facts(LOG_FACTS_MAX)?.value;
+        Ok(facts.into_iter().find_map(|record| match record.fact {
+            LogFact::Rewound(rewound) if rewound.stream == stream => Some(record.stored_at),
+            _ => None,
+        }))
+    }
+
+    fn digest_nodes(
+        &self,
+        pool: &PoolId,
+        source: &str,
+        depth: u8,
+        above: u8,
+        below: &[u32],
+    ) -> Result<DigestNodes, StoreError> {
+        Ok(self.reader.digest_nodes(pool, source, depth, above, below)?.value)
+    }
+
+    fn digest_items(
+        &self,
+        pool: &PoolId,
+        source: &str,
+        above: u8,
+        below: &[u32],
+    ) -> Result<DigestItems, StoreError> {
+        Ok(self.reader.digest_items(pool, source, above, below)?.value)
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}

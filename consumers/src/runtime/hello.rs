@@ -1,0 +1,166 @@
+//! Answers `agent.hello`: whether what the pool has of an agent is a part of the agent's own chain.
+
+use std::time::Duration;
+
+use bus::Bus;
+use bus_schema::{
+    Hash32, Name, Stem,
+    chain::ChainPoint,
+    command::agent::{HELLO, Hello, HelloReply, HelloVerdict},
+    subject,
+};
+use projector::{Owner, Reader};
+use tokio_util::sync::CancellationToken;
+
+use super::applied::Progress;
+use crate::error::ConsumersError;
+
+/// How long an answer waits for the pool to take in what the log holds: an agent waits no longer itself.
+const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What an agent shall do, by what the pool has of it.
+pub fn answer(hello: &Hello, owner: Option<&Owner>) -> HelloReply {
+    let last = owner.and_then(|owner| owner.at.zip(owner.hash));
+    let retired = owner.is_some_and(|owner| owner.retired.contains(&hello.at.epoch));
+    let forked =
+        owner.is_some_and(|owner| owner.fork.as_ref().is_some_and(|fork| fork.at.epoch == hello.at.epoch));
+    let verdict = if retired || forked || last.is_some_and(|last| is_behind(hello, last)) {
+        HelloVerdict::Rebase
+    } else {
+        HelloVerdict::Continue
+    };
+    HelloReply { last, verdict }
+}
+
+/// Whether the pool has something of this epoch that the agent does not have (any more).
+fn is_behind(hello: &Hello, (at, hash): (ChainPoint, Hash32)) -> bool {
+    at.epoch == hello.at.epoch && (at.seq > hello.at.seq || (at.seq == hello.at.seq && hash != hello.hash))
+}
+
+/// Serves the agents of one site.
+pub(crate) struct Greeter {
+    /// The bus.
+    pub bus: Bus,
+    /// The site.
+    pub site: Name,
+    /// The pool.
+    pub reader: Reader,
+    /// How far the pool is.
+    pub progress: Progress,
+}
+
+impl Greeter {
+    /// Answers until `shutdown`. Errors: the bus.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
+        // Every cluster of the site: `*` stands where the cluster's name would.
+        let subject = format!("{}.{}.cmd.*.{}.{HELLO}", subject::ROOT, self.site, Stem::Agent);
+        let mut requests = self.bus.serve(&subject).await?;
+        loop {
+            let request = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                request = requests.next() => request,
+            };
+            let Some(request) = request else { return Ok(()) };
+            if let Err(error) = self.answer(&request).await {
+                tracing::warn!(%error, subject = request.subject, "hello not answered; the agent goes on without");
+            }
+        }
+    }
+
+    async fn answer(&self, request: &bus::Request) -> Result<(), ConsumersError> {
+        let hello: Hello = match serde_json::from_slice(&request.body) {
+            Ok(hello) => hello,
+            Err(error) => {
+                tracing::warn!(%error, subject = request.subject, "a hello cannot be read; is the agent of another version?");
+                return Ok(());
+            }
+        };
+        // Without this, an agent that restarted fast would look as if it were ahead of its own events.
+        let stream = subject::site_stream(&self.site);
+        let last_seq = self.bus.stream_state(&stream).await?.last_seq;
+        let late = self.progress.passes(&stream, last_seq, CATCH_UP_WAIT_MAX).await;
+        if let Err(error) = late {
+            tracing::debug!(%error, "answer a hello from what the pool has");
+        }
+        let owner = self.reader.owner(&hello.source.pool, &hello.source.to_string())?;
+        let reply = answer(&hello, owner.value.as_ref());
+        tracing::info!(source = %hello.source, verdict = ?reply.verdict, "an agent said hello");
+        Ok(request.reply(&reply).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::{Epoch, Timestamp, digest::Digest};
+    use projector::SinceSync;
+
+    use super::*;
+
+    fn owner(epoch: u64, seq: u64, hash: &str) -> Owner {
+        Owner {
+            pool: "local/dc1".parse().unwrap(),
+            source: "/local/dc1/resource/inv".to_owned(),
+            agent: None,
+            at: Some(ChainPoint { epoch: Epoch(epoch), seq }),
+            hash: Some(Hash32::of(hash.as_bytes())),
+            retired: vec![Epoch(1)],
+            digest: Digest { root: Default::default(), count: 0 },
+            applied: 0,
+            repeats: 0,
+            refused: 0,
+            unchained: 0,
+            last_event_at: Timestamp::default(),
+            last_heartbeat: None,
+            proof: None,
+            gap: None,
+            fork: None,
+            window: None,
+            held_window: None,
+            last_sync: None,
+            since_sync: SinceSync::default(),
+        }
+    }
+
+    fn verdict(epoch: u64, seq: u64, hash: &str) -> HelloVerdict {
+        let hello = Hello {
+            source: "/local/dc1/resource/inv".parse().unwrap(),
+            at: ChainPoint { epoch: Epoch(epoch), seq },
+            hash: Hash32::of(hash.as_bytes()),
+        };
+        answer(&hello, Some(&owner(2, 10, "ten"))).verdict
+    }
+
+    #[test]
+    fn an_agent_that_the_pool_follows_goes_on() {
+        assert_eq!(verdict(2, 10, "ten"), HelloVerdict::Continue);
+        assert_eq!(verdict(2, 12, "twelve"), HelloVerdict::Continue, "it has more than the pool");
+        assert_eq!(verdict(3, 1, "new"), HelloVerdict::Continue, "a new epoch");
+    }
+
+    #[test]
+    fn an_agent_from_an_old_backup_starts_a_new_epoch() {
+        assert_eq!(verdict(2, 9, "nine"), HelloVerdict::Rebase, "it is behind");
+        assert_eq!(verdict(2, 10, "other"), HelloVerdict::Rebase, "another branch");
+        assert_eq!(verdict(1, 500, "old"), HelloVerdict::Rebase, "a retired epoch");
+    }
+
+    #[test]
+    fn an_agent_whose_chain_has_forked_starts_a_new_epoch() {
+        let mut forked = owner(2, 10, "ten");
+        let at = ChainPoint { epoch: Epoch(2), seq: 11 };
+        let fork = projector::Fork { at, applied: Hash32::ZERO, refused: Hash32::ZERO, place: String::new() };
+        forked.fork = Some(fork);
+        let hello = Hello { source: "/local/dc1/resource/inv".parse().unwrap(), at, hash: Hash32::ZERO };
+        assert_eq!(answer(&hello, Some(&forked)).verdict, HelloVerdict::Rebase);
+    }
+
+    #[test]
+    fn an_agent_that_the_pool_does_not_know_goes_on() {
+        let hello = Hello {
+            source: "/local/dc1/resource/new".parse().unwrap(),
+            at: ChainPoint { epoch: Epoch(9), seq: 4 },
+            hash: Hash32::ZERO,
+        };
+        assert_eq!(answer(&hello, None), HelloReply { last: None, verdict: HelloVerdict::Continue });
+    }
+}

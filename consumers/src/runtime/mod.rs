@@ -1,0 +1,17 @@
+//! What every reaction stands on: the pump from the logs to the pool, stating facts under the lease,
+//! replay and rebuild, and the service that runs it all.
+//!
+//! Must not know: any of the five systems' rules.
+
+pub mod applied;
+pub mod batching;
+pub mod facts;
+pub mod hello;
+pub mod pump;
+pub mod rebuild;
+pub mod replay;
+pub mod service;
+
+pub(crate) mod clock;
+pub(crate) mod outbox;
+pub(crate) mod pipeline;

@@ -1,0 +1,154 @@
+//! The projector's outbox: what it found while it folded (dead letters, gaps, forks, held windows), stated
+//! once. The entries were committed with the events that caused them; they leave after they were stated,
+//! so a crash in between repeats a publish that the message id keeps single.
+//!
+//! A process without the lease states nothing: it only drops what it sees stated by the holder.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::{Bus, LogMessage, Outgoing, PublishErrorKind, dead_letter};
+use bus_schema::{
+    Name,
+    fact::{
+        Fact,
+        log::{LogFact, Parked},
+    },
+    subject,
+};
+use projector::{DeadLetter, Pending, Stated, Store};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::facts::FactPublisher;
+use crate::error::ConsumersError;
+
+/// Entries that are stated before they are settled in one transaction.
+const ENTRIES_MAX: usize = 256;
+/// How often the outbox is looked at without being called: after an error, and without the lease.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The consumer's name on the dead letters of the projector.
+const CONSUMER: &str = "projector";
+
+/// Empties the projector's outbox.
+pub(crate) struct Outbox {
+    /// The bus.
+    pub bus: Bus,
+    /// The pool.
+    pub store: Store,
+    /// States the facts.
+    pub facts: FactPublisher,
+    /// Called after a commit that put something in.
+    pub called: Arc<Notify>,
+}
+
+impl Outbox {
+    /// Runs until `shutdown`; an error is logged and tried again.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut lease = self.facts.lease();
+        loop {
+            if let Err(error) = self.empty().await {
+                tracing::warn!(%error, "cannot state what the projector found; it is kept and tried again");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.called.notified() => {}
+                _ = lease.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn empty(&self) -> Result<(), ConsumersError> {
+        loop {
+            let entries = self.blocking(|store| store.pending(ENTRIES_MAX)).await?;
+            let mut done = Vec::with_capacity(entries.len());
+            let mut failed = None;
+            for entry in &entries {
+                match self.deal_with(entry).await {
+                    Ok(true) => done.push(entry.id),
+                    Ok(false) => {}
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            let (more, settled) = (entries.len() == ENTRIES_MAX, !done.is_empty());
+            if settled {
+                self.blocking(move |store| store.settle(&done)).await?;
+            }
+            match failed {
+                Some(error) => return Err(error),
+                None if more && settled => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Store) -> Result<T, projector::StoreError> + Send + 'static,
+    ) -> Result<T, ConsumersError> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || work(store)).await;
+        Ok(done.map_err(|source| ConsumersError::Task { task: "outbox", source })??)
+    }
+
+    /// Whether the entry is stated now, by this process or by another one.
+    async fn deal_with(&self, entry: &Pending) -> Result<bool, ConsumersError> {
+        let (fact, letter) = match &entry.what {
+            Stated::Fact(fact) => (fact.clone(), None),
+            Stated::DeadLetter(letter) => {
+                let original = self.bus.message(&letter.stream, letter.seq).await?;
+                let parked = Fact::Log(LogFact::Parked(parked(letter, original.as_ref())));
+                (parked, Some((letter, original)))
+            }
+        };
+        if self.is_stated(&fact, &entry.name).await? {
+            return Ok(true);
+        }
+        if self.facts.token().is_none() {
+            return Ok(false);
+        }
+        if let Some((letter, Some(original))) = letter {
+            self.park(letter, &original).await?;
+        }
+        self.facts.state(&fact, &entry.name).await?;
+        Ok(true)
+    }
+
+    /// The message id keeps a fact single for two minutes only; the log itself tells for ever.
+    async fn is_stated(&self, fact: &Fact, name: &str) -> Result<bool, ConsumersError> {
+        let last = self.bus.last_message(self.facts.stream(), &self.facts.subject(fact)).await?;
+        Ok(last.is_some_and(|last| header(&last, "ce-id") == Some(name)))
+    }
+
+    async fn park(&self, letter: &DeadLetter, original: &LogMessage) -> Result<(), ConsumersError> {
+        let target = self.facts.target();
+        let Ok(consumer) = CONSUMER.parse::<Name>() else { return Ok(()) };
+        let (reason, path) = (letter.reason.as_str(), letter.path.as_str());
+        let message: Outgoing =
+            dead_letter::DeadLetter { target, consumer: &consumer, reason, path }.of(original);
+        let stream = subject::dead_letter_stream(target);
+        match self.bus.publisher().publish(&stream, &message, None).await {
+            Ok(_) => Ok(()),
+            // It can never be stored; the fact still says where the original stands.
+            Err(error) if error.kind == PublishErrorKind::TooLarge => {
+                tracing::warn!(%error, origin = %format!("{}:{}", letter.stream, letter.seq), "dead letter left out");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn parked(letter: &DeadLetter, original: Option<&LogMessage>) -> Parked {
+    let kept = letter.message.as_ref().map(|message| message.subject.as_str());
+    let subject = kept.or(original.map(LogMessage::subject)).unwrap_or_default().to_owned();
+    let DeadLetter { stream, seq, reason, path, .. } = letter.clone();
+    Parked { stream, seq, subject, reason, path }
+}
+
+fn header<'a>(message: &'a LogMessage, name: &str) -> Option<&'a str> {
+    message.headers().into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}

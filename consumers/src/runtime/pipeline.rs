@@ -1,0 +1,139 @@
+//! From messages to commits, on two threads of their own: one parses into a batch while the other
+//! commits the one before. Between them, and before them, the channels are bounded, so a slow disk
+//! slows the reader down instead of filling the memory.
+
+use std::sync::Arc;
+
+use bus::LogMessage;
+use projector::{Batch, Committed, Store, StoreError};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::batching::{Cut, Filling};
+use crate::error::ConsumersError;
+
+/// Chunks of messages that may wait for the parser: enough to read on while a batch is handed over.
+const CHUNKS_WAITING_MAX: usize = 8;
+/// Batches that may wait for the committer: the next one is being parsed already.
+const BATCHES_WAITING_MAX: usize = 1;
+
+/// Messages that were read at once.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// The messages, in order.
+    pub messages: Vec<LogMessage>,
+    /// Whether the log is known to hold much more.
+    pub behind: bool,
+}
+
+/// Holds commits back while it is locked.
+pub(crate) type Gate = Arc<Mutex<()>>;
+
+/// A running pipeline. Dropping the input ends it after everything was committed.
+pub(crate) struct Pipeline {
+    /// Where messages go in.
+    pub input: mpsc::Sender<Chunk>,
+    parse: JoinHandle<()>,
+    commit: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Pipeline {
+    /// Starts the two threads; `committed` is called after every commit.
+    pub(crate) fn start(
+        store: Store,
+        stream: &str,
+        gate: Gate,
+        committed: impl FnMut(Committed) + Send + 'static,
+    ) -> Self {
+        let (input, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let (full, batches) = mpsc::channel(BATCHES_WAITING_MAX);
+        let runtime = tokio::runtime::Handle::current();
+        let stream = stream.to_owned();
+        // Parsing must not hold up the reader's thread, but it waits for three things at once.
+        let parse = tokio::task::spawn_blocking(move || runtime.block_on(parse(stream, chunks, full)));
+        let commit = tokio::task::spawn_blocking(move || commit(&store, batches, &gate, committed));
+        Self { input, parse, commit }
+    }
+
+    /// Lets everything that was put in be committed. Errors: the commit that failed; what was in it and
+    /// behind it is not in the store, and the store's position says so.
+    pub(crate) async fn finish(self) -> Result<(), ConsumersError> {
+        drop(self.input);
+        let broke = |task| move |source| ConsumersError::Task { task, source };
+        self.parse.await.map_err(broke("parse"))?;
+        self.commit.await.map_err(broke("commit"))?.map_err(ConsumersError::from)
+    }
+}
+
+fn commit(
+    store: &Store,
+    mut batches: mpsc::Receiver<Batch>,
+    gate: &Mutex<()>,
+    mut committed: impl FnMut(Committed),
+) -> Result<(), StoreError> {
+    while let Some(batch) = batches.blocking_recv() {
+        let _open = gate.blocking_lock();
+        committed(store.commit(batch)?);
+    }
+    Ok(())
+}
+
+/// A batch that is being filled.
+struct Filler {
+    stream: String,
+    batch: Batch,
+    since: Instant,
+    behind: bool,
+}
+
+impl Filler {
+    fn push(&mut self, chunk: Chunk) {
+        if self.batch.is_empty() {
+            self.since = Instant::now();
+        }
+        self.behind = chunk.behind;
+        for message in &chunk.messages {
+            let hash = message.hash();
+            message.with_stored(|stored| self.batch.push(stored, hash));
+        }
+    }
+
+    fn take(&mut self) -> Batch {
+        std::mem::replace(&mut self.batch, Batch::new(&self.stream))
+    }
+
+    fn cut(&self, more_waits: bool) -> Cut {
+        let (events, bytes) = (self.batch.len(), self.batch.bytes());
+        Filling { events, bytes, age: self.since.elapsed(), more_waits, behind: self.behind }.cut()
+    }
+}
+
+async fn parse(stream: String, mut chunks: mpsc::Receiver<Chunk>, full: mpsc::Sender<Batch>) {
+    let batch = Batch::new(&stream);
+    let mut filler = Filler { stream, batch, since: Instant::now(), behind: false };
+    loop {
+        let cut = filler.cut(!chunks.is_empty());
+        let (due, closed) = (matches!(cut, Cut::Due | Cut::Full), cut == Cut::Full);
+        let left = if let Cut::After(left) = cut { Some(left) } else { None };
+        tokio::select! {
+            biased;
+            permit = full.reserve(), if due => match permit {
+                Ok(permit) => permit.send(filler.take()),
+                // The committer gave up; its error is told where it is joined.
+                Err(_) => return,
+            },
+            chunk = chunks.recv(), if !closed => match chunk {
+                Some(chunk) => filler.push(chunk),
+                None => break,
+            },
+            () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
+        }
+    }
+    if !filler.batch.is_empty() {
+        // As above: a committer that gave up tells why itself.
+        let _ = full.send(filler.take()).await;
+    }
+}

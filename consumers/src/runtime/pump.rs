@@ -1,0 +1,239 @@
+//! The pump: one log from NATS into the pool.
+//!
+//! ```text
+//! link up ─► is the log still what was read? ──no──► state log.rewound, read again from the start
+//!    ▲                    │ yes
+//!    │                    ▼
+//!    │        read on at position + 1 ─► parse ─► commit      (pipeline.rs)
+//!    │                    │
+//!    └── link made anew, log changed, commit failed: finish what is under way, then from the top
+//! ```
+//!
+//! Exactly once, because the position is in the transaction that holds the data. A bad event never stops
+//! it (the projector puts it among the dead letters); an error of the pool (a full disk) does, and the
+//! pump says so and tries again: what was not committed is read again.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::{Bus, BusError, LinkState, LogReader, PositionVerdict, StreamState};
+use bus_schema::fact::{
+    Fact,
+    log::{LogFact, Rewound},
+};
+use projector::{Committed, Position, Store};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    applied::{Applied, Reached},
+    facts::FactPublisher,
+    pipeline::{Chunk, Gate, Pipeline},
+};
+use crate::error::ConsumersError;
+
+/// Most messages that are taken from the reader at once.
+pub(crate) const CHUNK_EVENTS_MAX: usize = 4_096;
+/// A chunk of this size shows that the log is ahead of the pool: 20 ms at 25,000 events a second.
+const CHUNK_EVENTS_BEHIND: usize = 512;
+/// The first wait after an error; it doubles up to the longest.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(250);
+/// The longest wait after an error: a disk that has room again is noticed within this time.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
+/// How long a rewound log waits for the lease, so that the fact is stated by the one who may.
+const LEASE_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Why a pump stands still, by stream; a stream that is not there runs.
+pub type Troubles = std::collections::BTreeMap<String, String>;
+
+/// Pumps one log.
+#[derive(Clone)]
+pub(crate) struct Pump {
+    /// The bus.
+    pub bus: Bus,
+    /// The pool.
+    pub store: Store,
+    /// The log.
+    pub stream: String,
+    /// States `log.rewound`.
+    pub facts: FactPublisher,
+    /// Moved after every commit.
+    pub applied: watch::Sender<Applied>,
+    /// Called when a commit left something to be stated.
+    pub outbox: Arc<Notify>,
+    /// Holds commits back while it is locked.
+    pub gate: Gate,
+    /// Why this pump stands still.
+    pub troubles: watch::Sender<Troubles>,
+}
+
+/// Why a session ended without an error.
+enum End {
+    Shutdown,
+    Again,
+}
+
+impl Pump {
+    /// Runs until `shutdown`; every error is logged, shown, and tried again.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut wait = RETRY_WAIT_MIN;
+        loop {
+            match self.session(&shutdown).await {
+                Ok(End::Shutdown) => return,
+                Ok(End::Again) => wait = RETRY_WAIT_MIN,
+                Err(error) => {
+                    let stream = &self.stream;
+                    tracing::error!(%error, stream, wait_ms = wait.as_millis(), "the pump stands still, and tries again");
+                    self.troubles
+                        .send_modify(|troubles| drop(troubles.insert(stream.clone(), error.to_string())));
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                    wait = (wait * 2).min(RETRY_WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    async fn session(&self, shutdown: &CancellationToken) -> Result<End, ConsumersError> {
+        let Some(generation) = self.linked(shutdown).await else { return Ok(End::Shutdown) };
+        let (position, state) = self.position().await?;
+        self.reach(&position);
+        let reader = self.bus.read_log(&self.stream, position.seq + 1, None).await?;
+        let (applied, outbox, stream) = (self.applied.clone(), self.outbox.clone(), self.stream.clone());
+        let troubles = self.troubles.clone();
+        let pipeline =
+            Pipeline::start(self.store.clone(), &self.stream, self.gate.clone(), move |committed| {
+                troubles.send_if_modified(|troubles| troubles.remove(&stream).is_some());
+                reach(&applied, &committed.position);
+                call(&outbox, &committed);
+            });
+        self.troubles.send_if_modified(|troubles| {
+            position.seq >= state.last_seq && troubles.remove(&self.stream).is_some()
+        });
+        let end = self.read(reader, state.last_seq, generation, &pipeline, shutdown).await;
+        // The pipeline's error comes first: it is the reason when the reader could not go on.
+        pipeline.finish().await?;
+        end
+    }
+
+    /// Waits for the link; its generation, or none at the shutdown.
+    async fn linked(&self, shutdown: &CancellationToken) -> Option<u64> {
+        let mut link = self.bus.link();
+        let up = link.wait_for(|state| matches!(state, LinkState::Up { .. }));
+        let state = tokio::select! {
+            () = shutdown.cancelled() => return None,
+            state = up => *state.ok()?,
+        };
+        generation(state)
+    }
+
+    async fn read(
+        &self,
+        mut reader: LogReader,
+        last_seq: u64,
+        verified: u64,
+        pipeline: &Pipeline,
+        shutdown: &CancellationToken,
+    ) -> Result<End, ConsumersError> {
+        let link = self.bus.link();
+        loop {
+            let messages = tokio::select! {
+                () = shutdown.cancelled() => return Ok(End::Shutdown),
+                messages = reader.next_chunk(CHUNK_EVENTS_MAX) => match messages {
+                    Ok(messages) => messages,
+                    // The top of the session finds out what changed.
+                    Err(BusError::LogChanged { reason, .. }) => {
+                        tracing::warn!(stream = self.stream, reason, "the log changed under its reader");
+                        return Ok(End::Again);
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            // What came over a new connection may be of another log: check the position before it is used.
+            if generation(*link.borrow()) != Some(verified) {
+                return Ok(End::Again);
+            }
+            let last = messages.last().map_or(0, bus::LogMessage::seq);
+            let behind = last < last_seq || messages.len() >= CHUNK_EVENTS_BEHIND;
+            if pipeline.input.send(Chunk { messages, behind }).await.is_err() {
+                return Ok(End::Again);
+            }
+        }
+    }
+
+    /// Where to read on, after a look at whether the log still is what was read.
+    async fn position(&self) -> Result<(Position, StreamState), ConsumersError> {
+        let Some(position) = self.store.position(&self.stream)? else {
+            let state = self.bus.stream_state(&self.stream).await?;
+            return Ok((self.store.begin_log(&self.stream, state.created)?, state));
+        };
+        let Position { stream, created, seq, hash, .. } = position.clone();
+        match self.bus.check_position(&bus::Position { stream, created, seq, hash }).await? {
+            PositionVerdict::Same(state) => Ok((position, state)),
+            PositionVerdict::Rewound { reason, state } => {
+                tracing::error!(
+                    stream = self.stream,
+                    seq,
+                    reason,
+                    "the log does not hold any more what was read from it"
+                );
+                self.state_rewound(&position, &state, reason).await?;
+                let position = self.store.rewind(&self.stream, state.created)?;
+                Ok((position, state))
+            }
+        }
+    }
+
+    /// Stated before the store goes back: after a crash in between it is found and stated once more.
+    async fn state_rewound(
+        &self,
+        position: &Position,
+        state: &StreamState,
+        reason: String,
+    ) -> Result<(), ConsumersError> {
+        let mut lease = self.facts.lease();
+        let held =
+            matches!(tokio::time::timeout(LEASE_WAIT_MAX, lease.wait_for(Option::is_some)).await, Ok(Ok(_)));
+        if !held {
+            tracing::warn!(
+                stream = self.stream,
+                "another process holds the lease; it states the rewound log"
+            );
+            return Ok(());
+        }
+        let fact = Fact::Log(LogFact::Rewound(Rewound {
+            stream: self.stream.clone(),
+            applied_seq: position.seq,
+            applied_hash: position.hash,
+            log_last_seq: state.last_seq,
+            reason,
+        }));
+        let id = format!("rewound/{}/{}/{}", self.stream, position.incarnation, position.hash);
+        self.facts.state(&fact, &id).await.map(drop)
+    }
+
+    fn reach(&self, position: &Position) {
+        reach(&self.applied, position);
+    }
+}
+
+fn generation(link: LinkState) -> Option<u64> {
+    match link {
+        LinkState::Up { generation } => Some(generation),
+        LinkState::Down { .. } => None,
+    }
+}
+
+fn reach(applied: &watch::Sender<Applied>, position: &Position) {
+    let reached = Reached { seq: position.seq, time: position.time };
+    applied.send_modify(|applied| {
+        applied.insert(position.stream.clone(), reached);
+    });
+}
+
+fn call(outbox: &Notify, committed: &Committed) {
+    if committed.pending > 0 {
+        outbox.notify_one();
+    }
+}

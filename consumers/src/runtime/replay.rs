@@ -1,0 +1,103 @@
+//! Time travel: the logs up to a point, projected into a throw-away store.
+
+use std::sync::Arc;
+
+use bus::Bus;
+use bus_schema::Timestamp;
+use projector::{Store, StoreOptions};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+
+use super::{
+    pipeline::{Chunk, Pipeline},
+    pump::CHUNK_EVENTS_MAX,
+};
+use crate::error::ConsumersError;
+
+/// How far to read a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Up to and with this sequence.
+    Seq(u64),
+    /// Up to the last message that the log stored at this moment or before.
+    Time(Timestamp),
+    /// Up to what the log holds now.
+    Now,
+}
+
+/// Hears how far a long reading is.
+pub trait Watcher: Send + Sync {
+    /// So many of so many messages of a stream are read.
+    fn read(&self, stream: &str, done: u64, of: u64);
+}
+
+/// A store that holds a moment of the past, gone with its directory when this is dropped.
+pub struct Replayed {
+    /// The store.
+    pub store: Store,
+    _directory: TempDir,
+}
+
+/// Projects each stream up to its point. Errors: the bus, the disk.
+pub async fn replay(
+    bus: &Bus,
+    streams: &[(String, Until)],
+    watcher: &dyn Watcher,
+) -> Result<Replayed, ConsumersError> {
+    let directory = tempfile::Builder::new().prefix("farside-replay-").tempdir().map_err(|source| {
+        let path = std::env::temp_dir().display().to_string();
+        ConsumersError::File { verb: "make a directory for the replay in", path, source }
+    })?;
+    let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default())?;
+    for (stream, until) in streams {
+        feed(bus, &store, stream, *until, watcher).await?;
+    }
+    Ok(Replayed { store, _directory: directory })
+}
+
+/// Reads a log on from where the store is, up to a point. Answers the sequence that was reached.
+pub(crate) async fn feed(
+    bus: &Bus,
+    store: &Store,
+    stream: &str,
+    until: Until,
+    watcher: &dyn Watcher,
+) -> Result<u64, ConsumersError> {
+    let state = bus.stream_state(stream).await?;
+    let position = match store.position(stream)? {
+        Some(position) => position,
+        None => store.begin_log(stream, state.created)?,
+    };
+    let last = match until {
+        Until::Seq(seq) => seq.min(state.last_seq),
+        Until::Time(_) | Until::Now => state.last_seq,
+    };
+    if position.seq >= last || state.messages == 0 {
+        return Ok(position.seq);
+    }
+    let mut reader = bus.read_log(stream, position.seq + 1, None).await?;
+    let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), |_| {});
+    let mut reached = position.seq;
+    while reached < last {
+        let mut messages = reader.next_chunk(CHUNK_EVENTS_MAX).await?;
+        let read = messages.last().map_or(last, bus::LogMessage::seq);
+        let wanted = messages.iter().take_while(|message| match until {
+            Until::Time(time) => message.stored_at() <= time,
+            Until::Seq(_) | Until::Now => message.seq() <= last,
+        });
+        let wanted = wanted.count();
+        let past_the_point = wanted < messages.len();
+        messages.truncate(wanted);
+        reached = messages.last().map_or(reached, bus::LogMessage::seq);
+        watcher.read(stream, reached, last);
+        if !messages.is_empty() && pipeline.input.send(Chunk { messages, behind: true }).await.is_err() {
+            break;
+        }
+        // The last messages before the point may have been deleted.
+        if past_the_point || read >= last {
+            break;
+        }
+    }
+    pipeline.finish().await?;
+    Ok(store.position(stream)?.map_or(0, |position| position.seq))
+}

@@ -1,0 +1,285 @@
+//! The target service: `Config -> build -> Service -> run -> drain`.
+//!
+//! Every process pumps every log into its own pool. Only the one that holds the lease acts: it states,
+//! answers, asks. When the lease goes, what acts is stopped and joined before anything else happens.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bus::{Bus, Lease, LeaseOptions, LeaseToken};
+use bus_schema::{Name, stream::StreamSpec, subject};
+use projector::Store;
+use tokio::{
+    sync::{Mutex, Notify, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    applied::{Applied, Progress},
+    facts::FactPublisher,
+    hello::Greeter,
+    outbox::Outbox,
+    pipeline::Gate,
+    pump::{Pump, Troubles},
+    rebuild::{Rebuilt, rebuild},
+    replay::{Replayed, Until, Watcher, replay},
+};
+use crate::{
+    config::ServiceConfig,
+    error::ConsumersError,
+    resource::{Acting, Shown},
+};
+
+/// The lease that the whole service stands under.
+const LEASE: &str = "target";
+/// The wait before acting is tried again after an error that ended it.
+const ACT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The target service, built and not running yet.
+pub struct Service {
+    config: Arc<ServiceConfig>,
+    bus: Bus,
+    store: Store,
+    handle: Handle,
+    ends: Ends,
+}
+
+/// The writing ends of what the handle shows.
+struct Ends {
+    applied: watch::Sender<Applied>,
+    troubles: watch::Sender<Troubles>,
+    shown: watch::Sender<Vec<Shown>>,
+    holding: watch::Sender<bool>,
+}
+
+/// What others may see and ask of a service; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    bus: Bus,
+    store: Store,
+    gate: Gate,
+    progress: Progress,
+    troubles: watch::Receiver<Troubles>,
+    shown: watch::Receiver<Vec<Shown>>,
+    holding: watch::Receiver<bool>,
+}
+
+impl Handle {
+    /// How far the pool is in every log.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The pumps that stand still, and why.
+    pub fn troubles(&self) -> Troubles {
+        self.troubles.borrow().clone()
+    }
+
+    /// Every owner's schedule and what is under way with it; empty without the lease.
+    pub fn owners(&self) -> Vec<Shown> {
+        self.shown.borrow().clone()
+    }
+
+    /// Whether this process holds the lease.
+    pub fn holds_lease(&self) -> bool {
+        *self.holding.borrow()
+    }
+
+    /// The watch on whether this process holds the lease.
+    pub fn lease(&self) -> watch::Receiver<bool> {
+        self.holding.clone()
+    }
+
+    /// The logs up to a point in a throw-away store. Errors: the bus, the disk.
+    pub async fn replay(
+        &self,
+        streams: &[(String, Until)],
+        watcher: &dyn Watcher,
+    ) -> Result<Replayed, ConsumersError> {
+        replay(&self.bus, streams, watcher).await
+    }
+
+    /// The pool once more from the logs in a new file, compared with the live one. Errors: the bus, the disk.
+    pub async fn rebuild(&self, path: &Path, watcher: &dyn Watcher) -> Result<Rebuilt, ConsumersError> {
+        rebuild(&self.bus, &self.store, &self.gate, path, watcher).await
+    }
+}
+
+impl Service {
+    /// Builds the service. Errors: the first mistake in the configuration.
+    pub fn build(config: ServiceConfig, bus: Bus, store: Store) -> Result<Self, ConsumersError> {
+        config.check()?;
+        let (applied, progress) = Progress::channel();
+        let (troubles, troubles_seen) = watch::channel(Troubles::new());
+        let (shown, shown_seen) = watch::channel(Vec::new());
+        let (holding, holding_seen) = watch::channel(false);
+        let handle = Handle {
+            bus: bus.clone(),
+            store: store.clone(),
+            gate: Arc::new(Mutex::new(())),
+            progress,
+            troubles: troubles_seen,
+            shown: shown_seen,
+            holding: holding_seen,
+        };
+        let ends = Ends { applied, troubles, shown, holding };
+        Ok(Self { config: Arc::new(config), bus, store, handle, ends })
+    }
+
+    /// What others may see and ask.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Makes the logs that are not there, then runs until `shutdown`; everything is joined.
+    ///
+    /// Errors: a log that is too weak, the bus at the start, a task that broke down.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
+        self.ensure_streams().await?;
+        let lease = Lease::contend(&self.bus, self.lease_options()?).await?;
+        let facts = FactPublisher::new(&self.bus, &self.config.target, lease.token());
+        let outbox = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+        for stream in self.streams() {
+            tasks.spawn(self.pump(stream, facts.clone(), outbox.clone()).run(shutdown.clone()));
+        }
+        let (bus, store) = (self.bus.clone(), self.store.clone());
+        let emptying = Outbox { bus, store, facts: facts.clone(), called: outbox };
+        tasks.spawn(emptying.run(shutdown.clone()));
+        tasks.spawn(self.act(facts, lease.token(), shutdown.clone()));
+        let result = join_all(tasks, &shutdown).await;
+        lease.release().await;
+        result
+    }
+
+    async fn ensure_streams(&self) -> Result<(), ConsumersError> {
+        let target = &self.config.target;
+        let sites = self.config.sites.iter().map(StreamSpec::site);
+        for mut spec in sites.chain([StreamSpec::target(target), StreamSpec::dead_letters(target)]) {
+            spec.bytes_max = self.config.log_bytes_max.unwrap_or(spec.bytes_max);
+            spec.replicas = self.config.log_replicas;
+            self.bus.ensure_stream(&spec).await?;
+        }
+        Ok(())
+    }
+
+    fn streams(&self) -> impl Iterator<Item = String> {
+        let sites = self.config.sites.iter().map(subject::site_stream);
+        sites.chain([subject::target_stream(&self.config.target)])
+    }
+
+    fn lease_options(&self) -> Result<LeaseOptions, ConsumersError> {
+        let lease = LEASE.parse::<Name>().map_err(|error| ConsumersError::Config {
+            what: "the lease".to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(LeaseOptions {
+            target: self.config.target.clone(),
+            lease,
+            holder: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7()),
+            ttl: Duration::from_millis(self.config.lease_ttl.ms()),
+        })
+    }
+
+    fn pump(&self, stream: String, facts: FactPublisher, outbox: Arc<Notify>) -> Pump {
+        Pump {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            stream,
+            facts,
+            applied: self.ends.applied.clone(),
+            outbox,
+            gate: self.handle.gate.clone(),
+            troubles: self.ends.troubles.clone(),
+        }
+    }
+
+    /// Acts while this process holds the lease.
+    fn act(
+        &self,
+        facts: FactPublisher,
+        mut lease: watch::Receiver<Option<LeaseToken>>,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (bus, reader, progress) = (self.bus.clone(), self.store.reader(), self.handle.progress.clone());
+        let (config, shown, holding) =
+            (self.config.clone(), self.ends.shown.clone(), self.ends.holding.clone());
+        async move {
+            loop {
+                let token = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    token = lease.wait_for(Option::is_some) => match token {
+                        Ok(token) => token.clone(),
+                        Err(_) => return,
+                    },
+                };
+                tracing::info!(
+                    token = token.as_ref().map(|token| token.seq),
+                    "this process acts for the target"
+                );
+                let stop = shutdown.child_token();
+                let mut tasks = JoinSet::new();
+                for site in &config.sites {
+                    let (bus, site, reader, progress) =
+                        (bus.clone(), site.clone(), reader.clone(), progress.clone());
+                    tasks.spawn(Greeter { bus, site, reader, progress }.run(stop.clone()));
+                }
+                let acting = Acting {
+                    bus: bus.clone(),
+                    config: config.clone(),
+                    facts: facts.clone(),
+                    reader: reader.clone(),
+                    progress: progress.clone(),
+                };
+                acting.start(&mut tasks, shown.clone(), &stop);
+                holding.send_replace(true);
+                let lost = lease.wait_for(|now| *now != token);
+                let ended = tokio::select! {
+                    _ = lost => None,
+                    () = shutdown.cancelled() => None,
+                    ended = tasks.join_next() => ended,
+                };
+                stop.cancel();
+                holding.send_replace(false);
+                shown.send_replace(Vec::new());
+                let broke_off = ended.is_some();
+                if let Err(error) = settle(ended, tasks).await {
+                    tracing::error!(%error, "acting for the target broke off, and begins again");
+                }
+                if broke_off {
+                    tokio::time::sleep(ACT_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
+/// Joins what acted; the first error is the result.
+async fn settle(
+    first: Option<Result<Result<(), ConsumersError>, JoinError>>,
+    mut tasks: JoinSet<Result<(), ConsumersError>>,
+) -> Result<(), ConsumersError> {
+    let mut result = Ok(());
+    let mut next = match first {
+        Some(first) => Some(first),
+        None => tasks.join_next().await,
+    };
+    while let Some(ended) = next {
+        let ended = ended.unwrap_or_else(|source| Err(ConsumersError::Task { task: "reaction", source }));
+        result = result.and(ended);
+        next = tasks.join_next().await;
+    }
+    result
+}
+
+/// Joins every task; one that breaks down ends the others.
+async fn join_all(mut tasks: JoinSet<()>, shutdown: &CancellationToken) -> Result<(), ConsumersError> {
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(source) = ended {
+            shutdown.cancel();
+            result = result.and(Err(ConsumersError::Task { task: "pump", source }));
+        }
+    }
+    result
+}
