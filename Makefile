@@ -47,7 +47,7 @@ lint:
 	@$(CARGO) clippy --locked $(QUIET) --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked $(QUIET) --workspace --no-deps
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	  $(CARGO) deny --locked check bans licenses sources; \
+	  $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
 	else \
 	  echo 'lint: SKIPPED licences, bans and sources: cargo-deny is not installed (cargo install cargo-deny --locked)' >&2; \
 	fi
