@@ -1,48 +1,120 @@
 //! A batch: stored messages, parsed and folded to what a commit will write.
+//!
+//! Every event is folded: into its owner's *run* (a stretch of the chain without a break, whose steps
+//! are checked against the pool at the commit), and into the counters. *Rows* are coalesced: of a key,
+//! only what can still matter is kept.
+//!
+//! Why that is exact: a commit takes in either none of a run or the end of it from some place on
+//! (what came before is a repeat). So a full state or a deletion makes everything older of the same run
+//! about the same key pointless: if the newer one is taken in, it decides; if it is not, the older ones
+//! are not either. Older entries of *other* runs stay until the commit knows which runs count.
+//!
+//! An event that compares or sweeps (`sync_closed`, a heartbeat with a digest, `empty_confirmed`) ends
+//! a *segment*, so that it sees the pool as it is at its own place, however the log was cut into batches.
+
+mod fold;
+mod intake;
+
+use std::collections::HashMap;
 
 use bus_schema::{Hash32, Timestamp, envelope::Stored};
+
+pub(crate) use fold::{Candidate, Change, Changes, Effect, Item, Run, RunChain, Segment, Step};
 
 /// Messages of one log in order. Fill it on any thread, then hand it to [`crate::Store::commit`].
 #[derive(Debug)]
 pub struct Batch {
-    stream: String,
+    pub(crate) stream: String,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) last_hash: Hash32,
+    pub(crate) last_time: Timestamp,
+    messages: usize,
+    bytes: usize,
+    pub(crate) pools: Vec<PoolSlot>,
+    pub(crate) owners: Vec<OwnerSlot>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) segments: Vec<Segment>,
+    /// The owner of the last event: most often also of the next.
+    recent_owner: usize,
+    key: String,
+}
+
+/// A pool that events of the batch belong to.
+#[derive(Debug)]
+pub(crate) struct PoolSlot {
+    pub(crate) site: Box<str>,
+    pub(crate) cluster: Box<str>,
+    owners: HashMap<Box<str>, usize>,
+}
+
+/// A source that events of the batch come from.
+#[derive(Debug)]
+pub(crate) struct OwnerSlot {
+    pub(crate) pool: usize,
+    pub(crate) source: Box<str>,
+    /// The run that the next chained event continues, unless it breaks the chain.
+    chained: Option<usize>,
+    /// The run of its unchained events.
+    unchained: Option<usize>,
 }
 
 impl Batch {
     /// An empty batch of a stream.
     pub fn new(stream: &str) -> Self {
-        Self { stream: stream.to_owned() }
+        Self {
+            stream: stream.to_owned(),
+            first_seq: 0,
+            last_seq: 0,
+            last_hash: Hash32::ZERO,
+            last_time: Timestamp::default(),
+            messages: 0,
+            bytes: 0,
+            pools: Vec::new(),
+            owners: Vec::new(),
+            runs: Vec::new(),
+            segments: vec![Segment::default()],
+            recent_owner: usize::MAX,
+            key: String::new(),
+        }
     }
 
     /// Takes in the next message: parses, checks and folds it. What cannot be read becomes a dead letter
     /// inside the batch. `message_hash` covers the message as stored, for the position check.
-    pub fn push(&mut self, _message: Stored<'_>, _message_hash: Hash32) {
-        unimplemented!()
+    pub fn push(&mut self, message: Stored<'_>, message_hash: Hash32) {
+        if self.messages == 0 {
+            self.first_seq = message.seq;
+        }
+        self.messages += 1;
+        self.last_seq = message.seq;
+        self.last_hash = message_hash;
+        self.last_time = self.last_time.max(message.stored_at);
+        self.take_in(message);
     }
 
     /// Messages taken in.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.messages
     }
 
     /// Whether no message was taken in.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.messages == 0
     }
 
     /// An estimate of the memory that the batch holds, in bytes.
     pub fn bytes(&self) -> usize {
-        unimplemented!()
+        self.bytes
     }
 
     /// The stream sequence of the last message.
     pub fn last_seq(&self) -> Option<u64> {
-        unimplemented!()
+        (self.messages > 0).then_some(self.last_seq)
     }
 
     /// The largest time at which the log stored one of the messages.
     pub fn last_time(&self) -> Option<Timestamp> {
-        unimplemented!()
+        (self.messages > 0).then_some(self.last_time)
     }
 
     /// The stream.

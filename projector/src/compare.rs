@@ -1,9 +1,22 @@
 //! Compares two stores, for the parity of a rebuild.
 
-use crate::{reader::Reader, store::StoreError};
+use bus_schema::PoolId;
+use serde::Serialize;
+
+use crate::{
+    error::StoreError,
+    owner::Owner,
+    reader::{Answer, Filter, Reader, line},
+    row::Row,
+    tables::Db,
+};
 
 /// Most differences that one comparison names.
 pub const DIFFERENCES_MAX: usize = 1_000;
+/// Rows of one step.
+const STEP_ROWS: usize = 1_000;
+/// Syncs and confirmations that are compared, newest first.
+const RECORDS_MAX: usize = 10_000;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +32,156 @@ pub struct Difference {
 }
 
 /// What differs between two stores that have read the same logs up to the same positions: at most
-/// [`DIFFERENCES_MAX`] entries. The outbox and counters of repeated events are not compared.
-pub fn diff(_left: &Reader, _right: &Reader) -> Result<Vec<Difference>, StoreError> {
-    unimplemented!()
+/// [`DIFFERENCES_MAX`] entries. Not compared: the outbox, what depends on when a person released a held
+/// window in relation to other logs, and the log's incarnation.
+pub fn diff(left: &Reader, right: &Reader) -> Result<Vec<Difference>, StoreError> {
+    let mut found = Found::default();
+    let pools = |reader: &Reader| -> Result<Vec<PoolId>, StoreError> {
+        Ok(reader.pools()?.value.into_iter().map(|pool| pool.pool).collect())
+    };
+    let (left_pools, right_pools) = (pools(left)?, pools(right)?);
+    for pool in &left_pools {
+        if right_pools.contains(pool) {
+            diff_pool(left, right, pool, &mut found)?;
+        } else {
+            found.note(pool, "pool", Some(pool.to_string()), None);
+        }
+    }
+    for pool in right_pools.iter().filter(|pool| !left_pools.contains(pool)) {
+        found.note(pool, "pool", None, Some(pool.to_string()));
+    }
+    found.records(&"target", "tenants", left.tenants(), right.tenants())?;
+    found.records(&"target", "issued keys", left.issued_keys(), right.issued_keys())?;
+    Ok(found.differences)
+}
+
+#[derive(Default)]
+struct Found {
+    differences: Vec<Difference>,
+}
+
+impl Found {
+    fn note(&mut self, pool: &dyn ToString, what: &str, left: Option<String>, right: Option<String>) {
+        if left != right && self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push(Difference { pool: pool.to_string(), what: what.to_owned(), left, right });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.differences.len() >= DIFFERENCES_MAX
+    }
+
+    fn records<T: Serialize>(
+        &mut self,
+        pool: &dyn ToString,
+        what: &str,
+        left: Result<Answer<T>, StoreError>,
+        right: Result<Answer<T>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let text = |answer: Answer<T>| serde_json::to_string(&answer.value).ok();
+        self.note(pool, what, text(left?), text(right?));
+        Ok(())
+    }
+}
+
+fn diff_pool(left: &Reader, right: &Reader, pool: &PoolId, found: &mut Found) -> Result<(), StoreError> {
+    let owners = |reader: &Reader| -> Result<Vec<Owner>, StoreError> {
+        Ok(reader.owners(pool)?.value.into_iter().map(of_the_log).collect())
+    };
+    let (left_owners, right_owners) = (owners(left)?, owners(right)?);
+    let text = |owner: &Owner| serde_json::to_string(owner).ok();
+    let same =
+        |owners: &[Owner], source: &str| owners.iter().find(|owner| owner.source == source).and_then(text);
+    for owner in &left_owners {
+        found.note(pool, &format!("owner {}", owner.source), text(owner), same(&right_owners, &owner.source));
+    }
+    for owner in &right_owners {
+        if same(&left_owners, &owner.source).is_none() {
+            found.note(pool, &format!("owner {}", owner.source), None, text(owner));
+        }
+    }
+    found.records(pool, "keys", left.keys(pool), right.keys(pool))?;
+    found.records(pool, "volumes", left.volumes(pool), right.volumes(pool))?;
+    found.records(pool, "images", left.images(pool), right.images(pool))?;
+    found.records(pool, "syncs", left.syncs(pool, RECORDS_MAX), right.syncs(pool, RECORDS_MAX))?;
+    let (left_confirmed, right_confirmed) =
+        (left.confirmations(pool, RECORDS_MAX), right.confirmations(pool, RECORDS_MAX));
+    found.records(pool, "confirmations", left_confirmed, right_confirmed)?;
+    found.records(pool, "schedule paused", left.is_paused(pool), right.is_paused(pool))?;
+    diff_rows(Rows::new(left, pool), Rows::new(right, pool), pool, found)
+}
+
+/// An owner without what depends on when the target log was read in relation to the site's.
+fn of_the_log(mut owner: Owner) -> Owner {
+    owner.proof = None;
+    if let Some(last) = &mut owner.last_sync {
+        (last.equal, last.swept) = (false, 0);
+    }
+    owner
+}
+
+/// Walks both pools in order of their keys.
+fn diff_rows(
+    mut left: Rows<'_>,
+    mut right: Rows<'_>,
+    pool: &PoolId,
+    found: &mut Found,
+) -> Result<(), StoreError> {
+    let (mut one, mut other) = (left.next()?, right.next()?);
+    while !found.is_full() {
+        let key = match (&one, &other) {
+            (None, None) => break,
+            (Some(row), None) | (None, Some(row)) => row.key.clone(),
+            (Some(row), Some(second)) => row.key.clone().min(second.key.clone()),
+        };
+        let of_key = |row: &mut Option<Row>| row.take_if(|row| row.key == key);
+        let (left_row, right_row) = (of_key(&mut one), of_key(&mut other));
+        if left_row.is_some() {
+            one = left.next()?;
+        }
+        if right_row.is_some() {
+            other = right.next()?;
+        }
+        if left_row != right_row {
+            let text = |row: Option<Row>| -> Db<Option<String>> { row.map(|row| line(&row)).transpose() };
+            let (left_text, right_text) = (left.shown(text(left_row))?, right.shown(text(right_row))?);
+            found.note(pool, &format!("row {key}"), left_text, right_text);
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a pool, page by page.
+struct Rows<'a> {
+    reader: &'a Reader,
+    pool: &'a PoolId,
+    filter: Filter,
+    page: std::vec::IntoIter<Row>,
+    after: Option<bus_schema::ResourceKey>,
+    done: bool,
+}
+
+impl<'a> Rows<'a> {
+    fn new(reader: &'a Reader, pool: &'a PoolId) -> Self {
+        let filter = Filter { include_deleted: true, ..Filter::default() };
+        Self { reader, pool, filter, page: Vec::new().into_iter(), after: None, done: false }
+    }
+
+    fn next(&mut self) -> Result<Option<Row>, StoreError> {
+        loop {
+            if let Some(row) = self.page.next() {
+                return Ok(Some(row));
+            }
+            if self.done {
+                return Ok(None);
+            }
+            let page = self.reader.rows(self.pool, &self.filter, self.after.as_ref(), STEP_ROWS)?;
+            (self.done, self.after) = (page.next.is_none(), page.next);
+            self.page = page.rows.into_iter();
+        }
+    }
+
+    fn shown<T>(&self, text: Db<T>) -> Result<T, StoreError> {
+        text.map_err(|error| self.reader.wrong(error))
+    }
 }

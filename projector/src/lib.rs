@@ -10,16 +10,23 @@
 //! Must not know: NATS, tokio, the clock (time is the largest stream timestamp seen), decisions.
 
 mod batch;
+mod cell;
+mod commit;
+mod error;
+mod leaves;
+mod log;
 mod owner;
 mod pending;
 mod reader;
 mod records;
 mod row;
 mod store;
+mod tables;
 
 pub mod compare;
 
 pub use batch::Batch;
+pub use error::StoreError;
 pub use owner::{
     AgentState, Fork, Gap, HeartbeatSeen, HeldWindow, LastSync, Owner, Proof, SinceSync, Window,
 };
@@ -32,4 +39,4 @@ pub use records::{
     VolumeState,
 };
 pub use row::{Notice, Order, Row};
-pub use store::{Committed, Position, Size, Store, StoreError, StoreOptions};
+pub use store::{Committed, Position, Size, Store, StoreOptions};

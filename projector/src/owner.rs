@@ -37,7 +37,7 @@ pub struct Owner {
     pub last_heartbeat: Option<HeartbeatSeen>,
     /// The last time that its digest and the pool's were compared at one place of the chain.
     pub proof: Option<Proof>,
-    /// Events are missing since here, until a full sync is complete.
+    /// The last place where events are missing, until a full sync is complete.
     pub gap: Option<Gap>,
     /// Its chain has two branches since here, until it starts a new epoch.
     pub fork: Option<Fork>,
@@ -128,9 +128,9 @@ pub struct Gap {
 pub struct Fork {
     /// The place.
     pub at: ChainPoint,
-    /// The hash of the event that was applied.
+    /// The hash of the event that was applied; zero when only its first 64 bits were still known.
     pub applied: Hash32,
-    /// The hash of the event that was refused.
+    /// The hash of the event that was refused, or that a refused event names as its predecessor's.
     pub refused: Hash32,
     /// `stream:seq` of the event that showed it.
     pub place: String,

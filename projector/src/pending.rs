@@ -1,6 +1,6 @@
 //! The outbox: what the projector found while it folded, for the pump to state on the bus.
 
-use bus_schema::{Timestamp, fact::Fact};
+use bus_schema::fact::Fact;
 
 /// Something to state on the bus; kept until [`crate::Store::settle`] is told its id.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +29,6 @@ pub struct DeadLetter {
     pub stream: String,
     /// The message's sequence in it.
     pub seq: u64,
-    /// When the log stored it.
-    pub stored_at: Timestamp,
     /// What is wrong and what to do.
     pub reason: String,
     /// The JSON path or header of the fault.

@@ -1,21 +1,31 @@
 //! Questions about what was committed. Each opens its own short read transaction: it never waits for
 //! the writer, never sees half a batch, and says as of when it is true.
 
-use std::{collections::BTreeMap, fmt, io::Write, ops::Deref};
+mod digest;
+mod export;
+mod pools;
+mod records;
+mod rows;
+
+pub(crate) use export::line;
+
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use bus_schema::{
-    Name, PoolId, ResourceKey, TenantId, Timestamp,
+    PoolId, ResourceKey, TenantId, Timestamp,
     chain::ChainPoint,
     digest::{Address, Digest, Node},
 };
+use redb::ReadTransaction;
 
 use crate::{
-    owner::{Owner, SinceSync},
-    records::{
-        AccessKey, ConfirmationRecord, ImageEntry, LogFactRecord, SyncRecord, TenantState, VolumeState,
-    },
+    commit::PoolState,
+    error::StoreError,
+    log,
+    owner::SinceSync,
     row::Row,
-    store::StoreError,
+    store::File,
+    tables::{self, Db, PoolTables, read_json},
 };
 
 /// What an answer is true as of.
@@ -146,141 +156,42 @@ pub struct DigestItem {
 
 /// Answers questions; cheap to make and to clone.
 #[derive(Clone)]
-pub struct Reader {}
+pub struct Reader {
+    file: Arc<File>,
+}
 
 impl Reader {
+    pub(crate) fn new(file: Arc<File>) -> Self {
+        Self { file }
+    }
+
     /// What an answer given now is true as of.
     pub fn as_of(&self) -> Result<AsOf, StoreError> {
-        unimplemented!()
+        self.file.read(as_of)
     }
 
-    /// Every pool.
-    pub fn pools(&self) -> Result<Answer<Vec<PoolSummary>>, StoreError> {
-        unimplemented!()
+    /// What an error of the tables means for the file that is read.
+    pub(crate) fn wrong(&self, error: redb::Error) -> StoreError {
+        self.file.wrong(error)
     }
 
-    /// The owners of a pool; none for an unknown pool.
-    pub fn owners(&self, _pool: &PoolId) -> Result<Answer<Vec<Owner>>, StoreError> {
-        unimplemented!()
+    /// Asks one question in a transaction of its own.
+    fn ask<T>(&self, question: impl FnOnce(&ReadTransaction) -> Db<T>) -> Result<Answer<T>, StoreError> {
+        self.file.read(|txn| Ok(Answer { as_of: as_of(txn)?, value: question(txn)? }))
     }
+}
 
-    /// One owner.
-    pub fn owner(&self, _pool: &PoolId, _source: &str) -> Result<Answer<Option<Owner>>, StoreError> {
-        unimplemented!()
-    }
+fn as_of(txn: &ReadTransaction) -> Db<AsOf> {
+    let logs = log::all(&txn.open_table(tables::LOGS)?)?;
+    let time = logs.iter().map(|(_, state)| state.time).max().unwrap_or_default();
+    Ok(AsOf { logs: logs.into_iter().map(|(stream, state)| (stream, state.seq)).collect(), time })
+}
 
-    /// One row, a tombstone too.
-    pub fn row(&self, _pool: &PoolId, _key: &ResourceKey) -> Result<Answer<Option<Row>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// At most `limit` rows after a key, in order of their keys.
-    pub fn rows(
-        &self,
-        _pool: &PoolId,
-        _filter: &Filter,
-        _after: Option<&ResourceKey>,
-        _limit: usize,
-    ) -> Result<Page, StoreError> {
-        unimplemented!()
-    }
-
-    /// Writes every row (tombstones too) as one RFC 8785 JSON object per line, sorted by key; answers
-    /// how many. Equal pools give equal bytes, whatever way led to them.
-    pub fn export(&self, _pool: &PoolId, _to: &mut dyn Write) -> Result<Answer<u64>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The access keys that sources of a pool announced, withdrawn ones too.
-    pub fn keys(&self, _pool: &PoolId) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The access keys that the target issued, revoked ones too.
-    pub fn issued_keys(&self) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The access keys of a name, one per origin.
-    pub fn key(&self, _key_id: &Name) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// One tenant.
-    pub fn tenant(&self, _tenant: &TenantId) -> Result<Answer<Option<TenantState>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Every tenant.
-    pub fn tenants(&self) -> Result<Answer<Vec<TenantState>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The last confirmations of a pool, newest first.
-    pub fn confirmations(
-        &self,
-        _pool: &PoolId,
-        _limit: usize,
-    ) -> Result<Answer<Vec<ConfirmationRecord>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The last syncs of a pool, newest first.
-    pub fn syncs(&self, _pool: &PoolId, _limit: usize) -> Result<Answer<Vec<SyncRecord>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Whether a person paused a pool's schedule.
-    pub fn is_paused(&self, _pool: &PoolId) -> Result<Answer<bool>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The volumes of a pool that have failed extents.
-    pub fn volumes(&self, _pool: &PoolId) -> Result<Answer<Vec<VolumeState>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The image catalogue of a pool.
-    pub fn images(&self, _pool: &PoolId) -> Result<Answer<Vec<ImageEntry>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The last facts about logs, newest first.
-    pub fn log_facts(&self, _limit: usize) -> Result<Answer<Vec<LogFactRecord>>, StoreError> {
-        unimplemented!()
-    }
-
-    /// How many messages were parked as dead letters: stated ones, and ones that wait in the outbox.
-    pub fn dead_letters(&self) -> Result<Answer<u64>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The threshold counters of a pool.
-    pub fn counters(&self, _pool: &PoolId) -> Result<Answer<PoolCounters>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Nodes of an owner's digest at `depth`: the descendants of the nodes `below` at depth `above`;
-    /// all of the level when `below` is empty. At most [`bus_schema::command::resource::NODES_MAX`].
-    pub fn digest_nodes(
-        &self,
-        _pool: &PoolId,
-        _source: &str,
-        _depth: u8,
-        _above: u8,
-        _below: &[u32],
-    ) -> Result<Answer<DigestNodes>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The items below the nodes `below` at depth `above`; all items when `below` is empty.
-    pub fn digest_items(
-        &self,
-        _pool: &PoolId,
-        _source: &str,
-        _above: u8,
-        _below: &[u32],
-    ) -> Result<Answer<DigestItems>, StoreError> {
-        unimplemented!()
-    }
+/// A pool's record and the names of its tables; none for an unknown pool.
+fn find_pool(txn: &ReadTransaction, pool: &PoolId) -> Db<Option<(PoolState, PoolTables)>> {
+    let pools = txn.open_table(tables::POOLS)?;
+    let Some(record) = pools.get(pool.to_string().as_str())? else { return Ok(None) };
+    let state: PoolState = read_json("a pool", record.value())?;
+    let names = PoolTables::new(state.number);
+    Ok(Some((state, names)))
 }

@@ -148,3 +148,12 @@ pub struct LogFactRecord {
     /// The fact.
     pub fact: LogFact,
 }
+
+/// A fact about a log as it stands in the file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct StoredLogFact {
+    pub(crate) place: String,
+    pub(crate) stored_at: Timestamp,
+    pub(crate) name: String,
+    pub(crate) data: String,
+}

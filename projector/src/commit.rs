@@ -1,0 +1,154 @@
+//! A commit: what a batch holds, put into the pools in one transaction.
+//!
+//! Segments are taken one after the other: first everything that is no row, in order (which also decides
+//! what of each run counts), then the rows in order of their keys, then the one event, if any, that
+//! looks at the whole pool.
+
+mod chain;
+mod events;
+mod facts;
+mod outbox;
+mod owners;
+mod pool;
+mod rows;
+mod window;
+
+use std::collections::BTreeMap;
+
+use redb::WriteTransaction;
+
+pub(crate) use outbox::read_pending;
+pub(crate) use owners::OwnerRecord;
+pub(crate) use pool::PoolState;
+
+use self::{outbox::Outbox, pool::PoolWriter};
+use crate::{
+    batch::{Batch, Effect, Item, OwnerSlot, Run, Segment},
+    log::LogState,
+    pending::Stated,
+    tables::Db,
+};
+
+/// What a transaction has done so far.
+pub(crate) struct Commit<'t, 'b> {
+    txn: &'t WriteTransaction,
+    log: LogState,
+    stream: &'b str,
+    runs: &'b [Run],
+    owners: &'b [OwnerSlot],
+    /// By run: what of it counts; none = nothing does, or it was not looked at yet.
+    outcomes: Vec<Option<Outcome>>,
+    names: Vec<String>,
+    pools: BTreeMap<String, PoolWriter<'t>>,
+    outbox: Outbox<'t>,
+    rows: u64,
+}
+
+/// What of a run counts.
+#[derive(Clone, Copy)]
+struct Outcome {
+    /// Chained events count when their sequence is greater.
+    after: u64,
+    /// The owner's number in its pool.
+    owner: u32,
+    /// The epoch of the run, or the log's incarnation for unchained events.
+    epoch: u64,
+}
+
+/// How much a transaction wrote.
+pub(crate) struct Written {
+    pub(crate) rows: u64,
+    pub(crate) pending: u64,
+}
+
+/// Puts a batch of the log into the pools.
+pub(crate) fn apply(txn: &WriteTransaction, log: &LogState, mut batch: Batch) -> Db<Written> {
+    let segments = std::mem::take(&mut batch.segments);
+    let mut commit = Commit {
+        txn,
+        log: log.clone(),
+        stream: &batch.stream,
+        runs: &batch.runs,
+        owners: &batch.owners,
+        outcomes: vec![None; batch.runs.len()],
+        names: batch.pools.iter().map(|pool| format!("{}/{}", pool.site, pool.cluster)).collect(),
+        pools: BTreeMap::new(),
+        outbox: Outbox::open(txn)?,
+        rows: 0,
+    };
+    for segment in segments {
+        commit.segment(segment)?;
+    }
+    commit.finish()
+}
+
+impl<'t> Commit<'t, '_> {
+    fn segment(&mut self, segment: Segment) -> Db<()> {
+        let mut items = segment.items;
+        let last = if segment.closed { items.pop() } else { None };
+        for item in items {
+            self.item(item)?;
+        }
+        for (pool, rows) in segment.rows.into_iter().enumerate() {
+            if !rows.is_empty() {
+                self.write_rows(pool, rows)?;
+            }
+        }
+        last.map_or(Ok(()), |item| self.item(item))
+    }
+
+    fn item(&mut self, item: Item) -> Db<()> {
+        let counts = item.run.is_none_or(|run| self.counts(run, item.chain_seq));
+        match item.effect {
+            Effect::Run => item.run.map_or(Ok(()), |run| self.resolve(run, item.stored_at)),
+            Effect::Fact(fact) => self.fact(fact, item.seq, item.stored_at),
+            _ if !counts => Ok(()),
+            Effect::DeadLetter(letter) => {
+                if let Some(run) = item.run {
+                    let reason =
+                        format!("an event of the answer is a dead letter ({}:{})", letter.stream, letter.seq);
+                    self.break_window(run, &reason)?;
+                }
+                self.outbox.add(&outbox::parked(&letter.stream, letter.seq), &Stated::DeadLetter(letter))
+            }
+            effect => item
+                .run
+                .map_or(Ok(()), |run| self.event(run, item.chain_seq, item.seq, item.stored_at, effect)),
+        }
+    }
+
+    /// Whether an event of a run is taken in.
+    fn counts(&self, run: usize, chain_seq: u64) -> bool {
+        self.outcomes[run].is_some_and(|outcome| chain_seq == 0 || chain_seq > outcome.after)
+    }
+
+    /// The tables of a pool, made if the pool is new.
+    fn pool(&mut self, name: &str) -> Db<&mut PoolWriter<'t>> {
+        if !self.pools.contains_key(name) {
+            let writer = PoolWriter::open(self.txn, name)?;
+            self.pools.insert(name.to_owned(), writer);
+        }
+        self.pools.get_mut(name).ok_or_else(|| crate::tables::damaged("a pool"))
+    }
+
+    /// The pool of a run, and the run's owner in it.
+    fn pool_of(&mut self, run: usize) -> Db<(&mut PoolWriter<'t>, u32)> {
+        let owner = &self.owners[self.runs[run].owner];
+        let name = self.names[owner.pool].clone();
+        let pool = self.pool(&name)?;
+        let number = pool.side.owners.number(&owner.source, &name)?;
+        Ok((pool, number))
+    }
+
+    fn place(&self, seq: u64) -> String {
+        format!("{}:{seq}", self.stream)
+    }
+
+    fn finish(mut self) -> Db<Written> {
+        for pool in self.pools.values_mut() {
+            pool.flush()?;
+        }
+        let pending = self.outbox.finish()?;
+        Ok(Written { rows: self.rows, pending })
+    }
+}

@@ -1,0 +1,250 @@
+//! What of a run is taken in: repeats are dropped, forks and retired epochs refused, gaps noted.
+//!
+//! ```text
+//! run's epoch          run's first event                           outcome
+//! ------------------   -----------------------------------------   -----------------------------------
+//! retired              any                                         refused, each a dead letter
+//! new                  seq 1                                       taken in; the old epoch is retired
+//! new                  later                                       taken in, a gap
+//! current              next, names the last one's hash             taken in
+//! current              next, names another hash                    refused, a fork
+//! current              later                                       taken in, a gap; refused after a fork
+//! current              one that is known already                   equal hashes: repeats, and what follows
+//!                                                                  them is looked at as above;
+//!                                                                  another hash: refused, a fork
+//! ```
+//! A fork is stated once; until a new epoch, what cannot be told apart from its branch is refused.
+
+use bus_schema::{
+    Hash32, Timestamp,
+    chain::ChainPoint,
+    fact::{
+        Fact,
+        log::{Forked, GapFound, LogFact},
+    },
+};
+
+use super::{
+    Commit, Outcome, outbox,
+    owners::{OwnerRecord, Owners, short},
+};
+use crate::{
+    batch::{Run, RunChain, Step},
+    owner::{Fork, Gap, Owner},
+    pending::{DeadLetter, Stated},
+    tables::Db,
+};
+
+/// A stretch of a chain, and where it was read.
+struct Stretch<'a> {
+    chain: &'a RunChain,
+    stream: &'a str,
+    /// When the log stored the first event.
+    stored_at: Timestamp,
+}
+
+/// What was decided about a run.
+struct Verdict {
+    /// Index of the first step that is taken in; none = nothing is.
+    from: Option<usize>,
+    facts: Vec<LogFact>,
+    /// Whether the steps before `from`, or all, are of an epoch that is over.
+    retired: bool,
+}
+
+impl Commit<'_, '_> {
+    /// Decides what of a run is taken in, and brings its owner up to date.
+    pub(super) fn resolve(&mut self, run: usize, stored_at: i64) -> Db<()> {
+        let runs = self.runs;
+        let (stream, run_data) = (self.stream, &runs[run]);
+        let (pool, number) = self.pool_of(run)?;
+        let owner = &mut pool.side.owners.get(number)?.owner;
+        owner.last_event_at = owner.last_event_at.max(Timestamp::from_unix_ms(run_data.last_stored_at));
+        let Some(chain) = &run_data.chain else {
+            take_in_unchained(owner, run_data);
+            let epoch = u64::from(self.log.incarnation);
+            self.outcomes[run] = Some(Outcome { after: 0, owner: number, epoch });
+            return Ok(());
+        };
+        let stretch = Stretch { chain, stream, stored_at: Timestamp::from_unix_ms(stored_at) };
+        let verdict = judge(&mut pool.side.owners, number, &stretch)?;
+        if let Some(from) = verdict.from {
+            take_in(&mut pool.side.owners, number, chain, from)?;
+        }
+        let source = pool.side.owners.get(number)?.owner.source.clone();
+        self.outcomes[run] = verdict.from.map(|from| Outcome {
+            after: chain.first.seq + from as u64 - 1,
+            owner: number,
+            epoch: chain.first.epoch.0,
+        });
+        for fact in verdict.facts {
+            self.outbox.add(&outbox::name(&fact), &Stated::Fact(Fact::Log(fact)))?;
+        }
+        if verdict.retired {
+            self.refuse_retired(&source, chain)?;
+        }
+        Ok(())
+    }
+
+    fn refuse_retired(&mut self, source: &str, chain: &RunChain) -> Db<()> {
+        let epoch = chain.first.epoch;
+        for step in &chain.steps {
+            let letter = DeadLetter {
+                stream: self.stream.to_owned(),
+                seq: step.seq,
+                reason: format!(
+                    "epoch {epoch} of {source} is over: a newer one has begun; the agent must start a new epoch and send everything"
+                ),
+                path: "farepoch".to_owned(),
+                message: None,
+            };
+            self.outbox.add(&outbox::parked(self.stream, step.seq), &Stated::DeadLetter(letter))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the sync answer that the run's owner is sending has a hole.
+    pub(super) fn break_window(&mut self, run: usize, reason: &str) -> Db<()> {
+        let (pool, number) = self.pool_of(run)?;
+        break_window(&mut pool.side.owners.get(number)?.owner, reason);
+        Ok(())
+    }
+}
+
+fn break_window(owner: &mut Owner, reason: &str) {
+    if let Some(window) = &mut owner.window
+        && window.broken.is_none()
+    {
+        window.broken = Some(reason.to_owned());
+    }
+}
+
+fn take_in_unchained(owner: &mut Owner, run: &Run) {
+    owner.unchained += run.unchained;
+    owner.since_sync.changes += run.changes;
+    owner.since_sync.bytes += run.change_bytes;
+}
+
+fn take_in(owners: &mut Owners<'_>, number: u32, chain: &RunChain, from: usize) -> Db<()> {
+    let steps = &chain.steps[from..];
+    let Some(last) = steps.last() else { return Ok(()) };
+    let owner = &mut owners.get(number)?.owner;
+    owner.at = Some(ChainPoint { epoch: chain.first.epoch, seq: chain.last_seq() });
+    owner.hash = Some(last.hash);
+    owner.applied += steps.len() as u64;
+    for bytes in steps.iter().filter_map(|step| step.counted) {
+        owner.since_sync.changes += 1;
+        owner.since_sync.bytes += bytes;
+    }
+    owners.keep_hashes(number, chain.first.seq + from as u64, steps.iter().map(|step| step.hash))
+}
+
+fn judge(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Verdict> {
+    let chain = stretch.chain;
+    let record = owners.get(number)?;
+    let owner = &mut record.owner;
+    let all = chain.steps.len() as u64;
+    if owner.retired.contains(&chain.first.epoch) {
+        owner.refused += all;
+        return Ok(Verdict { from: None, facts: Vec::new(), retired: true });
+    }
+    match owner.at {
+        Some(last) if last.epoch == chain.first.epoch => {
+            let mut facts = Vec::new();
+            let from = judge_current(owners, number, last, stretch, &mut facts)?;
+            Ok(Verdict { from, facts, retired: false })
+        }
+        last => {
+            begin_epoch(owner, last);
+            let gap = if chain.first.seq > 1 {
+                let after = ChainPoint { epoch: chain.first.epoch, seq: 0 };
+                Some(note_gap(record, after, stretch))
+            } else {
+                None
+            };
+            owners.forget_hashes(number)?;
+            Ok(Verdict { from: Some(0), facts: gap.into_iter().collect(), retired: false })
+        }
+    }
+}
+
+/// A new epoch makes an end of everything that spoke of the old one; a full sync follows it.
+fn begin_epoch(owner: &mut Owner, last: Option<ChainPoint>) {
+    owner.retired.extend(last.map(|last| last.epoch));
+    owner.fork = None;
+    owner.proof = None;
+    owner.window = None;
+    owner.held_window = None;
+}
+
+fn judge_current(
+    owners: &mut Owners<'_>,
+    number: u32,
+    last: ChainPoint,
+    stretch: &Stretch<'_>,
+    facts: &mut Vec<LogFact>,
+) -> Db<Option<usize>> {
+    let Stretch { chain, stream, .. } = *stretch;
+    let known = (last.seq + 1).saturating_sub(chain.first.seq).min(chain.steps.len() as u64) as usize;
+    let mut prev = chain.first_prev;
+    for (seq, step) in (chain.first.seq..).zip(&chain.steps[..known]) {
+        let applied = owners.recent_hash(number, seq)?;
+        let owner = &mut owners.get(number)?.owner;
+        if applied.is_some_and(|applied| applied != short(&step.hash)) {
+            owner.refused += 1;
+            let applied = if seq == last.seq { owner.hash } else { None };
+            let at = ChainPoint { epoch: last.epoch, seq };
+            facts.extend(note_fork(owner, at, applied, step.hash, stream, step));
+        } else {
+            owner.repeats += 1;
+        }
+        prev = step.hash;
+    }
+    let record = owners.get(number)?;
+    let owner = &mut record.owner;
+    let Some(next) = chain.steps.get(known) else { return Ok(None) };
+    let rest = (chain.steps.len() - known) as u64;
+    if chain.first.seq + known as u64 == last.seq + 1 {
+        if owner.hash == Some(prev) {
+            return Ok(Some(known));
+        }
+        owner.refused += rest;
+        facts.extend(note_fork(owner, last, owner.hash, prev, stream, next));
+        return Ok(None);
+    }
+    if owner.fork.is_some() {
+        owner.refused += rest;
+        return Ok(None);
+    }
+    facts.push(note_gap(record, last, stretch));
+    Ok(Some(known))
+}
+
+fn note_gap(record: &mut OwnerRecord, after: ChainPoint, stretch: &Stretch<'_>) -> LogFact {
+    let Stretch { chain, stream, stored_at } = *stretch;
+    let OwnerRecord { owner, marks, .. } = record;
+    marks.gap_seq = chain.steps.first().map_or(0, |step| step.seq);
+    let (before, place) = (chain.first, format!("{stream}:{}", marks.gap_seq));
+    // The latest one: only a full answer that began after it can fill it.
+    owner.gap = Some(Gap { after, before, place: place.clone(), stored_at });
+    break_window(owner, &format!("events before {place} are missing"));
+    LogFact::GapFound(GapFound { owner: owner.source.clone(), after, before, place })
+}
+
+/// States a fork, once: what follows on the refused branch is of the same fork.
+fn note_fork(
+    owner: &mut Owner,
+    at: ChainPoint,
+    applied: Option<Hash32>,
+    refused: Hash32,
+    stream: &str,
+    step: &Step,
+) -> Option<LogFact> {
+    if owner.fork.is_some() {
+        return None;
+    }
+    let place = format!("{stream}:{}", step.seq);
+    let applied = applied.unwrap_or_default();
+    owner.fork = Some(Fork { at, applied, refused, place: place.clone() });
+    Some(LogFact::Forked(Forked { owner: owner.source.clone(), at, applied, refused, place }))
+}

@@ -1,0 +1,205 @@
+//! Facts of the target log: syncs, confirmations, tenants, keys, and what was stated about logs.
+
+use bus_schema::{
+    Name, Timestamp,
+    fact::{
+        Fact,
+        key::KeyFact,
+        log::LogFact,
+        resource::{Confirmed, ResourceFact},
+        tenant::TenantFact,
+    },
+};
+use redb::{ReadableTable, WriteTransaction};
+
+use super::{Commit, outbox};
+use crate::{
+    records::{AccessKey, ConfirmationRecord, Grant, KeyOrigin, StoredLogFact, SyncRecord, TenantState},
+    tables::{self, Db, damaged, read_json, write_json},
+};
+
+/// Confirmations that are kept per pool; the rest is in the target log.
+const CONFIRMATIONS_MAX: u64 = 10_000;
+/// Syncs that are kept per pool.
+const SYNCS_MAX: u64 = 1_000;
+/// Facts about logs that are kept.
+const LOG_FACTS_MAX: u64 = 1_000;
+
+impl Commit<'_, '_> {
+    /// Takes in a fact.
+    pub(super) fn fact(&mut self, fact: Fact, seq: u64, stored_at: i64) -> Db<()> {
+        let stored_at = Timestamp::from_unix_ms(stored_at);
+        match fact {
+            Fact::Resource(fact) => self.resource_fact(fact, seq, stored_at),
+            Fact::Tenant(fact) => tenant_fact(self.txn, fact, stored_at),
+            Fact::Key(fact) => key_fact(self.txn, fact, stored_at),
+            Fact::Log(fact) => self.log_fact(&fact, seq, stored_at),
+        }
+    }
+
+    fn resource_fact(&mut self, fact: ResourceFact, seq: u64, at: Timestamp) -> Db<()> {
+        match fact {
+            ResourceFact::SyncRequested(fact) => {
+                let (pool, id, owner) = (fact.pool.to_string(), fact.sync_id.clone(), fact.owner.clone());
+                sync(self.txn, &pool, &id, owner, |record| record.requested = Some((at, fact)))
+            }
+            ResourceFact::SyncCompleted(fact) => {
+                let (pool, id, owner) = (fact.pool.to_string(), fact.sync_id.clone(), fact.owner.clone());
+                sync(self.txn, &pool, &id, owner, |record| record.completed = Some((at, fact)))
+            }
+            ResourceFact::SyncFailed(fact) => {
+                let (pool, id, owner) = (fact.pool.to_string(), fact.sync_id.clone(), fact.owner.clone());
+                sync(self.txn, &pool, &id, owner, |record| record.failed = Some((at, fact)))
+            }
+            ResourceFact::Confirmed(confirmed) => self.confirmed(confirmed, seq, at),
+            ResourceFact::EmptyConfirmed(confirmed) => self.confirm_empty(&confirmed),
+            ResourceFact::SchedulePaused(paused) => {
+                let mut table = self.txn.open_table(tables::PAUSED)?;
+                let pool = paused.pool.to_string();
+                if paused.paused {
+                    table.insert(pool.as_str(), ())?;
+                } else {
+                    table.remove(pool.as_str())?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn confirmed(&mut self, confirmed: Confirmed, seq: u64, stored_at: Timestamp) -> Db<()> {
+        let pool = confirmed.pool.to_string();
+        let record = ConfirmationRecord { place: self.place(seq), stored_at, confirmed };
+        let mut table = self.txn.open_table(tables::CONFIRMATIONS)?;
+        let last = table.range((pool.as_str(), 0)..=(pool.as_str(), u64::MAX))?.next_back().transpose()?;
+        let number = last.map_or(1, |(key, _)| key.value().1 + 1);
+        table.insert((pool.as_str(), number), write_json(&record)?.as_slice())?;
+        if let Some(oldest) = number.checked_sub(CONFIRMATIONS_MAX) {
+            table.remove((pool.as_str(), oldest))?;
+        }
+        Ok(())
+    }
+
+    fn log_fact(&mut self, fact: &LogFact, seq: u64, stored_at: Timestamp) -> Db<()> {
+        self.outbox.stated(&outbox::name(fact))?;
+        let data = fact
+            .data()
+            .ok()
+            .and_then(|data| String::from_utf8(data).ok())
+            .ok_or_else(|| damaged("a fact"))?;
+        let record = StoredLogFact { place: self.place(seq), stored_at, name: fact.name().to_owned(), data };
+        let mut table = self.txn.open_table(tables::LOG_FACTS)?;
+        let number = table.last()?.map_or(1, |(number, _)| number.value() + 1);
+        table.insert(number, write_json(&record)?.as_slice())?;
+        if let Some(oldest) = number.checked_sub(LOG_FACTS_MAX) {
+            table.remove(oldest)?;
+        }
+        Ok(())
+    }
+}
+
+/// Changes the record of a sync; makes it, and forgets the oldest of the pool, when it is new.
+fn sync(
+    txn: &WriteTransaction,
+    pool: &str,
+    sync_id: &str,
+    owner: String,
+    change: impl FnOnce(&mut SyncRecord),
+) -> Db<()> {
+    let mut syncs = txn.open_table(tables::SYNCS)?;
+    let mut ids = txn.open_table(tables::SYNC_IDS)?;
+    let known = ids.get((pool, sync_id))?.map(|number| number.value());
+    let number = match known {
+        Some(number) => number,
+        None => {
+            let last = syncs.range((pool, 0)..=(pool, u64::MAX))?.next_back().transpose()?;
+            last.map_or(1, |(key, _)| key.value().1 + 1)
+        }
+    };
+    let mut record = match syncs.get((pool, number))? {
+        Some(record) => read_json("a sync", record.value())?,
+        None => {
+            SyncRecord { sync_id: sync_id.to_owned(), owner, requested: None, completed: None, failed: None }
+        }
+    };
+    change(&mut record);
+    syncs.insert((pool, number), write_json(&record)?.as_slice())?;
+    ids.insert((pool, sync_id), number)?;
+    let Some(oldest) = number.checked_sub(SYNCS_MAX) else { return Ok(()) };
+    if let Some(forgotten) = syncs.remove((pool, oldest))? {
+        let forgotten: SyncRecord = read_json("a sync", forgotten.value())?;
+        ids.remove((pool, forgotten.sync_id.as_str()))?;
+    }
+    Ok(())
+}
+
+fn tenant_fact(txn: &WriteTransaction, fact: TenantFact, at: Timestamp) -> Db<()> {
+    let mut table = txn.open_table(tables::TENANTS)?;
+    let tenant = match &fact {
+        TenantFact::Created(fact) => fact.tenant.clone(),
+        TenantFact::Bound(fact) => fact.tenant.clone(),
+        TenantFact::Unbound(fact) => fact.tenant.clone(),
+        TenantFact::Granted(fact) => fact.tenant.clone(),
+        TenantFact::Removed(fact) => {
+            table.remove(fact.tenant.to_string().as_str())?;
+            if fact.tenant.level2.is_none() {
+                let (from, to) = (format!("{}/", fact.tenant), format!("{}0", fact.tenant));
+                // '0' follows '/': the range holds every level-2 tenant below, and nothing else.
+                table.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
+            }
+            return Ok(());
+        }
+    };
+    let name = tenant.to_string();
+    let known: Option<TenantState> =
+        table.get(name.as_str())?.map(|known| read_json("a tenant", known.value())).transpose()?;
+    let bound = tenant.level2.is_none();
+    let mut state = known.unwrap_or(TenantState { tenant, bound, grant: None, since: at });
+    match fact {
+        TenantFact::Bound(_) => state.bound = true,
+        TenantFact::Unbound(_) => state.bound = false,
+        TenantFact::Granted(fact) => state.grant = Some(Grant { pools: fact.pools, labels: fact.labels }),
+        TenantFact::Created(_) | TenantFact::Removed(_) => {}
+    }
+    table.insert(name.as_str(), write_json(&state)?.as_slice())?;
+    Ok(())
+}
+
+fn key_fact(txn: &WriteTransaction, fact: KeyFact, since: Timestamp) -> Db<()> {
+    match fact {
+        KeyFact::Issued(key) => {
+            let (key_id, tenant, salt, hash, not_after) =
+                (key.key_id, key.tenant, key.salt, key.hash, key.not_after);
+            let (origin, revoked_at) = (KeyOrigin::Target, None);
+            put_key(txn, &AccessKey { key_id, origin, tenant, salt, hash, not_after, since, revoked_at })
+        }
+        KeyFact::Revoked(key) => end_key(txn, &key.key_id, &KeyOrigin::Target, since),
+    }
+}
+
+/// Makes a key known, or replaces its secret.
+pub(super) fn put_key(txn: &WriteTransaction, key: &AccessKey) -> Db<()> {
+    let mut table = txn.open_table(tables::KEYS)?;
+    table.insert((key.key_id.as_str(), origin_text(&key.origin).as_str()), write_json(key)?.as_slice())?;
+    Ok(())
+}
+
+/// Notes that a key is no longer good; one that is not known stays unknown.
+pub(super) fn end_key(txn: &WriteTransaction, key_id: &Name, origin: &KeyOrigin, at: Timestamp) -> Db<()> {
+    let mut table = txn.open_table(tables::KEYS)?;
+    let origin = origin_text(origin);
+    let at_key = (key_id.as_str(), origin.as_str());
+    let known: Option<AccessKey> =
+        table.get(at_key)?.map(|known| read_json("a key", known.value())).transpose()?;
+    if let Some(mut key) = known {
+        key.revoked_at = Some(at);
+        table.insert(at_key, write_json(&key)?.as_slice())?;
+    }
+    Ok(())
+}
+
+fn origin_text(origin: &KeyOrigin) -> String {
+    match origin {
+        KeyOrigin::Source(pool) => pool.to_string(),
+        KeyOrigin::Target => String::new(),
+    }
+}

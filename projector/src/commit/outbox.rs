@@ -1,0 +1,143 @@
+//! The outbox inside a transaction, and how its entries stand in the file.
+
+use bus_schema::{
+    Stem,
+    fact::{Fact, log::LogFact},
+};
+use redb::{ReadableTable, Table, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    pending::{DeadLetter, DeadMessage, Pending, Stated},
+    tables::{self, Db, damaged, read_json, write_json},
+};
+
+/// The tables of the outbox.
+pub(super) struct Outbox<'t> {
+    txn: &'t WriteTransaction,
+    pending: Table<'t, u64, &'static [u8]>,
+    names: Table<'t, &'static str, u64>,
+    stated: Table<'t, &'static str, ()>,
+    next: u64,
+    added: u64,
+}
+
+/// An entry as it stands in the file: this as JSON behind its length, then the dead message's body.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    what: EntryKind,
+}
+
+#[derive(Serialize, Deserialize)]
+enum EntryKind {
+    DeadLetter { stream: String, seq: u64, reason: String, path: String, message: Option<EntryMessage> },
+    Fact { stem: Stem, name: String, data: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryMessage {
+    subject: String,
+    headers: Vec<(String, String)>,
+}
+
+/// The name of the dead letter of a message.
+pub(super) fn parked(stream: &str, seq: u64) -> String {
+    format!("parked:{stream}:{seq}")
+}
+
+/// The name of a fact: the same whenever the same log is read again.
+pub(super) fn name(fact: &LogFact) -> String {
+    match fact {
+        LogFact::Parked(fact) => parked(&fact.stream, fact.seq),
+        LogFact::GapFound(fact) => format!("gap:{}", fact.place),
+        LogFact::Forked(fact) => format!("fork:{}", fact.place),
+        LogFact::WindowHeld(fact) => format!("held:{}:{}", fact.owner, fact.sync_id),
+        LogFact::Rewound(fact) => format!("rewound:{}:{}", fact.stream, fact.applied_seq),
+        LogFact::LeaseAcquired(fact) => format!("lease:{}", fact.lease),
+    }
+}
+
+impl<'t> Outbox<'t> {
+    pub(super) fn open(txn: &'t WriteTransaction) -> Db<Self> {
+        let next =
+            txn.open_table(tables::META)?.get(tables::META_NEXT_PENDING)?.map_or(1, |next| next.value());
+        Ok(Self {
+            txn,
+            pending: txn.open_table(tables::PENDING)?,
+            names: txn.open_table(tables::PENDING_NAMES)?,
+            stated: txn.open_table(tables::STATED)?,
+            next,
+            added: 0,
+        })
+    }
+
+    /// Adds an entry, unless it was stated before or waits already.
+    pub(super) fn add(&mut self, name: &str, what: &Stated) -> Db<()> {
+        if self.stated.get(name)?.is_some() || self.names.get(name)?.is_some() {
+            return Ok(());
+        }
+        self.pending.insert(self.next, write(name, what)?.as_slice())?;
+        self.names.insert(name, self.next)?;
+        self.next += 1;
+        self.added += 1;
+        Ok(())
+    }
+
+    /// A fact is in the target log: nobody needs to state it any more.
+    pub(super) fn stated(&mut self, name: &str) -> Db<()> {
+        self.stated.insert(name, ())?;
+        if let Some(id) = self.names.remove(name)?.map(|id| id.value()) {
+            self.pending.remove(id)?;
+        }
+        Ok(())
+    }
+
+    /// Answers how many entries were added.
+    pub(super) fn finish(self) -> Db<u64> {
+        self.txn.open_table(tables::META)?.insert(tables::META_NEXT_PENDING, self.next)?;
+        Ok(self.added)
+    }
+}
+
+fn write(name: &str, what: &Stated) -> Db<Vec<u8>> {
+    let (what, body) = match what {
+        Stated::Fact(fact) => {
+            let data = fact.data().map_err(|_| damaged("a fact"))?;
+            let data = String::from_utf8(data).map_err(|_| damaged("a fact"))?;
+            (EntryKind::Fact { stem: fact.stem(), name: fact.name().to_owned(), data }, &[][..])
+        }
+        Stated::DeadLetter(letter) => {
+            let DeadLetter { stream, seq, reason, path, message } = letter.clone();
+            let body = letter.message.as_ref().map_or(&[][..], |message| &message.body);
+            let message =
+                message.map(|message| EntryMessage { subject: message.subject, headers: message.headers });
+            (EntryKind::DeadLetter { stream, seq, reason, path, message }, body)
+        }
+    };
+    let entry = write_json(&Entry { name: name.to_owned(), what })?;
+    let length = entry.len() as u32;
+    Ok([&length.to_le_bytes()[..], &entry, body].concat())
+}
+
+/// Reads an entry of the outbox.
+pub(crate) fn read_pending(id: u64, stored: &[u8]) -> Db<Pending> {
+    let wrong = || damaged("an entry of the outbox");
+    let (length, rest) = stored.split_first_chunk::<4>().ok_or_else(wrong)?;
+    let (entry, body) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(wrong)?;
+    let Entry { name, what } = read_json("an entry of the outbox", entry)?;
+    let what = match what {
+        EntryKind::Fact { stem, name, data } => {
+            Stated::Fact(Fact::decode(stem, &name, data.as_bytes()).map_err(|_| wrong())?)
+        }
+        EntryKind::DeadLetter { stream, seq, reason, path, message } => {
+            let message = message.map(|message| DeadMessage {
+                subject: message.subject,
+                headers: message.headers,
+                body: body.to_vec(),
+            });
+            Stated::DeadLetter(DeadLetter { stream, seq, reason, path, message })
+        }
+    };
+    Ok(Pending { id, name, what })
+}

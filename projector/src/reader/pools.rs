@@ -1,0 +1,107 @@
+//! Pools and their owners.
+
+use bus_schema::PoolId;
+use redb::{ReadTransaction, ReadableTable};
+
+use super::{Answer, PoolCounters, PoolSummary, Reader, find_pool};
+use crate::{
+    commit::{OwnerRecord, PoolState},
+    error::StoreError,
+    owner::{Owner, SinceSync},
+    tables::{self, Db, PoolTables, read_json},
+};
+
+impl Reader {
+    /// Every pool.
+    pub fn pools(&self) -> Result<Answer<Vec<PoolSummary>>, StoreError> {
+        self.ask(|txn| {
+            let (pools, paused) = (txn.open_table(tables::POOLS)?, txn.open_table(tables::PAUSED)?);
+            pools
+                .iter()?
+                .map(|entry| {
+                    let (name, record) = entry?;
+                    let pool = name.value().parse().map_err(|_| tables::damaged("a pool's name"))?;
+                    let is_paused = paused.get(name.value())?.is_some();
+                    summary(txn, pool, &read_json("a pool", record.value())?, is_paused)
+                })
+                .collect()
+        })
+    }
+
+    /// The owners of a pool; none for an unknown pool.
+    pub fn owners(&self, pool: &PoolId) -> Result<Answer<Vec<Owner>>, StoreError> {
+        self.ask(|txn| Ok(owners(txn, pool)?.into_iter().map(|record| record.owner).collect()))
+    }
+
+    /// One owner.
+    pub fn owner(&self, pool: &PoolId, source: &str) -> Result<Answer<Option<Owner>>, StoreError> {
+        self.ask(|txn| Ok(owner(txn, pool, source)?.map(|(record, _)| record.owner)))
+    }
+
+    /// The threshold counters of a pool.
+    pub fn counters(&self, pool: &PoolId) -> Result<Answer<PoolCounters>, StoreError> {
+        self.ask(|txn| {
+            let owners: Vec<_> = owners(txn, pool)?
+                .into_iter()
+                .map(|record| (record.owner.source, record.owner.since_sync))
+                .collect();
+            let sum = sum(owners.iter().map(|(_, since)| since));
+            Ok(PoolCounters { owners, sum })
+        })
+    }
+
+    /// Whether a person paused a pool's schedule.
+    pub fn is_paused(&self, pool: &PoolId) -> Result<Answer<bool>, StoreError> {
+        self.ask(|txn| Ok(txn.open_table(tables::PAUSED)?.get(pool.to_string().as_str())?.is_some()))
+    }
+}
+
+/// The record of one owner, with the names of its pool's tables.
+pub(super) fn owner(
+    txn: &ReadTransaction,
+    pool: &PoolId,
+    source: &str,
+) -> Db<Option<(OwnerRecord, PoolTables)>> {
+    let Some((_, names)) = find_pool(txn, pool)? else { return Ok(None) };
+    let table = txn.open_table(names.owners())?;
+    let Some(record) = table.get(source)? else { return Ok(None) };
+    let record = read_json("an owner", record.value())?;
+    Ok(Some((record, names)))
+}
+
+/// The records of a pool's owners.
+pub(super) fn owners(txn: &ReadTransaction, pool: &PoolId) -> Db<Vec<OwnerRecord>> {
+    match find_pool(txn, pool)? {
+        None => Ok(Vec::new()),
+        Some((_, names)) => owners_of(txn, &names),
+    }
+}
+
+fn owners_of(txn: &ReadTransaction, names: &PoolTables) -> Db<Vec<OwnerRecord>> {
+    let table = txn.open_table(names.owners())?;
+    table.iter()?.map(|entry| read_json("an owner", entry?.1.value())).collect()
+}
+
+fn summary(txn: &ReadTransaction, pool: PoolId, state: &PoolState, paused: bool) -> Db<PoolSummary> {
+    let owners: Vec<Owner> =
+        owners_of(txn, &PoolTables::new(state.number))?.into_iter().map(|record| record.owner).collect();
+    Ok(PoolSummary {
+        pool,
+        resources: owners.iter().map(|owner| owner.digest.count).sum(),
+        deleted: state.deleted,
+        owners: owners.len() as u64,
+        since_sync: sum(owners.iter().map(|owner| &owner.since_sync)),
+        in_sync: owners.iter().filter(|owner| owner.digest.count > 0).all(Owner::in_sync),
+        last_event_at: owners.iter().map(|owner| owner.last_event_at).max().unwrap_or_default(),
+        paused,
+    })
+}
+
+fn sum<'a>(counters: impl Iterator<Item = &'a SinceSync>) -> SinceSync {
+    counters.fold(SinceSync::default(), |sum, one| SinceSync {
+        changes: sum.changes + one.changes,
+        bytes: sum.bytes + one.bytes,
+        outstanding: sum.outstanding + one.outstanding,
+        oldest_outstanding: [sum.oldest_outstanding, one.oldest_outstanding].into_iter().flatten().min(),
+    })
+}

@@ -1,0 +1,136 @@
+//! Keys, tenants, syncs, confirmations, volumes, images, facts about logs.
+
+use bus_schema::{Name, PoolId, TenantId, fact::log::LogFact};
+use redb::{ReadTransaction, ReadableTable};
+
+use super::{Answer, Reader, find_pool};
+use crate::{
+    error::StoreError,
+    records::{
+        AccessKey, ConfirmationRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact, SyncRecord,
+        TenantState, VolumeState,
+    },
+    tables::{self, Db, damaged, read_json},
+};
+
+impl Reader {
+    /// The access keys that sources of a pool announced, withdrawn ones too.
+    pub fn keys(&self, pool: &PoolId) -> Result<Answer<Vec<AccessKey>>, StoreError> {
+        self.ask(|txn| keys_of(txn, &KeyOrigin::Source(pool.clone())))
+    }
+
+    /// The access keys that the target issued, revoked ones too.
+    pub fn issued_keys(&self) -> Result<Answer<Vec<AccessKey>>, StoreError> {
+        self.ask(|txn| keys_of(txn, &KeyOrigin::Target))
+    }
+
+    /// The access keys of a name, one per origin.
+    pub fn key(&self, key_id: &Name) -> Result<Answer<Vec<AccessKey>>, StoreError> {
+        self.ask(|txn| {
+            let table = txn.open_table(tables::KEYS)?;
+            let mut found = Vec::new();
+            for entry in table.range::<(&str, &str)>((key_id.as_str(), "")..)? {
+                let (at, key) = entry?;
+                if at.value().0 != key_id.as_str() {
+                    break;
+                }
+                found.push(read_json("a key", key.value())?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// One tenant.
+    pub fn tenant(&self, tenant: &TenantId) -> Result<Answer<Option<TenantState>>, StoreError> {
+        self.ask(|txn| {
+            let table = txn.open_table(tables::TENANTS)?;
+            let known = table.get(tenant.to_string().as_str())?;
+            known.map(|known| read_json("a tenant", known.value())).transpose()
+        })
+    }
+
+    /// Every tenant.
+    pub fn tenants(&self) -> Result<Answer<Vec<TenantState>>, StoreError> {
+        self.ask(|txn| {
+            let table = txn.open_table(tables::TENANTS)?;
+            table.iter()?.map(|entry| read_json("a tenant", entry?.1.value())).collect()
+        })
+    }
+
+    /// The last confirmations of a pool, newest first.
+    pub fn confirmations(
+        &self,
+        pool: &PoolId,
+        limit: usize,
+    ) -> Result<Answer<Vec<ConfirmationRecord>>, StoreError> {
+        self.ask(|txn| {
+            let (table, pool) = (txn.open_table(tables::CONFIRMATIONS)?, pool.to_string());
+            let range = table.range::<(&str, u64)>((pool.as_str(), 0)..=(pool.as_str(), u64::MAX))?;
+            range.rev().take(limit).map(|entry| read_json("a confirmation", entry?.1.value())).collect()
+        })
+    }
+
+    /// The last syncs of a pool, newest first.
+    pub fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Answer<Vec<SyncRecord>>, StoreError> {
+        self.ask(|txn| {
+            let (table, pool) = (txn.open_table(tables::SYNCS)?, pool.to_string());
+            let range = table.range::<(&str, u64)>((pool.as_str(), 0)..=(pool.as_str(), u64::MAX))?;
+            range.rev().take(limit).map(|entry| read_json("a sync", entry?.1.value())).collect()
+        })
+    }
+
+    /// The volumes of a pool that have failed extents.
+    pub fn volumes(&self, pool: &PoolId) -> Result<Answer<Vec<VolumeState>>, StoreError> {
+        self.ask(|txn| {
+            let Some((_, names)) = find_pool(txn, pool)? else { return Ok(Vec::new()) };
+            let table = txn.open_table(names.volumes())?;
+            table.iter()?.map(|entry| read_json("a volume", entry?.1.value())).collect()
+        })
+    }
+
+    /// The image catalogue of a pool, deleted references too.
+    pub fn images(&self, pool: &PoolId) -> Result<Answer<Vec<ImageEntry>>, StoreError> {
+        self.ask(|txn| {
+            let Some((_, names)) = find_pool(txn, pool)? else { return Ok(Vec::new()) };
+            let table = txn.open_table(names.images())?;
+            table.iter()?.map(|entry| read_json("an image", entry?.1.value())).collect()
+        })
+    }
+
+    /// The last facts about logs, newest first.
+    pub fn log_facts(&self, limit: usize) -> Result<Answer<Vec<LogFactRecord>>, StoreError> {
+        self.ask(|txn| {
+            let table = txn.open_table(tables::LOG_FACTS)?;
+            table.iter()?.rev().take(limit).map(|entry| log_fact(entry?.1.value())).collect()
+        })
+    }
+
+    /// How many messages are dead letters: stated ones, and ones that wait in the outbox.
+    pub fn dead_letters(&self) -> Result<Answer<u64>, StoreError> {
+        // ';' follows ':', so the range holds the names of all dead letters.
+        let names = "parked:".."parked;";
+        self.ask(|txn| {
+            let stated = txn.open_table(tables::STATED)?.range::<&str>(names.clone())?.count();
+            let waiting = txn.open_table(tables::PENDING_NAMES)?.range::<&str>(names)?.count();
+            Ok((stated + waiting) as u64)
+        })
+    }
+}
+
+fn keys_of(txn: &ReadTransaction, origin: &KeyOrigin) -> Db<Vec<AccessKey>> {
+    let table = txn.open_table(tables::KEYS)?;
+    let mut found = Vec::new();
+    for entry in table.iter()? {
+        let key: AccessKey = read_json("a key", entry?.1.value())?;
+        if key.origin == *origin {
+            found.push(key);
+        }
+    }
+    Ok(found)
+}
+
+fn log_fact(stored: &[u8]) -> Db<LogFactRecord> {
+    let StoredLogFact { place, stored_at, name, data } = read_json("a fact", stored)?;
+    let fact = LogFact::decode(&name, data.as_bytes()).map_err(|_| damaged("a fact"))?;
+    Ok(LogFactRecord { place, stored_at, fact })
+}

@@ -1,0 +1,154 @@
+//! The tables of the file. `docs/decisions/0003-pool-layout.md` says why each pool has its own.
+
+use redb::TableDefinition;
+
+/// The format that this build writes; it reads no newer one.
+pub(crate) const FORMAT: u64 = 1;
+
+/// Numbers of the store itself, see the `META_*` keys.
+pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The file's format.
+pub(crate) const META_FORMAT: &str = "format";
+/// The number that the next pool gets.
+pub(crate) const META_NEXT_POOL: &str = "next_pool";
+/// The id that the next entry of the outbox gets.
+pub(crate) const META_NEXT_PENDING: &str = "next_pending";
+
+/// Stream name → [`crate::log::LogState`].
+pub(crate) const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
+/// `site/cluster` → [`crate::commit::PoolState`].
+pub(crate) const POOLS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pools");
+/// The outbox, by id.
+pub(crate) const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pending");
+/// Name of an outbox entry → its id.
+pub(crate) const PENDING_NAMES: TableDefinition<'_, &str, u64> = TableDefinition::new("pending_names");
+/// Names of outbox entries whose fact is in the target log: a replay does not state them again.
+pub(crate) const STATED: TableDefinition<'_, &str, ()> = TableDefinition::new("stated");
+/// Key id and origin (`site/cluster`, or empty for the target) → access key.
+pub(crate) const KEYS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("keys");
+/// Tenant → its state.
+pub(crate) const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
+/// Pools whose schedule is paused.
+pub(crate) const PAUSED: TableDefinition<'_, &str, ()> = TableDefinition::new("paused");
+/// Pool and number → confirmation.
+pub(crate) const CONFIRMATIONS: TableDefinition<'_, (&str, u64), &[u8]> =
+    TableDefinition::new("confirmations");
+/// Pool and number → sync.
+pub(crate) const SYNCS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("syncs");
+/// Pool and sync id → number.
+pub(crate) const SYNC_IDS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("sync_ids");
+/// Number → fact about a log.
+pub(crate) const LOG_FACTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log_facts");
+/// Pool, owner and sync id of window closes that a person let pass.
+pub(crate) const EMPTY_CONFIRMED: TableDefinition<'_, (&str, &str, &str), ()> =
+    TableDefinition::new("empty_confirmed");
+
+/// The names of one pool's tables.
+pub(crate) struct PoolTables {
+    names: [String; POOL_TABLES.len()],
+}
+
+const POOL_TABLES: [&str; 12] = [
+    "rows",
+    "labels",
+    "tenant_rows",
+    "owner_rows",
+    "stale",
+    "stale_order",
+    "owners",
+    "owner_names",
+    "leaves",
+    "recent",
+    "volumes",
+    "images",
+];
+
+impl PoolTables {
+    /// The names of the pool with this number.
+    pub(crate) fn new(number: u64) -> Self {
+        Self { names: POOL_TABLES.map(|table| format!("p{number}.{table}")) }
+    }
+
+    /// Every name.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Resource key → row, see [`crate::cell`]. The key starts with the kind, so a kind is a range.
+    pub(crate) fn rows(&self) -> TableDefinition<'_, &'static str, &'static [u8]> {
+        TableDefinition::new(&self.names[0])
+    }
+
+    /// Label name, value and resource key.
+    pub(crate) fn labels(&self) -> TableDefinition<'_, (&'static str, &'static str, &'static str), ()> {
+        TableDefinition::new(&self.names[1])
+    }
+
+    /// Tenant and resource key.
+    pub(crate) fn tenant_rows(&self) -> TableDefinition<'_, (&'static str, &'static str), ()> {
+        TableDefinition::new(&self.names[2])
+    }
+
+    /// Owner number and resource key.
+    pub(crate) fn owner_rows(&self) -> TableDefinition<'_, (u32, &'static str), ()> {
+        TableDefinition::new(&self.names[3])
+    }
+
+    /// Resource key of a stale row → owner number and since when.
+    pub(crate) fn stale(&self) -> TableDefinition<'_, &'static str, (u32, i64)> {
+        TableDefinition::new(&self.names[4])
+    }
+
+    /// Owner number, since when, resource key: the first entry of an owner has waited longest.
+    pub(crate) fn stale_order(&self) -> TableDefinition<'_, (u32, i64, &'static str), ()> {
+        TableDefinition::new(&self.names[5])
+    }
+
+    /// Source → owner.
+    pub(crate) fn owners(&self) -> TableDefinition<'_, &'static str, &'static [u8]> {
+        TableDefinition::new(&self.names[6])
+    }
+
+    /// Owner number → source.
+    pub(crate) fn owner_names(&self) -> TableDefinition<'_, u32, &'static str> {
+        TableDefinition::new(&self.names[7])
+    }
+
+    /// Owner number and frame number → [`crate::leaves::FRAME`] leaves of its digest.
+    pub(crate) fn leaves(&self) -> TableDefinition<'_, (u32, u32), &'static [u8]> {
+        TableDefinition::new(&self.names[8])
+    }
+
+    /// Owner number and chain sequence → the first 64 bits of the event's hash.
+    pub(crate) fn recent(&self) -> TableDefinition<'_, (u32, u64), u64> {
+        TableDefinition::new(&self.names[9])
+    }
+
+    /// Volume name → its failed extents.
+    pub(crate) fn volumes(&self) -> TableDefinition<'_, &'static str, &'static [u8]> {
+        TableDefinition::new(&self.names[10])
+    }
+
+    /// Image reference → its entry.
+    pub(crate) fn images(&self) -> TableDefinition<'_, &'static str, &'static [u8]> {
+        TableDefinition::new(&self.names[11])
+    }
+}
+
+/// A result of work on the tables; [`crate::Store`] turns the error into one that says what to do.
+pub(crate) type Db<T> = Result<T, redb::Error>;
+
+/// What is in the file is not what this build writes.
+pub(crate) fn damaged(what: &str) -> redb::Error {
+    redb::Error::Corrupted(format!("{what} cannot be read"))
+}
+
+/// Reads a record that is kept as JSON.
+pub(crate) fn read_json<'a, T: serde::Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> Db<T> {
+    serde_json::from_slice(bytes).map_err(|error| redb::Error::Corrupted(format!("{what}: {error}")))
+}
+
+/// Writes a record as JSON.
+pub(crate) fn write_json<T: serde::Serialize>(record: &T) -> Db<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|error| redb::Error::Corrupted(format!("a record: {error}")))
+}
