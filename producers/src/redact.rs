@@ -16,7 +16,7 @@ pub const MARK: &str = "farside_redacted";
 const MARK_HEX: usize = 16;
 
 /// Words that make a field's name look like a credential, compared without case and separators.
-const CREDENTIAL_WORDS: [&str; 15] = [
+const CREDENTIAL_WORDS: [&str; 16] = [
     "password",
     "passwd",
     "passphrase",
@@ -32,6 +32,7 @@ const CREDENTIAL_WORDS: [&str; 15] = [
     "connectionstring",
     "sshkey",
     "sessionkey",
+    "snmpcommunity",
 ];
 /// Endings of names that speak *about* a credential: where it is, what it is called, how long it lives.
 const REFERENCE_ENDINGS: [&str; 20] = [
