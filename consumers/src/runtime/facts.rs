@@ -84,7 +84,7 @@ impl FactPublisher {
         let headers = [
             ("ce-specversion", SPECVERSION.to_owned()),
             ("ce-id", id.to_owned()),
-            ("ce-source", source_of(&self.target)),
+            ("ce-source", format!("/{}/target/{}/service", self.target, fact.stem())),
             ("ce-type", event),
             ("ce-time", clock::now().to_string()),
             ("ce-datacontenttype", "application/json".to_owned()),
@@ -96,11 +96,6 @@ impl FactPublisher {
             message_id: format!("{}/{id}", self.target),
         })
     }
-}
-
-/// The CloudEvents source of a target's facts.
-pub fn source_of(target: &Name) -> String {
-    format!("urn:farside:target:{target}")
 }
 
 fn is_passing(error: &PublishError) -> bool {
