@@ -1,7 +1,6 @@
 //! What the routes share: the pool, the bus, the ports, and the way to ask the lease holder.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -36,8 +35,6 @@ pub struct Parts {
     pub bus: Bus,
     /// The pool in use; another one after a rebuild.
     pub reader: watch::Receiver<Reader>,
-    /// The last sequence of each log that is in the pool.
-    pub applied: watch::Receiver<HashMap<String, u64>>,
     /// Pools as they were.
     pub past: Arc<dyn PastPools>,
     /// Builds the pool again.
@@ -96,17 +93,11 @@ impl Api {
 
     /// Waits until the pool has a place of a log. Errors: 504; the event is stored, and will come.
     pub(crate) async fn applied(&self, stream: &str, seq: u64) -> Result<(), Problem> {
-        let mut applied = self.parts.applied.clone();
-        let reached = applied.wait_for(|applied| applied.get(stream).is_some_and(|last| *last >= seq));
-        match tokio::time::timeout(APPLIED_WAIT, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                format!(
-                    "{stream}:{seq} is stored, but not in the pool yet; look at 'farside status' for why"
-                ),
-            )),
-        }
+        let late = |error| {
+            let text = format!("{stream}:{seq} is stored, but not in the pool yet: {error}");
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, text)
+        };
+        self.parts.health.passes(stream, seq, APPLIED_WAIT).await.map_err(late)
     }
 
     /// The stream of a pool's site log. Errors: 404 for a site that this target does not project.

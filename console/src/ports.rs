@@ -1,7 +1,7 @@
 //! What the console needs and must not know how to do: the pool as it was, a rebuild, and what the
 //! reactions know of themselves. Each port stands beside its user; `src` of the binary wires them.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin};
+use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
 use bus_schema::{PoolId, Timestamp};
 use projector::Reader;
@@ -112,6 +112,8 @@ pub struct Vitals {
 pub trait Health: Send + Sync {
     /// The vital signs now; does no I/O that could wait.
     fn vitals(&self) -> Vitals;
+    /// Waits until the pool has a place of a log. Errors: it is not there in time.
+    fn passes<'a>(&'a self, stream: &'a str, seq: u64, wait: Duration) -> Pending<'a, ()>;
 }
 
 #[cfg(test)]

@@ -1,0 +1,296 @@
+//! Config → build → App → run → drain: the target service, the console, the agents, and with `farside up`
+//! a nats-server. Everything is joined; the first error becomes the exit code.
+//!
+//! Must not know: any rule of the five systems.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bus::{
+    Bus, BusError, ConnectOptions,
+    managed::{ManagedError, ManagedOptions, ManagedServer},
+};
+use console::{Console, ConsoleError, ListenError};
+use consumers::ConsumersError;
+use producers::{Agent, AgentConfig, ProducersError};
+use projector::{Store, StoreError, StoreOptions};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError};
+
+mod files;
+mod incarnation;
+mod ports;
+
+pub(crate) use files::NatsAddress;
+use incarnation::Incarnations;
+
+/// How long the agents may take to empty their outboxes at the end; what is left waits in their ledgers.
+const AGENTS_DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long the service and the console may take to finish what they do.
+const CORE_DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long the connection may take to send what is buffered.
+const BUS_DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Why farside does not run: each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Managed(#[from] ManagedError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Service(#[from] ConsumersError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    #[error("agent {name}: {source}")]
+    Agent { name: String, source: ProducersError },
+    #[error("cannot {verb} {path}: {source}; check that it is writable")]
+    File { verb: &'static str, path: PathBuf, source: io::Error },
+    #[error("{0} ended by itself; look at the log above, then start farside again")]
+    Ended(String),
+    #[error("{task} broke down: {source}; this is a defect, please report it with the log above")]
+    Broke { task: String, source: tokio::task::JoinError },
+    #[error("{0} did not end in time and was cut off; nothing acknowledged is lost")]
+    CutOff(&'static str),
+    #[error(
+        "no NATS is configured; set nats.servers or --nats nats://host:port, or run 'farside up', which brings its own"
+    )]
+    NoNats,
+}
+
+/// What runs in one process, built and not running yet.
+pub(crate) struct App {
+    config: Config,
+    managed: Option<ManagedServer>,
+    bus: Bus,
+    service: Incarnations,
+    console: Console,
+    tcp: TcpListener,
+    socket: UnixListener,
+    agents: Vec<(AgentConfig, ConnectOptions)>,
+}
+
+/// Which NATS is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nats {
+    /// One of our own, as a child.
+    Managed,
+    /// The one that the configuration names.
+    Configured,
+}
+
+impl App {
+    /// Opens everything that can fail at the start.
+    pub(crate) async fn build(mut config: Config, nats: Nats) -> Result<Self, AppError> {
+        config.service.check()?;
+        files::make_private_dir(&config.data_dir)?;
+        let socket = console::bind_socket(&config.socket()).await?;
+        let tcp = console::bind_tcp(config.console.listen).await?;
+        let operator = files::operator_token(&config.token_file())?;
+        let managed = match nats {
+            Nats::Managed => Some(start_nats(&mut config).await?),
+            Nats::Configured => None,
+        };
+        let service_name = format!("farside {}", config.service.target);
+        let options = match &managed {
+            Some(server) => server.service_options(&service_name),
+            None => config.nats.connect_options(&service_name)?.ok_or(AppError::NoNats)?,
+        };
+        let bus = Bus::connect(options).await?;
+        let store = open_store(&config.pool_file(), store_options(&config)).await?;
+        let service = Incarnations::new(&config, bus.clone(), store)?;
+        let ports = Arc::new(ports::Ports::new(bus.clone(), &config.service.target, service.control()));
+        let console = Console::build(console::Parts {
+            target: config.service.target.clone(),
+            sites: config.service.sites.clone(),
+            bus: bus.clone(),
+            reader: service.reader(),
+            past: ports.clone(),
+            rebuilder: ports.clone(),
+            health: ports,
+            operator,
+        });
+        let agents = match &managed {
+            Some(server) => agents(&config, |name| Ok(server.agent_options(name)))?,
+            None => vec![],
+        };
+        Ok(Self { config, managed, bus, service, console, tcp, socket, agents })
+    }
+
+    /// Where the console listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.tcp.local_addr().unwrap_or(self.config.console.listen)
+    }
+
+    /// Where the managed NATS listens.
+    pub(crate) fn nats_url(&self) -> Option<&str> {
+        self.managed.as_ref().map(ManagedServer::url)
+    }
+
+    /// Runs until `shutdown`, or until something fails; then drains, agents first.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+        let Self { managed, bus, service, console, tcp, socket, agents, config } = self;
+        let (of_agents, of_core) = (CancellationToken::new(), CancellationToken::new());
+        let mut core = JoinSet::new();
+        let stop = of_core.clone();
+        core.spawn(async move { ended("the service", service.run(stop).await) });
+        let stop = of_core.clone();
+        core.spawn(async move {
+            ended("the console", console.run(Some(tcp), socket, stop).await.map_err(AppError::from))
+        });
+        let running = start_agents(agents, &of_agents).await;
+        let mut tasks = JoinSet::new();
+        let first = match running {
+            Err(error) => Err(error),
+            Ok(running) => {
+                tasks = running;
+                first_end(&mut core, &mut tasks, &shutdown).await
+            }
+        };
+        if first.is_ok() {
+            tracing::info!("draining");
+        }
+        of_agents.cancel();
+        let agents = drain(tasks, "an agent", AGENTS_DRAIN_MAX).await;
+        of_core.cancel();
+        let core = drain(core, "the service", CORE_DRAIN_MAX).await;
+        let _ = timeout(BUS_DRAIN_MAX, bus.drain()).await;
+        if let Some(managed) = managed {
+            managed.stop().await;
+            files::forget(&config.nats_address_file());
+        }
+        files::forget(&config.socket());
+        first.and(agents).and(core)
+    }
+}
+
+/// What a task came to: its name, and its error if it had one.
+type End = (String, Result<(), AppError>);
+
+fn ended(task: &str, result: Result<(), AppError>) -> End {
+    (task.to_owned(), result)
+}
+
+/// Runs agents only: `farside agent`.
+pub(crate) async fn run_agents(
+    agents: Vec<(AgentConfig, ConnectOptions)>,
+    shutdown: CancellationToken,
+) -> Result<(), AppError> {
+    let stop = CancellationToken::new();
+    let mut tasks = start_agents(agents, &stop).await?;
+    let first = first_end(&mut JoinSet::new(), &mut tasks, &shutdown).await;
+    stop.cancel();
+    first.and(drain(tasks, "an agent", AGENTS_DRAIN_MAX).await)
+}
+
+async fn start_agents(
+    agents: Vec<(AgentConfig, ConnectOptions)>,
+    stop: &CancellationToken,
+) -> Result<JoinSet<End>, AppError> {
+    let mut tasks = JoinSet::new();
+    for (config, options) in agents {
+        let name = config.name.to_string();
+        let failed = |source| AppError::Agent { name: name.clone(), source };
+        let bus = Bus::connect(options).await?;
+        let agent = Agent::build(config, bus.clone()).map_err(failed)?;
+        let (stop, name) = (stop.clone(), name.clone());
+        tasks.spawn(async move {
+            let result =
+                agent.run(stop).await.map_err(|source| AppError::Agent { name: name.clone(), source });
+            let _ = timeout(BUS_DRAIN_MAX, bus.drain()).await;
+            (format!("agent {name}"), result)
+        });
+    }
+    Ok(tasks)
+}
+
+/// Waits for the shutdown, or for the first task that ends before it: that is an error, whatever it says.
+async fn first_end(
+    core: &mut JoinSet<End>,
+    agents: &mut JoinSet<End>,
+    shutdown: &CancellationToken,
+) -> Result<(), AppError> {
+    let end = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        Some(end) = core.join_next() => end,
+        Some(end) = agents.join_next() => end,
+    };
+    match end {
+        Ok((_, Err(error))) => Err(error),
+        Ok((task, Ok(()))) => Err(AppError::Ended(task)),
+        Err(source) => Err(AppError::Broke { task: "a part of farside".to_owned(), source }),
+    }
+}
+
+/// Joins what was asked to end, within a deadline; the first error is the result.
+async fn drain(mut tasks: JoinSet<End>, what: &'static str, limit: Duration) -> Result<(), AppError> {
+    let joined = timeout(limit, async {
+        let mut result = Ok(());
+        while let Some(end) = tasks.join_next().await {
+            let end = match end {
+                Ok((_, end)) => end,
+                Err(source) => Err(AppError::Broke { task: what.to_owned(), source }),
+            };
+            result = result.and(end);
+        }
+        result
+    });
+    joined.await.unwrap_or(Err(AppError::CutOff(what)))
+}
+
+/// The agents of the configuration, each with the way to its NATS.
+pub(crate) fn agents(
+    config: &Config,
+    options: impl Fn(&str) -> Result<ConnectOptions, AppError>,
+) -> Result<Vec<(AgentConfig, ConnectOptions)>, AppError> {
+    let with = |agent: &AgentConfig| {
+        let options = options(&format!("farside agent {}", agent.name))?;
+        Ok((agent.clone(), options))
+    };
+    config.agent.resource.iter().map(with).collect()
+}
+
+async fn start_nats(config: &mut Config) -> Result<ManagedServer, AppError> {
+    let launcher = std::env::current_exe();
+    let launcher =
+        launcher.map_err(|source| AppError::File { verb: "find", path: "this program".into(), source })?;
+    let options = ManagedOptions {
+        binary: config.nats.binary.clone(),
+        launcher: Some(launcher),
+        port: config.nats.port,
+        ..ManagedOptions::new(config.nats_dir())
+    };
+    let server = ManagedServer::start(options).await?;
+    config.service.log_bytes_max.get_or_insert(server.log_bytes_max());
+    files::write_address(&config.nats_address_file(), &NatsAddress::of(&server))?;
+    Ok(server)
+}
+
+pub(crate) fn store_options(config: &Config) -> StoreOptions {
+    let cache_bytes = usize::try_from(config.store.cache.0).unwrap_or(usize::MAX);
+    StoreOptions { cache_bytes, compact: config.store.compact, ..StoreOptions::default() }
+}
+
+/// Opening may compact or repair the file, which takes a thread that may wait.
+async fn open_store(path: &Path, options: StoreOptions) -> Result<Store, AppError> {
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
+    Ok(opened.map_err(|source| AppError::Broke { task: "opening the pool".to_owned(), source })??)
+}

@@ -1,0 +1,145 @@
+//! Files of the data directory that belong to the binary itself: all private to its user.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use bus::{ConnectOptions, Credentials, managed::ManagedServer};
+use console::auth::OperatorToken;
+use serde::{Deserialize, Serialize};
+
+use super::AppError;
+
+/// Random bytes of the operator token: 256 bits.
+const TOKEN_BYTES: usize = 32;
+/// Only the owner may read and write.
+const FILE_MODE: u32 = 0o600;
+/// Only the owner may enter.
+const DIRECTORY_MODE: u32 = 0o700;
+
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AppError {
+    let path = path.to_owned();
+    move |source| AppError::File { verb, path, source }
+}
+
+/// Makes the data directory, mode 0700, unless it is there.
+pub(super) fn make_private_dir(path: &Path) -> Result<(), AppError> {
+    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed("make", path))
+}
+
+/// The operator token: made on the first run, then the same for ever.
+pub(super) fn operator_token(path: &Path) -> Result<OperatorToken, AppError> {
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(OperatorToken::new(text.trim())),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", path)(error)),
+    }
+    let mut bytes = [0; TOKEN_BYTES];
+    getrandom::fill(&mut bytes).map_err(|e| failed("make", path)(io::Error::other(e.to_string())))?;
+    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_private(path, &token)?;
+    Ok(OperatorToken::new(&token))
+}
+
+/// Writes a file that never exists half-written, nor readable for others.
+fn write_private(path: &Path, text: &str) -> Result<(), AppError> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(failed("write", path))
+}
+
+/// Removes a file that means nothing after the end; one that is gone already is fine.
+pub(super) fn forget(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a file that is of no use any more");
+    }
+}
+
+/// How an agent of the same data directory reaches the managed NATS.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NatsAddress {
+    /// Its URL.
+    pub(crate) url: String,
+    /// The file with the agents' nkey seed.
+    pub(crate) agent_seed_file: Option<PathBuf>,
+    /// The file with the service's nkey seed.
+    pub(crate) service_seed_file: Option<PathBuf>,
+}
+
+impl NatsAddress {
+    pub(super) fn of(server: &ManagedServer) -> Self {
+        let file = |credentials| match credentials {
+            Credentials::NkeySeedFile(file) => Some(file),
+            _ => None,
+        };
+        Self {
+            url: server.url().to_owned(),
+            agent_seed_file: file(server.agent_credentials()),
+            service_seed_file: file(server.service_credentials()),
+        }
+    }
+
+    /// What a running `farside up` wrote there; none when none runs.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+    }
+
+    /// How to connect as an agent.
+    pub(crate) fn agent_options(&self, name: &str) -> ConnectOptions {
+        self.options(name, self.agent_seed_file.clone())
+    }
+
+    /// How to connect as the service.
+    pub(crate) fn service_options(&self, name: &str) -> ConnectOptions {
+        self.options(name, self.service_seed_file.clone())
+    }
+
+    fn options(&self, name: &str, seed: Option<PathBuf>) -> ConnectOptions {
+        ConnectOptions {
+            servers: self.url.clone(),
+            name: name.to_owned(),
+            credentials: seed.map_or(Credentials::None, Credentials::NkeySeedFile),
+            ..ConnectOptions::default()
+        }
+    }
+}
+
+pub(super) fn write_address(path: &Path, address: &NatsAddress) -> Result<(), AppError> {
+    let text = serde_json::to_string_pretty(address);
+    let text = text.map_err(|e| failed("write", path)(io::Error::other(e)))?;
+    write_private(path, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_operator_token_is_made_once_and_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/er");
+        make_private_dir(&path).unwrap();
+        let file = path.join("operator.token");
+        operator_token(&file).unwrap();
+        let first = fs::read_to_string(&file).unwrap();
+        operator_token(&file).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), first);
+        assert_eq!(first.len(), 64);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&file), mode(&path)), (0o600, 0o700));
+    }
+}

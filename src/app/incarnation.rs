@@ -1,0 +1,107 @@
+//! The service and its pool, which a rebuild replaces while the process and its connection live on.
+//!
+//! ```text
+//! run ──► shutdown asked ──► ended
+//!  ▲ └──► swap asked ──► service stopped ──► file renamed ──► service on the new pool ─┐
+//!  └───────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use std::path::PathBuf;
+
+use bus::Bus;
+use consumers::{Handle, Service, ServiceConfig};
+use projector::{Reader, Store, StoreOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{AppError, open_store, store_options};
+use crate::config::Config;
+
+/// Swaps that wait: one rebuild at a time asks for one.
+const SWAPS_MAX: usize = 1;
+
+/// The service that runs now, and its pool.
+#[derive(Clone)]
+pub(super) struct Current {
+    pub(super) handle: Handle,
+    pub(super) store: Store,
+}
+
+/// Asks for the pool's file to be replaced.
+pub(super) struct Swap {
+    /// The file that takes its place.
+    pub(super) by: PathBuf,
+    /// Told when it has, or why not.
+    pub(super) done: oneshot::Sender<Result<(), String>>,
+}
+
+/// What others may see and ask of the service that runs now.
+#[derive(Clone)]
+pub(super) struct Control {
+    pub(super) current: watch::Receiver<Current>,
+    pub(super) swaps: mpsc::Sender<Swap>,
+    /// Where a rebuilt pool is built.
+    pub(super) rebuild_file: PathBuf,
+}
+
+/// The service, one incarnation after the other.
+pub(super) struct Incarnations {
+    config: ServiceConfig,
+    options: StoreOptions,
+    bus: Bus,
+    file: PathBuf,
+    next: Service,
+    current: watch::Sender<Current>,
+    reader: watch::Sender<Reader>,
+    swaps: mpsc::Receiver<Swap>,
+    ask: mpsc::Sender<Swap>,
+}
+
+impl Incarnations {
+    pub(super) fn new(config: &Config, bus: Bus, store: Store) -> Result<Self, AppError> {
+        let next = Service::build(config.service.clone(), bus.clone(), store.clone())?;
+        let (ask, swaps) = mpsc::channel(SWAPS_MAX);
+        let reader = watch::Sender::new(store.reader());
+        let current = watch::Sender::new(Current { handle: next.handle(), store });
+        let (service, options, file) = (config.service.clone(), store_options(config), config.pool_file());
+        Ok(Self { config: service, options, bus, file, next, current, reader, swaps, ask })
+    }
+
+    pub(super) fn reader(&self) -> watch::Receiver<Reader> {
+        self.reader.subscribe()
+    }
+
+    pub(super) fn control(&self) -> Control {
+        Control {
+            current: self.current.subscribe(),
+            swaps: self.ask.clone(),
+            rebuild_file: self.file.with_extension("rebuilt.redb"),
+        }
+    }
+
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), AppError> {
+        loop {
+            let stop = shutdown.child_token();
+            let mut running = tokio::spawn(self.next.run(stop.clone()));
+            let broke = |source| AppError::Broke { task: "the service".to_owned(), source };
+            let swap = tokio::select! {
+                ended = &mut running => return Ok(ended.map_err(broke)??),
+                Some(swap) = self.swaps.recv() => swap,
+            };
+            stop.cancel();
+            running.await.map_err(broke)??;
+            let renamed = std::fs::rename(&swap.by, &self.file).map_err(|e| {
+                format!("cannot put {} in the place of {}: {e}", swap.by.display(), self.file.display())
+            });
+            let store = match &renamed {
+                Ok(()) => open_store(&self.file, self.options.clone()).await?,
+                Err(_) => self.current.borrow().store.clone(),
+            };
+            self.next = Service::build(self.config.clone(), self.bus.clone(), store.clone())?;
+            self.reader.send_replace(store.reader());
+            self.current.send_replace(Current { handle: self.next.handle(), store });
+            // Whoever asked may have gone away.
+            let _ = swap.done.send(renamed);
+        }
+    }
+}

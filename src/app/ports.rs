@@ -1,0 +1,200 @@
+//! What the console needs of the service, done by it: the adapters behind the console's ports.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bus::Bus;
+use bus_schema::{Name, subject};
+use console::ports::{
+    Health, Moment, Past, PastPools, Pending, PortError, RebuildProgress, RebuildReport, Rebuilder, Vitals,
+};
+use consumers::runtime::replay::{Until, Watcher};
+use projector::Size;
+use tokio::sync::{mpsc, oneshot};
+
+use super::incarnation::{Control, Current, Swap};
+
+/// How old the known size of the pool's file may be: to measure it takes a walk through its tables.
+const SIZE_AGE_MAX: Duration = Duration::from_secs(10);
+
+pub(super) struct Ports {
+    bus: Bus,
+    target: Name,
+    control: Control,
+    rebuilding: AtomicBool,
+    size: Arc<Mutex<Measured>>,
+}
+
+/// The size of the pool's file when it was measured last.
+#[derive(Default)]
+struct Measured {
+    size: Option<Size>,
+    at: Option<Instant>,
+}
+
+impl Ports {
+    pub(super) fn new(bus: Bus, target: &Name, control: Control) -> Self {
+        let (rebuilding, size) = (AtomicBool::new(false), Arc::default());
+        Self { bus, target: target.clone(), control, rebuilding, size }
+    }
+
+    fn current(&self) -> Current {
+        self.control.current.borrow().clone()
+    }
+
+    /// The size as it was measured last; measures again, aside, when that is long ago.
+    fn size(&self) -> Option<Size> {
+        let mut measured = self.size.lock().ok()?;
+        if measured.at.is_none_or(|at| at.elapsed() >= SIZE_AGE_MAX) {
+            measured.at = Some(Instant::now());
+            let (store, into) = (self.current().store, self.size.clone());
+            tokio::task::spawn_blocking(move || {
+                if let (Ok(size), Ok(mut measured)) = (store.size(), into.lock()) {
+                    measured.size = Some(size);
+                }
+            });
+        }
+        measured.size
+    }
+
+    async fn replayed(&self, stream: &str, moment: Moment) -> Result<Past, PortError> {
+        let failed = |e: bus::BusError| PortError::Failed(format!("the log cannot be read: {e}"));
+        let state = self.bus.stream_state(stream).await.map_err(failed)?;
+        let (until, facts_until) = match moment {
+            Moment::Time(time) => (Until::Time(time), Until::Time(time)),
+            Moment::Seq(seq) if seq > state.last_seq => {
+                let text =
+                    format!("the log ends at {stream}:{}; name a sequence up to there", state.last_seq);
+                return Err(PortError::Refused(text));
+            }
+            Moment::Seq(seq) => {
+                // The target's facts have their own numbers: they belong to the same time.
+                let message = self.bus.message(stream, seq).await.map_err(failed)?;
+                let time = message.map(|message| Until::Time(message.stored_at()));
+                (Until::Seq(seq), time.unwrap_or(Until::Now))
+            }
+        };
+        let facts = subject::target_stream(&self.target);
+        let streams = [(stream.to_owned(), until), (facts, facts_until)];
+        let replayed = self.current().handle.replay(&streams, &Unwatched).await;
+        let replayed = replayed.map_err(|e| PortError::Failed(format!("the replay failed: {e}")))?;
+        Ok(Past { reader: replayed.store.reader(), keep: Box::new(replayed) })
+    }
+
+    async fn rebuilt(&self, progress: mpsc::Sender<RebuildProgress>) -> Result<RebuildReport, PortError> {
+        let started = Instant::now();
+        let file = &self.control.rebuild_file;
+        let failed = |what: &str, e: &dyn std::fmt::Display| PortError::Failed(format!("{what}: {e}"));
+        match std::fs::remove_file(file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("cannot remove what an earlier rebuild left", &e));
+            }
+            _ => {}
+        }
+        let told = Told { to: progress };
+        let rebuilt = self.current().handle.rebuild(file, &told).await;
+        let rebuilt = rebuilt.map_err(|e| failed("the rebuild failed", &e))?;
+        let _ = told.to.try_send(RebuildProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
+        let (done, swapped) = oneshot::channel();
+        let asked = self.control.swaps.send(Swap { by: rebuilt.path, done }).await;
+        asked.map_err(|_| PortError::Failed("farside is ending; start it, then rebuild again".to_owned()))?;
+        match swapped.await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Err(PortError::Failed(why)),
+            Err(_) => {
+                return Err(PortError::Failed("farside ended during the swap; start it and look".to_owned()));
+            }
+        }
+        let differences = rebuilt.differences.iter().map(|found| {
+            let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
+            format!(
+                "{}: {}: live {}, rebuilt {}",
+                found.pool,
+                found.what,
+                side(&found.left),
+                side(&found.right)
+            )
+        });
+        Ok(RebuildReport {
+            events: rebuilt.positions.iter().map(|position| position.seq).sum(),
+            took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            differences: differences.collect(),
+            swapped: true,
+        })
+    }
+}
+
+impl PastPools for Ports {
+    fn at(&self, stream: &str, moment: Moment) -> Pending<'_, Past> {
+        let stream = stream.to_owned();
+        Box::pin(async move { self.replayed(&stream, moment).await })
+    }
+}
+
+impl Rebuilder for Ports {
+    fn rebuild(&self, progress: mpsc::Sender<RebuildProgress>) -> Pending<'_, RebuildReport> {
+        Box::pin(async move {
+            if self.rebuilding.swap(true, Ordering::AcqRel) {
+                return Err(PortError::Busy("a rebuild is running already; wait for its end".to_owned()));
+            }
+            let report = self.rebuilt(progress).await;
+            self.rebuilding.store(false, Ordering::Release);
+            report
+        })
+    }
+}
+
+impl Health for Ports {
+    fn vitals(&self) -> Vitals {
+        let handle = self.current().handle;
+        let mut next_syncs = BTreeMap::new();
+        for owner in handle.owners() {
+            if let Some(next) = owner.next_first {
+                let earliest = next_syncs.entry(owner.owner.pool).or_insert(next);
+                *earliest = next.min(*earliest);
+            }
+        }
+        let troubles = handle.troubles();
+        let trouble =
+            troubles.iter().map(|(stream, why)| format!("{stream} is not being applied: {why}")).next();
+        let size = self.size();
+        Vitals {
+            lease_held: handle.holds_lease(),
+            next_syncs,
+            file_bytes: size.map_or(0, |size| size.file_bytes),
+            live_bytes: size.map_or(0, |size| size.live_bytes),
+            trouble,
+        }
+    }
+
+    fn passes<'a>(&'a self, stream: &'a str, seq: u64, wait: Duration) -> Pending<'a, ()> {
+        let progress = self.current().handle.progress().clone();
+        Box::pin(async move {
+            progress.passes(stream, seq, wait).await.map_err(|e| PortError::Failed(e.to_string()))
+        })
+    }
+}
+
+/// A reading that nobody watches.
+struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn read(&self, _: &str, _: u64, _: u64) {}
+}
+
+/// Tells a client how far a rebuild is; drops what the client is too slow for.
+struct Told {
+    to: mpsc::Sender<RebuildProgress>,
+}
+
+impl Watcher for Told {
+    fn read(&self, stream: &str, done: u64, of: u64) {
+        let _ = self.to.try_send(RebuildProgress { phase: format!("reading {stream}"), done, total: of });
+    }
+}

@@ -1,0 +1,96 @@
+//! `farside rebuild`: the pool once more from the log, compared with the live one, then put in its place.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::Args;
+use console::{
+    ports::{RebuildProgress, RebuildReport},
+    view::RebuildLine,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{CliError, Context, Ended};
+
+/// Build the pool again from the log, beside the live one, compare, and swap; exit code 3 if they differed
+#[derive(Debug, Args)]
+#[command(after_help = "Example: farside rebuild")]
+pub(crate) struct Rebuild {}
+
+impl Rebuild {
+    pub(crate) async fn run(self, context: &Context) -> Result<Ended, CliError> {
+        let mut shown = Shown::new();
+        let mut end = None;
+        let lines = context.client.post_lines("/v1/rebuild", |line: RebuildLine| {
+            match line {
+                RebuildLine::Progress(progress) => shown.progress(&progress),
+                last => end = Some(last),
+            }
+            Ok(())
+        });
+        lines.await?;
+        shown.clear();
+        match end {
+            Some(RebuildLine::Report(report)) => {
+                context.show(&report, text)?;
+                Ok(if report.differences.is_empty() { Ended::Done } else { Ended::NotTrue })
+            }
+            Some(RebuildLine::Failed(why)) => {
+                Err(CliError::Failed(format!("the rebuild failed, and the live pool is as it was: {why}")))
+            }
+            _ => Err(CliError::Failed("farside ended before the rebuild did; look at its log".to_owned())),
+        }
+    }
+}
+
+/// A bar on a terminal, plain lines elsewhere.
+enum Shown {
+    Bar(ProgressBar),
+    Lines { last: String },
+}
+
+impl Shown {
+    fn new() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self::Lines { last: String::new() };
+        }
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
+            bar.set_style(style);
+        }
+        Self::Bar(bar)
+    }
+
+    fn progress(&mut self, progress: &RebuildProgress) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+                bar.set_message(progress.phase.clone());
+            }
+            Self::Lines { last } if *last != progress.phase => {
+                last.clone_from(&progress.phase);
+                let _ = writeln!(io::stderr(), "{}", progress.phase);
+            }
+            Self::Lines { .. } => {}
+        }
+    }
+
+    fn clear(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn text(report: &RebuildReport) -> String {
+    let seconds = report.took_ms as f64 / 1_000.0;
+    let rate = report.events as f64 / seconds.max(0.001);
+    let mut text = format!("rebuilt from {} events in {seconds:.1} s ({rate:.0} events/s): ", report.events);
+    text += if report.differences.is_empty() { "equal to the live pool" } else { "the live pool DIFFERED" };
+    text +=
+        if report.swapped { "; the rebuilt one is in use now\n" } else { "; the live one stays in use\n" };
+    for difference in &report.differences {
+        text += &format!("  {difference}\n");
+    }
+    text
+}

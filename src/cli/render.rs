@@ -1,0 +1,73 @@
+//! Answers for people: tables, lengths of time, sizes.
+
+use bus_schema::Timestamp;
+
+/// Columns, each as wide as its widest cell; the last one is not padded.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: &[&str]) -> Self {
+        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let cell_width =
+            |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());
+        let widths: Vec<_> = (0..columns)
+            .map(|column| self.rows.iter().map(|row| cell_width(row, column)).max().unwrap_or(0))
+            .collect();
+        let line = |row: &Vec<String>| {
+            let cells: Vec<_> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            cells.join("  ").trim_end().to_owned() + "\n"
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
+
+/// A length of time for people: `230 ms`, `4.2 s`, `3 min`, `2 h`, `5 d`.
+pub(crate) fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{:.1} s", ms as f64 / 1_000.0),
+        60_000..3_600_000 => format!("{} min", ms / 60_000),
+        3_600_000..86_400_000 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} d", ms / 86_400_000),
+    }
+}
+
+/// How long ago, or how long until.
+pub(crate) fn relative(moment: Option<Timestamp>, now: Timestamp) -> String {
+    match moment {
+        None => "-".to_owned(),
+        Some(moment) if moment > now => format!("in {}", span(moment.ms_since(now))),
+        Some(moment) => format!("{} ago", span(now.ms_since(moment))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_each_other() {
+        let mut table = Table::new(&["POOL", "ROWS"]);
+        table.row(["local/größe".to_owned(), "7".to_owned()]);
+        assert_eq!(table.text(), "POOL         ROWS\nlocal/größe  7\n");
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(
+            [999, 4_200, 61_000, 7_200_000, 90_000_000].map(span),
+            ["999 ms", "4.2 s", "1 min", "2 h", "1 d"]
+        );
+    }
+}

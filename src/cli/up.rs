@@ -1,0 +1,36 @@
+//! `farside up`: everything on this machine.
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{CliError, Context, Ended, say, serve::on_signal};
+use crate::{
+    app::{App, Nats},
+    config::Overrides,
+};
+
+/// Run everything on this machine: a nats-server, the target, the console, and the configured agents
+#[derive(Debug, Args)]
+#[command(after_help = "Example: farside up\n         farside up -c farside.example.toml --nats-port 4222")]
+pub(crate) struct Up {
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl Up {
+    pub(crate) async fn run(self, mut context: Context) -> Result<Ended, CliError> {
+        let shutdown = CancellationToken::new();
+        on_signal(&shutdown)?;
+        self.overrides.apply(&mut context.config);
+        let app = App::build(context.config.clone(), Nats::Managed).await?;
+        say(&format!(
+            "farside is up: http://{} (token in {}), NATS {}, socket {}\n",
+            app.address(),
+            context.config.token_file().display(),
+            app.nats_url().unwrap_or_default(),
+            context.config.socket().display()
+        ))?;
+        app.run(shutdown).await?;
+        Ok(Ended::Done)
+    }
+}
