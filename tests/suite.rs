@@ -1,5 +1,7 @@
 //! The one integration-test binary: what needs more than one room, or the real parts.
 
 mod architecture;
+mod bus;
 mod contract;
 mod demo_data;
+mod support;

@@ -141,6 +141,8 @@ pub(crate) struct Place {
     pub(crate) deliveries: u64,
     /// When the stream stored it.
     pub(crate) stored_at: Timestamp,
+    /// How many more the stream had for the consumer when it was delivered.
+    pub(crate) pending: u64,
 }
 
 impl Place {
@@ -157,9 +159,10 @@ impl Place {
         };
         let mut numbers = rest.split('.').skip(before);
         let mut number = || numbers.next()?.parse::<u64>().ok();
-        let (deliveries, stream_seq, consumer_seq, nanos) = (number()?, number()?, number()?, number()?);
+        let (deliveries, stream_seq, consumer_seq) = (number()?, number()?, number()?);
+        let (nanos, pending) = (number()?, number()?);
         let stored_at = Timestamp::from_unix_ms(i64::try_from(nanos / 1_000_000).ok()?);
-        Some(Self { stream_seq, consumer_seq, deliveries, stored_at })
+        Some(Self { stream_seq, consumer_seq, deliveries, stored_at, pending })
     }
 }
 
@@ -174,6 +177,7 @@ mod tests {
             consumer_seq: 5,
             deliveries: 2,
             stored_at: Timestamp::from_unix_ms(1_700_000_000_123),
+            pending: 99,
         };
         for reply in [
             "$JS.ACK.LOG.reader.2.17.5.1700000000123456789.99",

@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::{
     sync::watch,
+    task::unconstrained,
     time::{Instant, timeout_at},
 };
 
@@ -106,7 +107,8 @@ impl Pull {
     /// The next message if it is there already.
     pub(crate) fn ready(&mut self) -> Option<Pulled> {
         while self.open.is_some() {
-            let message = self.subscriber.next().now_or_never()??;
+            // Without tokio's budget, which would end the take after 128 messages.
+            let message = unconstrained(self.subscriber.next()).now_or_never()??;
             if let Some(pulled) = self.take(message) {
                 return Some(pulled);
             }

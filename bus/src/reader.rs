@@ -29,6 +29,12 @@ const PULL: PullSize = PullSize { messages: 8_192, bytes: 16 << 20 };
 const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Links lost without progress before the next message is suspected of breaking them.
 const LOSSES_SUSPECT: u32 = 2;
+/// A reader that is this far behind gathers messages before it gives a chunk out.
+const GATHER_PENDING: u64 = 512;
+/// How long it gathers at a time: the least that the timer can do.
+const GATHER_PAUSE: Duration = Duration::from_millis(1);
+/// How often it gathers for one chunk; together some ten milliseconds.
+const GATHER_PAUSES: usize = 8;
 /// Pause before a failed open is tried again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -43,6 +49,10 @@ pub struct LogReader {
     /// The last message that was given out: what the log is compared with before reading goes on.
     last: Option<LogMessage>,
     pull: Option<Pull>,
+    /// Read, but not given out yet: a cancelled call leaves it here.
+    taken: Vec<LogMessage>,
+    /// How many more the log had behind the last message that was read.
+    pending: u64,
     consumer_seq: u64,
     progress: bool,
     losses: u32,
@@ -67,6 +77,8 @@ impl Bus {
             next_seq: from_seq.max(1),
             last: None,
             pull: None,
+            taken: Vec::new(),
+            pending: 0,
             consumer_seq: 0,
             progress: false,
             losses: 0,
@@ -90,34 +102,47 @@ impl LogReader {
     /// Errors: [`BusError::LogChanged`] when the stream is another one, or does not hold any more what
     /// was read; [`BusError::NoStream`]. After an error, check the position and open a new reader.
     pub async fn next_chunk(&mut self, max: usize) -> Result<Vec<LogMessage>, BusError> {
-        let mut chunk = Vec::new();
-        while chunk.is_empty() {
+        let max = max.max(1);
+        while self.taken.is_empty() {
             let Some(pull) = &mut self.pull else {
                 if let Some(message) = self.reopen().await? {
-                    chunk.push(message);
+                    self.taken.push(message);
                 }
                 continue;
             };
             let pulled = pull.next().await;
-            self.accept(pulled, &mut chunk);
-            // Nothing is awaited from here on, so a cancelled call has lost nothing.
-            while chunk.len() < max.max(1)
-                && let Some(pulled) = self.pull.as_mut().and_then(Pull::ready)
-            {
-                self.accept(pulled, &mut chunk);
-            }
+            self.accept(pulled);
         }
-        self.last = chunk.last().cloned();
-        Ok(chunk)
+        self.take_ready(max);
+        for _ in 0..GATHER_PAUSES {
+            // Far behind, the rest is on its way. Woken for each message, this task would spend more on
+            // waking than on reading.
+            if self.taken.len() >= max || self.pending < GATHER_PENDING || self.pull.is_none() {
+                break;
+            }
+            tokio::time::sleep(GATHER_PAUSE).await;
+            self.take_ready(max);
+        }
+        self.last = self.taken.last().cloned();
+        Ok(std::mem::take(&mut self.taken))
     }
 
-    fn accept(&mut self, pulled: Pulled, chunk: &mut Vec<LogMessage>) {
+    fn take_ready(&mut self, max: usize) {
+        while self.taken.len() < max
+            && let Some(pulled) = self.pull.as_mut().and_then(Pull::ready)
+        {
+            self.accept(pulled);
+        }
+    }
+
+    fn accept(&mut self, pulled: Pulled) {
         match pulled {
             Pulled::Message(place, message) if place.consumer_seq == self.consumer_seq + 1 => {
                 self.consumer_seq += 1;
                 self.progress = true;
                 self.next_seq = place.stream_seq + 1;
-                chunk.push(LogMessage::delivered(Arc::clone(&self.stream), place, message));
+                self.pending = place.pending;
+                self.taken.push(LogMessage::delivered(Arc::clone(&self.stream), place, message));
             }
             Pulled::Message(Place { consumer_seq, .. }, _) => {
                 let expected = self.consumer_seq + 1;

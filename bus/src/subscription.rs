@@ -22,10 +22,10 @@ use crate::{
     stream::no_stream,
 };
 
-/// When an unsettled message is delivered again, by how often it was delivered; the last value repeats.
-const REDELIVERY: [Duration; 4] =
-    [Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(120), Duration::from_secs(300)];
-/// How often the server is told that a handler works: three times within the shortest redelivery time.
+/// When a message that a vanished handler left unsettled is delivered again. The server's growing `backoff`
+/// is not used: with it, 2.15.1 redelivers a delayed message too late by the difference of its steps.
+const UNSETTLED_WAIT: Duration = Duration::from_secs(30);
+/// How often the server is told that a handler works: three times before the message would come again.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How long the server may take to confirm an acknowledgement; unconfirmed, the message comes again.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
@@ -177,7 +177,7 @@ impl Durable {
             "replay_policy": "instant",
             "max_deliver": -1,
             "max_ack_pending": in_flight_max.max(&1),
-            "backoff": REDELIVERY.map(|wait| wait.as_nanos() as u64),
+            "ack_wait": UNSETTLED_WAIT.as_nanos() as u64,
         });
         if !filters.is_empty() {
             config["filter_subjects"] = json!(filters);

@@ -1,0 +1,34 @@
+//! What the tests of several areas share.
+
+use std::{fmt::Debug, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) mod nats;
+
+/// How long anything that a test waits for may take; a busy machine needs seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a condition is looked at that cannot be awaited.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until `look` gives something; fails with `what` when it does not within [`PATIENCE`].
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The value of a future that must not take longer than [`PATIENCE`].
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("took too long: {what}"))
+}
+
+/// The error of something that must fail.
+pub(crate) fn refused<T: Debug, E: std::error::Error>(result: Result<T, E>) -> E {
+    result.expect_err("it must be refused")
+}

@@ -1,0 +1,139 @@
+//! A real nats-server for a test: its own directory and port, killed and started again at will, ended
+//! by its process id when the test ends.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use bus::{Bus, ConnectOptions, managed};
+use bus_schema::{Name, stream::StreamSpec};
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// Room that a test's log sets aside, in bytes.
+pub(crate) const TEST_LOG_BYTES: i64 = 256 << 20;
+
+/// A running nats-server.
+pub(crate) struct Nats {
+    dir: TempDir,
+    port: u16,
+    monitor: u16,
+    child: Child,
+}
+
+impl Nats {
+    /// Starts one that syncs always.
+    pub(crate) async fn start() -> Self {
+        Self::start_with("sync_interval: always").await
+    }
+
+    /// Starts one with this inside its `jetstream` block.
+    pub(crate) async fn start_with(jetstream: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, monitor) = (free_port(), free_port());
+        let store = dir.path().join("store");
+        let config = format!(
+            "host: 127.0.0.1\nport: {port}\nhttp: \"127.0.0.1:{monitor}\"\n\
+             jetstream {{ store_dir: \"{}\", max_file_store: 1TB, {jetstream} }}\n",
+            store.display()
+        );
+        fs::write(dir.path().join("nats.conf"), config).unwrap();
+        let child = spawn(dir.path());
+        let nats = Self { dir, port, monitor, child };
+        nats.ready().await;
+        nats
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor)
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn bus(&self) -> Bus {
+        let options =
+            ConnectOptions { servers: self.url(), name: "test".into(), ..ConnectOptions::default() };
+        Bus::connect(options).await.unwrap()
+    }
+
+    /// The client library itself, for what the room does not offer.
+    pub(crate) async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.unwrap()
+    }
+
+    /// Ends it like a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same store and port.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.dir.path());
+        self.ready().await;
+    }
+
+    /// The files that hold the messages of a stream, oldest first.
+    pub(crate) fn blocks(&self, stream: &str) -> Vec<PathBuf> {
+        let dir = self.dir.path().join("store/jetstream/$G/streams").join(stream).join("msgs");
+        let mut blocks: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ext| ext == "blk"))
+            .collect();
+        let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
+        blocks.sort_by_key(number);
+        blocks
+    }
+
+    async fn ready(&self) {
+        let url = self.url();
+        eventually("nats-server answers", async || async_nats::connect(&url).await.ok()).await;
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    let binary = managed::find_binary(None).unwrap();
+    let out = fs::OpenOptions::new().create(true).append(true).open(dir.join("nats.out")).unwrap();
+    let mut command = Command::new(binary);
+    command.arg("-c").arg(dir.join("nats.conf")).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(out).spawn().unwrap()
+}
+
+/// A port that nobody listens on in this moment.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// The site log `local`, of a size that a test machine has room for.
+pub(crate) fn site_log() -> StreamSpec {
+    StreamSpec { bytes_max: TEST_LOG_BYTES, ..StreamSpec::site(&name("local")) }
+}
+
+/// The target log `local`.
+pub(crate) fn target_log() -> StreamSpec {
+    StreamSpec { bytes_max: TEST_LOG_BYTES, ..StreamSpec::target(&name("local")) }
+}
+
+/// The dead letters of the target `local`.
+pub(crate) fn dead_letters() -> StreamSpec {
+    StreamSpec { bytes_max: TEST_LOG_BYTES, ..StreamSpec::dead_letters(&name("local")) }
+}
