@@ -142,7 +142,8 @@ impl Agent {
             self.apply(event)?;
         }
         listeners.shutdown().await;
-        self.tasks.shutdown().await;
+        // Readings of single resources run on threads that nobody can cancel; they end by themselves.
+        self.tasks.abort_all();
         for lane in &self.lanes {
             let (waiting, pool) = (lane.cluster.sequencer.waiting(), &lane.cluster.sequencer.source().pool);
             tracing::info!(%pool, events = waiting.events, "the agent stopped; what waits goes out at the next start");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Records that a reading hands over at once.
-const PART_RECORDS_MAX: usize = 500;
+const PART_RECORDS_MAX: usize = 1_000;
 /// … or as many as hold this many bytes of state.
 const PART_BYTES_MAX: usize = 4 << 20;
 /// Parts that wait between the reading thread and the agent.

@@ -218,4 +218,7 @@ pub trait Inventory: Send + Sync {
     fn dirt(&self) -> Option<Arc<Dirty>> {
         None
     }
+
+    /// The agent ends: a reading under way may end early, as an error.
+    fn stop(&self) {}
 }

@@ -73,6 +73,8 @@ pub(crate) struct Sequencer {
     cut: Option<shipment::Underway>,
     /// Keys that stood in two places at the last whole reading.
     contested: HashSet<String>,
+    /// Faults of the last whole reading, which were said.
+    faults: HashSet<String>,
     /// Files that held resources and were empty, since when.
     emptied: HashMap<String, Timestamp>,
     /// What was reported as too large, so that it is reported once.
@@ -109,6 +111,7 @@ impl Sequencer {
             finished: VecDeque::new(),
             preface: Vec::new(),
             contested: HashSet::new(),
+            faults: HashSet::new(),
             emptied: HashMap::new(),
             too_large: BTreeMap::new(),
         };

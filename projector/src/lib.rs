@@ -23,9 +23,6 @@ mod row;
 mod store;
 mod tables;
 
-#[cfg(test)]
-mod tests;
-
 pub mod compare;
 
 pub use batch::Batch;

@@ -91,7 +91,10 @@ impl Agent {
     pub(super) fn apply(&mut self, event: Event) -> Result<(), ProducersError> {
         match event {
             Event::Due => {}
-            Event::Stop => self.stopping = Some(Instant::now() + self.drain),
+            Event::Stop => {
+                self.stopping = Some(Instant::now() + self.drain);
+                self.lanes.iter().for_each(|lane| lane.cluster.inventory.stop());
+            }
             Event::Link(state) => {
                 self.link_up = matches!(state, LinkState::Up { .. });
                 self.lanes.iter_mut().for_each(|lane| lane.outlet.link_changed());

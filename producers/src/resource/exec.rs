@@ -7,7 +7,10 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -36,12 +39,13 @@ pub struct ExecOptions {
 pub struct Exec {
     options: ExecOptions,
     reader: Reader,
+    stopped: AtomicBool,
 }
 
 impl Exec {
     /// The inventory that a command prints. Errors: others may write the command or its configuration.
     pub fn new(options: ExecOptions, reader: Reader) -> Result<Self, SourceError> {
-        let exec = Self { options, reader };
+        let exec = Self { options, reader, stopped: AtomicBool::new(false) };
         exec.check_safe()?;
         Ok(exec)
     }
@@ -102,6 +106,9 @@ impl Exec {
         loop {
             match child.try_wait() {
                 Ok(Some(_)) => return Ok(()),
+                Ok(None) if self.stopped.load(Ordering::Relaxed) => {
+                    return Err(self.fault("the agent ended before it did"));
+                }
                 Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
                 Ok(None) => {
                     let seconds = self.options.timeout.as_secs_f64();
@@ -206,6 +213,10 @@ impl Inventory for Exec {
         })?;
         Ok(found)
     }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -266,9 +277,13 @@ mod tests {
     #[test]
     fn a_hanging_command_is_ended_with_what_it_started() {
         let started = Instant::now();
-        let exec = exec("sleep 600 & sleep 600", Duration::from_millis(200));
-        let error = exec.list(&Scope::Everything, &mut |_| Go::On).unwrap_err();
+        let hanging = exec("sleep 600 & sleep 600", Duration::from_millis(200));
+        let error = hanging.list(&Scope::Everything, &mut |_| Go::On).unwrap_err();
         assert!(error.to_string().contains("0.2 s"), "{error}");
+        let stopped = exec("sleep 600", Duration::from_secs(600));
+        stopped.stop();
+        let error = stopped.list(&Scope::Everything, &mut |_| Go::On).unwrap_err();
+        assert!(error.to_string().contains("the agent ended"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(30));
     }
 

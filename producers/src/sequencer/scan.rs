@@ -206,8 +206,20 @@ impl Sequencer {
         if scan.stale {
             report.again = Some(Scope::Everything);
         }
-        report.trouble.extend(told(&scan));
+        report.trouble.extend(self.tell(&scan));
         Ok(report)
+    }
+
+    /// Says each fault once, and all of them in short.
+    fn tell(&mut self, scan: &Scan) -> Option<String> {
+        for fault in scan.faults.iter().filter(|fault| !self.faults.contains(&fault.to_string())) {
+            tracing::warn!(pool = %self.source.pool, %fault, "not taken in; what was known from there is kept");
+        }
+        if scan.scope == Scope::Everything {
+            self.faults = scan.faults.iter().map(ToString::to_string).collect();
+        }
+        let (first, count) = (scan.faults.first()?, scan.faults_count);
+        Some(format!("{count} documents could not be taken in; the first is {first}"))
     }
 
     /// A file that held resources and is empty now may be half-written: it is looked at twice.
@@ -282,11 +294,4 @@ impl Sequencer {
         }
         Ok(())
     }
-}
-
-fn told(scan: &Scan) -> Option<String> {
-    let first = scan.faults.first()?;
-    scan.faults.iter().for_each(|fault| tracing::debug!(%fault, "a document was not taken in"));
-    let count = scan.faults_count;
-    Some(format!("{count} documents could not be taken in; the first is {first}"))
 }

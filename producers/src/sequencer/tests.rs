@@ -400,7 +400,7 @@ fn at_the_byte_cap_the_epoch_is_closed_and_a_full_window_follows() {
     let AgentEvent::EpochClosed(closed) = closed else { panic!("{closed:?}") };
     assert_eq!((closed.epoch, closed.dropped), (old, 5));
     assert_eq!(bench.drain(), ["epoch_closed inv", "announced k"], "nothing else until the window");
-    bench.reopen(rules());
+    bench.reopen(Rules { outbox_bytes_max: 20_000, ..rules() });
     bench.seq().open_sync("window-1", SyncScope::Full, 0, Vec::new(), now).unwrap();
     let told = bench.answer("window-1", vms(1..100));
     assert_eq!((told.len(), told[0].as_str()), (101, "sync_opened sync/window-1 for window-1"));

@@ -112,12 +112,11 @@ impl Changes {
     /// Adds a change, and forgets those that it makes pointless.
     pub(crate) fn add(&mut self, mut next: Candidate) {
         let run = next.run;
-        if let Change::Notice { since, tenant, .. } = &mut next.change {
-            if let Change::Notice { since: first, tenant: known, .. } = &mut self.last.change
+        if let Change::Notice { since, .. } = &mut next.change {
+            if let Change::Notice { since: first, .. } = self.last.change
                 && self.last.run == run
             {
-                *since = *first;
-                *tenant = tenant.take().or(known.take());
+                *since = first;
                 self.last = next;
                 return;
             }

@@ -5,6 +5,7 @@ use std::io::Write;
 use bus_schema::{Hash32, PoolId, Timestamp, canonical};
 use redb::ReadableTable;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Answer, Reader, as_of, rows::Rows};
 use crate::{
@@ -21,7 +22,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<serde_json::Value>,
+    state: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state_hash: Option<Hash32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +78,7 @@ impl Reader {
 
 /// A row's line, with its end.
 pub(crate) fn line(row: &Row) -> Db<String> {
-    let state: Option<serde_json::Value> =
+    let state: Option<&RawValue> =
         row.state.as_deref().map(serde_json::from_str).transpose().map_err(|_| damaged("a state"))?;
     let (epoch, seq) = match row.order {
         Order::Chained(at) => (Some(at.epoch.to_string()), Some(at.seq.to_string())),
