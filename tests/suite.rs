@@ -5,4 +5,5 @@ mod architecture;
 mod bus;
 mod contract;
 mod demo_data;
+mod resource;
 mod support;

@@ -23,6 +23,9 @@ mod row;
 mod store;
 mod tables;
 
+#[cfg(test)]
+mod tests;
+
 pub mod compare;
 
 pub use batch::Batch;

@@ -112,11 +112,12 @@ impl Changes {
     /// Adds a change, and forgets those that it makes pointless.
     pub(crate) fn add(&mut self, mut next: Candidate) {
         let run = next.run;
-        if let Change::Notice { since, .. } = &mut next.change {
-            if let Change::Notice { since: first, .. } = self.last.change
+        if let Change::Notice { since, tenant, .. } = &mut next.change {
+            if let Change::Notice { since: first, tenant: known, .. } = &mut self.last.change
                 && self.last.run == run
             {
-                *since = first;
+                *since = *first;
+                *tenant = tenant.take().or(known.take());
                 self.last = next;
                 return;
             }

@@ -248,8 +248,8 @@ impl Batch {
 
     /// The buffer of the state that the next one will make pointless, to write over.
     fn spare_tail(&mut self, at: Standing) -> Vec<u8> {
-        let key = self.key.as_str();
-        let known = self.segments.last_mut().and_then(|segment| segment.rows.get_mut(at.pool)?.get_mut(key));
+        let key = std::mem::take(&mut self.key);
+        let known = self.segment().rows.get_mut(at.pool).and_then(|rows| rows.get_mut(key.as_str()));
         let mut spare = match known {
             Some(Changes { last: Candidate { run, change: Change::Full { tail, .. }, .. }, .. })
                 if *run == at.run =>
@@ -259,6 +259,7 @@ impl Batch {
             _ => Vec::new(),
         };
         spare.clear();
+        self.key = key;
         spare
     }
 

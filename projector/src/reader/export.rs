@@ -5,7 +5,6 @@ use std::io::Write;
 use bus_schema::{Hash32, PoolId, Timestamp, canonical};
 use redb::ReadableTable;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{Answer, Reader, as_of, rows::Rows};
 use crate::{
@@ -22,7 +21,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'a RawValue>,
+    state: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state_hash: Option<Hash32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +77,7 @@ impl Reader {
 
 /// A row's line, with its end.
 pub(crate) fn line(row: &Row) -> Db<String> {
-    let state: Option<&RawValue> =
+    let state: Option<serde_json::Value> =
         row.state.as_deref().map(serde_json::from_str).transpose().map_err(|_| damaged("a state"))?;
     let (epoch, seq) = match row.order {
         Order::Chained(at) => (Some(at.epoch.to_string()), Some(at.seq.to_string())),

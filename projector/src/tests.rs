@@ -1,0 +1,10 @@
+//! Given these events in a log, when they are committed, then the pool has this.
+
+mod chain;
+mod damage;
+mod edges;
+mod oracle;
+mod property;
+mod records;
+mod support;
+mod window;

@@ -1,0 +1,336 @@
+//! The naive pool: maps in memory, one event after the other, nothing coalesced. What the real one must
+//! agree with.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bus_schema::{
+    Envelope, Epoch, Hash32, Timestamp, canonical,
+    chain::{ChainPoint, Link},
+    digest::{Address, Digest, Trie, item},
+    envelope::Stored,
+    event::{
+        Event,
+        agent::AgentEvent,
+        resource::{ResourceEvent, SyncClosed, SyncScope},
+    },
+    fact::resource::EmptyConfirmed,
+    token,
+};
+use serde_json::{Value, json};
+
+use super::support::{Message, TARGET, at};
+
+#[derive(Default)]
+pub(super) struct Oracle {
+    pub(super) pools: BTreeMap<String, OraclePool>,
+}
+
+#[derive(Default)]
+pub(super) struct OraclePool {
+    rows: BTreeMap<String, OracleRow>,
+    pub(super) owners: BTreeMap<String, OracleOwner>,
+}
+
+#[derive(Clone)]
+struct OracleRow {
+    owner: String,
+    state: Option<(String, Value, Hash32)>,
+    notice: Option<(String, Hash32, u64, Timestamp)>,
+    tenant: Option<String>,
+    labels: BTreeMap<String, String>,
+    chain: Option<ChainPoint>,
+    seq: u64,
+    source_time: Timestamp,
+    stored_at: Timestamp,
+    deleted_at: Option<Timestamp>,
+}
+
+#[derive(Default)]
+pub(super) struct OracleOwner {
+    at: Option<ChainPoint>,
+    hash: Hash32,
+    hashes: HashMap<(Epoch, u64), Hash32>,
+    retired: Vec<Epoch>,
+    pub(super) applied: u64,
+    pub(super) repeats: u64,
+    pub(super) refused: u64,
+    pub(super) unchained: u64,
+    pub(super) changes: u64,
+    pub(super) bytes: u64,
+    pub(super) gap: Option<u64>,
+    pub(super) is_forked: bool,
+    pub(super) heartbeat: Option<Option<bool>>,
+    pub(super) equal_close: Option<bool>,
+    window: Option<Window>,
+    held: Option<(String, Window, u64, Timestamp)>,
+}
+
+#[derive(Clone)]
+struct Window {
+    sync_id: String,
+    low: ChainPoint,
+    opened_seq: u64,
+    is_broken: bool,
+}
+
+impl Oracle {
+    pub(super) fn read(&mut self, message: &Message) {
+        if message.stream == TARGET {
+            return self.confirm(&serde_json::from_slice(&message.body).unwrap());
+        }
+        let headers: Vec<(&str, &str)> =
+            message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (seq, stored_at) = (message.seq, at(message.stored_at));
+        let (subject, body, stream) = (message.subject.as_str(), message.body.as_slice(), message.stream);
+        let stored = Stored { subject, headers: &headers, body, stream, seq, stored_at };
+        let Ok(envelope) = Envelope::read(stored) else { return };
+        let pool = self.pools.entry(envelope.subject.pool().unwrap().to_string()).or_default();
+        let owner = pool.owners.entry(envelope.source.to_string()).or_default();
+        let is_in = match envelope.link {
+            None => {
+                owner.unchained += 1;
+                true
+            }
+            Some(link) => owner.chain(link, envelope.hash.unwrap(), seq),
+        };
+        if is_in {
+            pool.take_in(&envelope, seq, stored_at);
+        }
+    }
+
+    fn confirm(&mut self, confirmed: &EmptyConfirmed) {
+        let Some(pool) = self.pools.get_mut(&confirmed.pool.to_string()) else { return };
+        let Some(owner) = pool.owners.get_mut(&confirmed.owner) else { return };
+        if let Some((_, window, seq, closed_at)) = owner.held.take_if(|held| held.0 == confirmed.sync_id) {
+            owner.gap.take_if(|gap| *gap <= seq);
+            pool.sweep(&confirmed.owner, &window, seq, closed_at);
+        }
+    }
+}
+
+impl OracleOwner {
+    /// Whether the event is taken in.
+    fn chain(&mut self, link: Link, hash: Hash32, seq: u64) -> bool {
+        let Link { at: ChainPoint { epoch, seq: chain_seq }, prev } = link;
+        if self.retired.contains(&epoch) {
+            self.refused += 1;
+            return false;
+        }
+        match self.at {
+            Some(last) if last.epoch == epoch => {
+                if chain_seq <= last.seq {
+                    let is_fork = self.hashes.get(&(epoch, chain_seq)).is_some_and(|known| *known != hash);
+                    self.is_forked |= is_fork;
+                    *(if is_fork { &mut self.refused } else { &mut self.repeats }) += 1;
+                    return false;
+                }
+                let is_next = chain_seq == last.seq + 1;
+                if (is_next && prev != self.hash) || (!is_next && self.is_forked) {
+                    self.is_forked = true;
+                    self.refused += 1;
+                    return false;
+                }
+                if !is_next {
+                    self.lose(seq);
+                }
+            }
+            last => {
+                self.retired.extend(last.map(|last| last.epoch));
+                (self.is_forked, self.window, self.held) = (false, None, None);
+                if chain_seq > 1 {
+                    self.lose(seq);
+                }
+            }
+        }
+        (self.at, self.hash) = (Some(link.at), hash);
+        self.hashes.insert((epoch, chain_seq), hash);
+        self.applied += 1;
+        true
+    }
+
+    fn lose(&mut self, seq: u64) {
+        self.gap = Some(seq);
+        if let Some(window) = &mut self.window {
+            window.is_broken = true;
+        }
+    }
+}
+
+impl OraclePool {
+    fn take_in(&mut self, envelope: &Envelope<'_>, seq: u64, stored_at: Timestamp) {
+        let source = envelope.source.to_string();
+        let owner = self.owners.get_mut(&source).unwrap();
+        let decoded = Event::decode(envelope.subject.stem, envelope.subject.event, &envelope.data);
+        let Ok(event) = decoded else {
+            if let Some(window) = &mut owner.window {
+                window.is_broken = true;
+            }
+            return;
+        };
+        assert!(token::matches(envelope.subject.token, &event.entity()));
+        let mut count = |bytes: u64| {
+            if envelope.sync.is_none() {
+                owner.changes += 1;
+                owner.bytes += bytes;
+            }
+        };
+        let mut row = OracleRow {
+            owner: source.clone(),
+            state: None,
+            notice: None,
+            tenant: envelope.tenant.as_ref().map(ToString::to_string),
+            labels: BTreeMap::new(),
+            chain: envelope.link.map(|link| link.at),
+            seq,
+            source_time: envelope.time,
+            stored_at,
+            deleted_at: None,
+        };
+        let key = event.entity();
+        match event {
+            Event::Resource(ResourceEvent::Changed(changed)) => {
+                count(changed.state.get().len() as u64);
+                let value = serde_json::from_str(changed.state.get()).unwrap();
+                let hash = Hash32::of(canonical::text(&value).unwrap().as_bytes());
+                row.state = Some((changed.revision.to_string(), value, hash));
+                row.labels = changed
+                    .labels
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), value.to_string()))
+                    .collect();
+                self.rows.insert(key, row);
+            }
+            Event::Resource(ResourceEvent::Noticed(noticed)) => {
+                count(noticed.size_bytes);
+                let old = self.rows.get(&key).filter(|old| old.deleted_at.is_none()).cloned();
+                let since =
+                    old.as_ref().and_then(|old| old.notice.as_ref()).map_or(stored_at, |notice| notice.3);
+                row.notice =
+                    Some((noticed.revision.to_string(), noticed.state_hash, noticed.size_bytes, since));
+                if let Some(old) = old {
+                    (row.state, row.labels) = (old.state, old.labels);
+                    row.tenant = row.tenant.or(old.tenant);
+                }
+                self.rows.insert(key, row);
+            }
+            Event::Resource(ResourceEvent::Deleted(_)) => {
+                count(0);
+                (row.deleted_at, row.tenant) = (Some(stored_at), None);
+                self.rows.insert(key, row);
+            }
+            Event::Resource(ResourceEvent::SyncOpened(opened)) => {
+                let (sync_id, low) = (opened.sync_id, opened.low);
+                owner.window = Some(Window { sync_id, low, opened_seq: seq, is_broken: false });
+            }
+            Event::Resource(ResourceEvent::SyncClosed(closed)) => {
+                self.close(&source, &closed, seq, stored_at)
+            }
+            Event::Agent(AgentEvent::Heartbeat(beat)) => {
+                let digest = self.digest(&source);
+                let owner = self.owners.get_mut(&source).unwrap();
+                let here = owner.at == Some(beat.at);
+                owner.heartbeat = Some(beat.digest.filter(|_| here).map(|theirs| theirs == digest));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn close(&mut self, source: &str, closed: &SyncClosed, seq: u64, stored_at: Timestamp) {
+        let owner = self.owners.get_mut(source).unwrap();
+        let window =
+            owner.window.take().filter(|window| window.sync_id == closed.sync_id && !window.is_broken);
+        if closed.scope != SyncScope::Keys {
+            (owner.changes, owner.bytes) = (0, 0);
+        }
+        if let Some(window) = window.filter(|_| closed.scope == SyncScope::Full) {
+            let mine = || self.rows.values().filter(|row| row.owner == source && row.deleted_at.is_none());
+            let absent = mine().filter(|row| row.is_before(&window)).count();
+            let owner = self.owners.get_mut(source).unwrap();
+            if absent >= 10 && absent * 2 > mine().count() {
+                owner.held = Some((closed.sync_id.clone(), window, seq, stored_at));
+            } else {
+                (owner.gap, owner.held) = (None, None);
+                self.sweep(source, &window, seq, stored_at);
+            }
+        }
+        let equal = self.digest(source) == closed.digest;
+        self.owners.get_mut(source).unwrap().equal_close = Some(equal);
+    }
+
+    fn sweep(&mut self, source: &str, window: &Window, seq: u64, closed_at: Timestamp) {
+        for row in self.rows.values_mut() {
+            if row.owner == source && row.deleted_at.is_none() && row.is_before(window) {
+                (row.state, row.notice, row.tenant, row.labels) = (None, None, None, BTreeMap::new());
+                (row.seq, row.stored_at, row.source_time) = (seq, closed_at, closed_at);
+                row.deleted_at = Some(closed_at);
+            }
+        }
+    }
+
+    pub(super) fn digest(&self, source: &str) -> Digest {
+        let items = self.rows.iter().filter(|(_, row)| row.owner == source && row.deleted_at.is_none());
+        let items = items.map(|(key, row)| {
+            let (revision, hash) = match (&row.notice, &row.state) {
+                (Some((revision, hash, _, _)), _) | (None, Some((revision, _, hash))) => (revision, hash),
+                (None, None) => panic!("{key} has nothing"),
+            };
+            (Address::of(key), item(key, revision, hash))
+        });
+        Trie::build(items.collect::<Vec<_>>().into_iter()).digest()
+    }
+
+    pub(super) fn outstanding(&self, source: &str) -> (u64, Option<Timestamp>) {
+        let mine = self.rows.values().filter(|row| row.owner == source);
+        let since: Vec<_> = mine.filter_map(|row| row.notice.as_ref().map(|notice| notice.3)).collect();
+        (since.len() as u64, since.into_iter().min())
+    }
+
+    pub(super) fn export(&self) -> String {
+        self.rows.iter().map(|(key, row)| row.line(key)).collect()
+    }
+}
+
+impl OracleRow {
+    fn is_before(&self, window: &Window) -> bool {
+        match self.chain {
+            Some(at) => at.epoch != window.low.epoch || at.seq <= window.low.seq,
+            None => self.seq < window.opened_seq,
+        }
+    }
+
+    fn line(&self, key: &str) -> String {
+        let mut line = json!({
+            "key": key,
+            "owner": self.owner,
+            "place": format!("FARSIDE_LOCAL:{}", self.seq),
+            "source_time": self.source_time.to_string(),
+            "stored_at": self.stored_at.to_string(),
+        });
+        if let Some((revision, state, hash)) = &self.state {
+            line["revision"] = json!(revision);
+            line["state"] = state.clone();
+            line["state_hash"] = json!(hash.to_string());
+        }
+        if let Some((revision, hash, size, since)) = &self.notice {
+            line["notice"] = json!({
+                "revision": revision,
+                "state_hash": hash.to_string(),
+                "size_bytes": size.to_string(),
+                "since": since.to_string(),
+            });
+        }
+        if let Some(at) = self.chain {
+            (line["epoch"], line["seq"]) = (json!(at.epoch.to_string()), json!(at.seq.to_string()));
+        }
+        if let Some(tenant) = &self.tenant {
+            line["tenant"] = json!(tenant);
+        }
+        if !self.labels.is_empty() {
+            line["labels"] = json!(self.labels);
+        }
+        if let Some(deleted_at) = self.deleted_at {
+            line["deleted_at"] = json!(deleted_at.to_string());
+        }
+        canonical::text(&line).unwrap() + "\n"
+    }
+}

@@ -1,0 +1,284 @@
+//! Keys, tenants, syncs, confirmations, volumes, images, facts about logs, digests, rebuilds.
+
+use bus_schema::{
+    Hash32,
+    command::resource::{SyncReason, UpdateInfo},
+    digest::{Digest, Node, Trie},
+    event::{
+        image::{self, ImageEvent},
+        key::{Announced, KeyEvent, Withdrawn},
+        resource::SyncScope,
+        volume::{Extent, VolumeEvent, WriteFailed},
+    },
+    fact::{
+        Fact,
+        key::{Issued, KeyFact, Revoked},
+        log::{LogFact, Parked},
+        resource::{Confirmed, ResourceFact, SchedulePaused, SyncCompleted, SyncRequested},
+        tenant::{self, TenantFact},
+    },
+};
+
+use super::support::{Agent, CREATED, Log, Pool, SITE, at, given, name, pool_id};
+use crate::{KeyOrigin, compare};
+
+fn actor() -> String {
+    "operator".to_owned()
+}
+
+#[test]
+fn r7_keys_of_a_source_and_of_the_target_are_known_apart() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let (tenant, salt, hash, not_after) = ("acme".parse().unwrap(), Hash32::of(b"s"), Hash32::of(b"h"), None);
+    let announced = Announced { key_id: name("k1"), tenant, salt, hash, not_after };
+    let event = KeyEvent::Announced(announced.clone());
+    let message = agent.say("key", "k1", "announced", event.data().unwrap());
+    log.repeat(&message);
+    let Announced { key_id, tenant, salt, hash, .. } = announced;
+    let not_after = Some(at(CREATED + 5_000));
+    let issued = Issued { key_id, tenant, salt, hash, not_after, actor: actor() };
+    log.fact(&Fact::Key(KeyFact::Issued(issued)));
+    let mut pool = given(&log);
+    let keys = pool.reader().key(&name("k1")).unwrap().value;
+    assert_eq!(keys.len(), 2);
+    assert_eq!(pool.reader().keys(&pool_id("dc1")).unwrap().len(), 1);
+    let issued = pool.reader().issued_keys().unwrap().value.remove(0);
+    assert_eq!(issued.origin, KeyOrigin::Target);
+    assert!(issued.is_good_at(at(CREATED)) && !issued.is_good_at(at(CREATED + 5_000)));
+
+    log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), actor: actor() })));
+    let withdrawn = KeyEvent::Withdrawn(Withdrawn { key_id: name("k1") });
+    let message = agent.say("key", "k1", "withdrawn", withdrawn.data().unwrap());
+    log.repeat(&message);
+    pool.read_on(&log);
+    assert!(pool.reader().key(&name("k1")).unwrap().iter().all(|key| !key.is_good_at(at(CREATED))));
+}
+
+#[test]
+fn r8_tenants_are_bound_granted_and_removed_with_those_below() {
+    let mut log = Log::default();
+    let mut state = |fact: TenantFact| log.fact(&Fact::Tenant(fact));
+    let id = |text: &str| text.parse::<bus_schema::TenantId>().unwrap();
+    for tenant in ["acme", "acme/web", "acme-x", "acme-x/y"] {
+        state(TenantFact::Created(tenant::Created { tenant: id(tenant), actor: actor() }));
+    }
+    state(TenantFact::Bound(tenant::Bound { tenant: id("acme/web"), actor: actor() }));
+    state(TenantFact::Granted(tenant::Granted {
+        tenant: id("acme/web"),
+        pools: vec![pool_id("dc1")],
+        labels: [("tier".to_owned(), "front".to_owned())].into(),
+        actor: actor(),
+    }));
+    let mut pool = given(&log);
+    let web = pool.reader().tenant(&id("acme/web")).unwrap().value.unwrap();
+    assert!(web.bound && web.grant.unwrap().pools == [pool_id("dc1")]);
+    assert!(!pool.reader().tenant(&id("acme-x/y")).unwrap().value.unwrap().bound);
+    log.fact(&Fact::Tenant(TenantFact::Removed(tenant::Removed { tenant: id("acme"), actor: actor() })));
+    pool.read_on(&log);
+    let left: Vec<_> = pool.reader().tenants().unwrap().iter().map(|it| it.tenant.to_string()).collect();
+    assert_eq!(left, ["acme-x", "acme-x/y"]);
+}
+
+fn requested(sync_id: &str) -> Fact {
+    let digest = Digest { root: Node::default(), count: 0 };
+    Fact::Resource(ResourceFact::SyncRequested(SyncRequested {
+        pool: pool_id("dc1"),
+        owner: "/local/dc1/resource/inv".to_owned(),
+        sync_id: sync_id.to_owned(),
+        reason: SyncReason::First,
+        scope: SyncScope::Full,
+        update_info: UpdateInfo { since: None, outstanding: 0, digest },
+    }))
+}
+
+#[test]
+fn the_last_syncs_and_confirmations_are_kept_newest_first() {
+    let mut log = Log::default();
+    (0..1005).for_each(|n| {
+        log.fact(&requested(&format!("s{n}")));
+    });
+    log.fact(&Fact::Resource(ResourceFact::SyncCompleted(SyncCompleted {
+        pool: pool_id("dc1"),
+        owner: "/local/dc1/resource/inv".to_owned(),
+        sync_id: "s1003".to_owned(),
+        scope: SyncScope::Full,
+        resources: 1,
+        bytes: 2,
+        took_ms: 3,
+        equal: true,
+    })));
+    let confirmed = Confirmed {
+        pool: pool_id("dc1"),
+        confirm_id: "c1".to_owned(),
+        actor: actor(),
+        task: None,
+        allowed_unreachable: false,
+        resources: Vec::new(),
+    };
+    log.fact(&Fact::Resource(ResourceFact::Confirmed(confirmed.clone())));
+    let paused = SchedulePaused { pool: pool_id("dc1"), paused: true, actor: actor() };
+    log.fact(&Fact::Resource(ResourceFact::SchedulePaused(paused)));
+    let pool = given(&log);
+    let syncs = pool.reader().syncs(&pool_id("dc1"), 5000).unwrap().value;
+    assert_eq!((syncs.len(), syncs[0].sync_id.as_str()), (1000, "s1004"));
+    assert!(syncs[1].completed.is_some() && syncs[1].requested.is_some());
+    let confirmations = pool.reader().confirmations(&pool_id("dc1"), 10).unwrap().value;
+    assert_eq!(confirmations[0].confirmed, confirmed);
+    assert!(pool.reader().is_paused(&pool_id("dc1")).unwrap().value);
+}
+
+#[test]
+fn v2_failed_extents_merge_within_a_generation() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    agent.source = "/local/dc1/volume/nbd".to_owned();
+    let mut fail = |generation: u64, extents: &[(u64, u64)], first: i64| {
+        let extents =
+            extents.iter().map(|(offset, length)| Extent { offset: *offset, length: *length }).collect();
+        let event = VolumeEvent::WriteFailed(WriteFailed {
+            volume: name("vol1"),
+            generation,
+            extents,
+            reason: "no answer".to_owned(),
+            first_failed_at: at(first),
+            last_failed_at: at(first + 1),
+        });
+        let message = agent.say("volume", "vol1", "write_failed", event.data().unwrap());
+        log.repeat(&message);
+    };
+    fail(2, &[(0, 4096), (8192, 4096)], 500);
+    fail(2, &[(4096, 4096), (65_536, 10)], 400);
+    fail(1, &[(1 << 30, 1)], 1);
+    let pool = given(&log);
+    let volume = pool.reader().volumes(&pool_id("dc1")).unwrap().value.remove(0);
+    let extents: Vec<_> = volume.extents.iter().map(|extent| (extent.offset, extent.length)).collect();
+    assert_eq!(extents, [(0, 12_288), (65_536, 10)]);
+    assert_eq!(
+        (volume.generation, volume.first_failed_at.unix_ms(), volume.last_failed_at.unix_ms()),
+        (2, 400, 501)
+    );
+
+    let mut fail = |generation| {
+        let event = VolumeEvent::WriteFailed(WriteFailed {
+            volume: name("vol1"),
+            generation,
+            extents: vec![Extent { offset: 7, length: 1 }],
+            reason: "no answer".to_owned(),
+            first_failed_at: at(9),
+            last_failed_at: at(9),
+        });
+        let message = agent.say("volume", "vol1", "write_failed", event.data().unwrap());
+        log.repeat(&message);
+    };
+    fail(3);
+    let volume = given(&log).reader().volumes(&pool_id("dc1")).unwrap().value.remove(0);
+    assert_eq!((volume.generation, volume.extents.len()), (3, 1), "a new generation starts anew");
+}
+
+#[test]
+fn images_are_catalogued_by_reference() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    agent.source = "/local/dc1/image/zot".to_owned();
+    let pushed = image::Pushed {
+        registry: "r".to_owned(),
+        repository: "library/nginx".to_owned(),
+        tag: Some("1".to_owned()),
+        digest: "sha256:00".to_owned(),
+        media_type: "m".to_owned(),
+        size_bytes: 5,
+        actor: None,
+        pushed_at: at(1),
+    };
+    let deleted = image::Deleted {
+        registry: "r".to_owned(),
+        repository: "library/nginx".to_owned(),
+        tag: Some("1".to_owned()),
+        digest: "sha256:00".to_owned(),
+    };
+    for event in [ImageEvent::Pushed(pushed), ImageEvent::Deleted(deleted)] {
+        let message = agent.say("image", &event.entity(), event.name(), event.data().unwrap());
+        log.repeat(&message);
+    }
+    let images = given(&log).reader().images(&pool_id("dc1")).unwrap().value;
+    assert_eq!((images.len(), images[0].reference.as_str()), (1, "r/library/nginx:1"));
+    assert!(images[0].pushed.is_some() && images[0].deleted_at.is_some());
+}
+
+#[test]
+fn what_was_stated_is_not_stated_again_by_a_rebuild() {
+    let mut log = Log::default();
+    log.append("nonsense", Vec::new(), Vec::new());
+    let parked = Parked {
+        stream: SITE.to_owned(),
+        seq: 1,
+        subject: "nonsense".to_owned(),
+        reason: "r".to_owned(),
+        path: "subject".to_owned(),
+    };
+    let live = given(&log);
+    assert_eq!(live.pending().len(), 1);
+    log.fact(&Fact::Log(LogFact::Parked(parked)));
+    let mut live = live;
+    live.read_on(&log);
+    assert_eq!(live.pending(), [], "the fact settles it");
+    assert_eq!(live.reader().dead_letters().unwrap().value, 1);
+    assert_eq!(live.reader().log_facts(10).unwrap()[0].place, "FARSIDE_TGT_LOCAL:1");
+    log.messages.reverse();
+    assert_eq!(given(&log).pending(), []);
+}
+
+#[test]
+fn the_digest_grows_and_equals_one_that_is_built_from_scratch() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let mut pool = Pool::new();
+    for n in 0..5000 {
+        agent.changed(&mut log, &format!("Pod/{n}"), "1", &format!("{{\"n\":{n}}}"));
+        if n % 1700 == 0 {
+            pool.read_on(&log);
+        }
+    }
+    (0..5000).step_by(7).for_each(|n| {
+        agent.deleted(&mut log, &format!("Pod/{n}"));
+    });
+    pool.read_on(&log);
+    let (reader, dc1) = (pool.reader(), pool_id("dc1"));
+    let items = reader.digest_items(&dc1, &agent.source, 0, &[]).unwrap();
+    let trie = Trie::build(items.items.iter().map(|item| (item.address, item.item)));
+    assert_eq!(trie.depth(), 3);
+    assert_eq!(items.digest, trie.digest());
+    for depth in 0..=5 {
+        let nodes = reader.digest_nodes(&dc1, &agent.source, depth.min(4), 0, &[]).unwrap();
+        for (number, node) in nodes.nodes.iter().enumerate() {
+            if let Some(expected) = trie.node(depth.min(4), number as u32) {
+                assert_eq!(*node, expected, "{depth}/{number}");
+            }
+        }
+    }
+    let below = reader.digest_nodes(&dc1, &agent.source, 4, 1, &[3, 9]).unwrap();
+    let whole = reader.digest_nodes(&dc1, &agent.source, 1, 0, &[]).unwrap();
+    for (half, number) in below.nodes.chunks(16usize.pow(3)).zip([3, 9]) {
+        let mut sum = Node::default();
+        half.iter().for_each(|node| sum.toggle(*node));
+        assert_eq!(sum, whole.nodes[number]);
+    }
+    let some = reader.digest_items(&dc1, &agent.source, 2, &[17]).unwrap();
+    assert!(!some.items.is_empty() && some.items.iter().all(|item| item.address.node(2) == 17));
+    assert!(reader.digest_nodes(&dc1, &agent.source, 5, 0, &[]).is_err(), "a million nodes are too many");
+}
+
+#[test]
+fn two_stores_of_one_log_are_equal_and_a_changed_row_is_named() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    (0..30).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n}"), "1", "{}");
+    });
+    let (left, right) = (given(&log), given(&log));
+    assert_eq!(compare::diff(&left.reader(), &right.reader()).unwrap(), []);
+    agent.changed(&mut log, "Pod/7", "2", "{}");
+    let mut right = right;
+    right.read_on(&log);
+    let differences = compare::diff(&left.reader(), &right.reader()).unwrap();
+    let what: Vec<_> = differences.iter().map(|difference| difference.what.as_str()).collect();
+    assert_eq!(what, ["owner /local/dc1/resource/inv", "row Pod/7"]);
+    let size = right.store.size().unwrap();
+    assert!(size.live_bytes > 30 * 100 && size.file_bytes > size.live_bytes);
+}

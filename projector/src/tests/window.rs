@@ -1,0 +1,220 @@
+//! Sync answers: windows, tombstones, the guard.
+
+use bus_schema::{
+    digest::Digest,
+    event::resource::SyncScope::{Full, Incremental, Keys},
+    fact::{
+        Fact,
+        resource::{EmptyConfirmed, ResourceFact},
+    },
+};
+
+use super::support::{Agent, CREATED, Log, given, pool_id};
+
+const NOTHING: Digest = Digest { root: bus_schema::digest::Node(0), count: 0 };
+
+fn filled(agent: &mut Agent, count: u32) -> Log {
+    let mut log = Log::default();
+    (0..count).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n:02}"), "1", "{}");
+    });
+    log
+}
+
+fn confirmed(agent: &Agent, sync_id: &str) -> Fact {
+    Fact::Resource(ResourceFact::EmptyConfirmed(EmptyConfirmed {
+        pool: pool_id(&agent.cluster),
+        owner: agent.source.clone(),
+        sync_id: sync_id.to_owned(),
+        actor: "operator".to_owned(),
+    }))
+}
+
+#[test]
+fn r2_a_full_answer_deletes_what_it_does_not_have_and_keeps_what_changed_meanwhile() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut other = Agent::new("dc1", "other");
+    let mut log = filled(&mut agent, 4);
+    other.changed(&mut log, "Node/mine", "1", "{}");
+    let low = agent.open(&mut log, "s1", Full);
+    agent.changed(&mut log, "Pod/00", "1", "{}");
+    // A change during the window, with no sync id: it wins.
+    agent.sync = None;
+    agent.changed(&mut log, "Pod/01", "2", "{}");
+    agent.sync = Some("s1".to_owned());
+    let before = given(&log);
+    let digest = {
+        let mut expected = log.clone();
+        let mut twin = agent.clone();
+        twin.deleted(&mut expected, "Pod/02");
+        twin.deleted(&mut expected, "Pod/03");
+        given(&expected).digest(&agent)
+    };
+    let closed = agent.close(&mut log, "s1", Full, low, digest);
+    let mut pool = before;
+    pool.read_on(&log);
+    pool.then("dc1", &[("Node/mine", "1"), ("Pod/00", "1"), ("Pod/01", "2")]);
+    let grave = pool.row("dc1", "Pod/02").unwrap();
+    assert_eq!(grave.deleted_at.unwrap().unix_ms(), CREATED + 1000 * closed as i64);
+    let owner = pool.owner(&agent);
+    let last = owner.last_sync.clone().unwrap();
+    assert_eq!((last.swept, last.broken, last.equal), (2, None, true));
+    assert_eq!((owner.since_sync.changes, owner.since_sync.bytes), (0, 0));
+    assert!(owner.in_sync() && owner.window.is_none());
+}
+
+#[test]
+fn an_incremental_answer_deletes_nothing_and_an_answer_about_keys_resets_no_counter() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 4);
+    let low = agent.open(&mut log, "k1", Keys);
+    agent.close(&mut log, "k1", Keys, low, NOTHING);
+    let mut pool = given(&log);
+    assert_eq!(pool.owner(&agent).since_sync.changes, 4);
+    let low = agent.open(&mut log, "s1", Incremental);
+    agent.close(&mut log, "s1", Incremental, low, NOTHING);
+    pool.read_on(&log);
+    assert_eq!(pool.rows("dc1").len(), 4);
+    let owner = pool.owner(&agent);
+    assert_eq!(owner.since_sync.changes, 0);
+    assert!(!owner.last_sync.clone().unwrap().equal && !owner.in_sync());
+}
+
+#[test]
+fn an_answer_with_a_hole_or_without_its_opening_deletes_nothing() {
+    for hole in ["gap", "dead letter", "no opening"] {
+        let mut agent = Agent::new("dc1", "inv");
+        let mut log = filled(&mut agent, 3);
+        let low = agent.at;
+        if hole == "no opening" {
+            agent.say("resource", "sync/s1", "sync_opened", b"lost".to_vec());
+        } else {
+            agent.open(&mut log, "s1", Full);
+        }
+        match hole {
+            "gap" => {
+                agent.say("resource", "Pod/00", "changed", b"{}".to_vec());
+            }
+            _ => {
+                let bad = agent.say("resource", "Pod/00", "changed", b"{}".to_vec());
+                log.repeat(&bad);
+            }
+        }
+        agent.close(&mut log, "s1", Full, low, NOTHING);
+        let pool = given(&log);
+        assert_eq!(pool.rows("dc1").len(), 3, "{hole}");
+        assert!(pool.owner(&agent).last_sync.unwrap().broken.is_some(), "{hole}");
+    }
+}
+
+#[test]
+fn a_full_answer_after_a_gap_fills_it() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 2);
+    agent.say("resource", "Pod/00", "deleted", b"{}".to_vec());
+    agent.changed(&mut log, "Pod/02", "1", "{}");
+    let low = agent.open(&mut log, "s1", Full);
+    agent.changed(&mut log, "Pod/01", "1", "{}");
+    agent.changed(&mut log, "Pod/02", "1", "{}");
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    let pool = given(&log);
+    pool.then("dc1", &[("Pod/01", "1"), ("Pod/02", "1")]);
+    assert_eq!(pool.owner(&agent).gap, None);
+}
+
+#[test]
+fn an_empty_inventory_is_held_until_a_person_confirms_it() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 12);
+    let low = agent.open(&mut log, "s1", Full);
+    let closed = agent.close(&mut log, "s1", Full, low, NOTHING);
+    agent.changed(&mut log, "Pod/05", "later", "{}");
+    let mut pool = given(&log);
+    assert_eq!(pool.rows("dc1").len(), 12);
+    assert_eq!(pool.facts(), ["window_held"]);
+    let held = pool.owner(&agent).held_window.unwrap();
+    assert_eq!((held.would_delete, held.rows, held.closed_seq), (12, 12, closed));
+    assert!(!pool.owner(&agent).in_sync());
+
+    log.fact(&confirmed(&agent, "another"));
+    pool.read_on(&log);
+    assert_eq!(pool.rows("dc1").len(), 12);
+    log.fact(&confirmed(&agent, "s1"));
+    pool.read_on(&log).then("dc1", &[("Pod/05", "later")]);
+    let owner = pool.owner(&agent);
+    assert_eq!((owner.held_window, owner.last_sync.unwrap().swept), (None, 11));
+    let grave = pool.row("dc1", "Pod/00").unwrap();
+    assert_eq!(grave.place, format!("FARSIDE_LOCAL:{closed}"), "the tombstone is the close's");
+
+    // Read again with the person's word before the log that it speaks of: the same pool.
+    let mut swapped = log.clone();
+    swapped.messages.sort_by_key(|message| message.stream != super::support::TARGET);
+    let again = given(&swapped);
+    assert_eq!(again.export("dc1"), pool.export("dc1"));
+    assert_eq!(again.facts(), Vec::<&str>::new());
+}
+
+#[test]
+fn the_guard_needs_more_than_half_and_ten_rows() {
+    for (rows, kept, is_held) in [(9, 0, false), (20, 10, false), (20, 9, true), (19, 9, true), (10, 0, true)]
+    {
+        let mut agent = Agent::new("dc1", "inv");
+        let mut log = filled(&mut agent, rows);
+        let low = agent.open(&mut log, "s1", Full);
+        (0..kept).for_each(|n| {
+            agent.changed(&mut log, &format!("Pod/{n:02}"), "1", "{}");
+        });
+        agent.close(&mut log, "s1", Full, low, NOTHING);
+        let pool = given(&log);
+        assert_eq!(pool.owner(&agent).held_window.is_some(), is_held, "{kept} of {rows}");
+        let left = if is_held { rows } else { kept };
+        assert_eq!(pool.rows("dc1").len(), left as usize, "{kept} of {rows}");
+    }
+}
+
+#[test]
+fn a_new_epoch_forgets_a_held_window() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 12);
+    let low = agent.open(&mut log, "s1", Full);
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    agent.rebase(2);
+    agent.changed(&mut log, "Pod/00", "new", "{}");
+    log.fact(&confirmed(&agent, "s1"));
+    let pool = given(&log);
+    assert_eq!(pool.rows("dc1").len(), 12);
+    assert_eq!(pool.owner(&agent).held_window, None);
+}
+
+#[test]
+fn a_full_answer_of_a_new_epoch_deletes_what_the_old_one_left() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 3);
+    agent.rebase(2);
+    let low = agent.open(&mut log, "s1", Full);
+    agent.changed(&mut log, "Pod/01", "new", "{}");
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    given(&log).then("dc1", &[("Pod/01", "new")]);
+}
+
+#[test]
+fn rows_of_unchained_events_are_swept_by_their_place_in_the_log() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let unchained = |log: &mut Log, id: &str| {
+        let subject = super::support::resource_subject("dc1", &format!("Pod/{id}"), "changed");
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let headers = vec![
+            header("ce-specversion", "1.0"),
+            header("CE-ID", id),
+            header("ce-source", "/local/dc1/resource/inv"),
+            header("ce-type", "resource.changed"),
+        ];
+        let body = format!(r#"{{"kind":"Pod","id":"{id}","revision":"1","state":{{}}}}"#);
+        log.append(&subject, headers, body.into_bytes());
+    };
+    unchained(&mut log, "before");
+    let low = agent.open(&mut log, "s1", Full);
+    unchained(&mut log, "inside");
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    given(&log).then("dc1", &[("Pod/inside", "1")]);
+}

@@ -1,0 +1,182 @@
+//! What must not be lost when things break: the log, the link, the pool's equality with the source.
+
+use std::{fs, path::Path, time::Duration};
+
+use bus_schema::{
+    Stem,
+    command::{
+        agent::{HelloReply, HelloVerdict},
+        resource::SyncReason,
+    },
+    event::resource::SyncScope,
+    fact::log::LogFact,
+    subject,
+};
+use serde_json::json;
+
+use super::{
+    LOG, OWNER, closed, dc1, equal, log_fact, quiet, source::ScriptedSource, synced, target::Target,
+};
+use crate::support::nats::Nats;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_differs_is_mended_by_the_differing_keys_only() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    for n in 0..300 {
+        source.change(&format!("Pod/{n}"), "1").await;
+    }
+    equal(&target, &source).await;
+    source.drift("Pod/7", Some("2")).await;
+    source.drift("Pod/8", None).await;
+    source.drift("Pod/new", Some("1")).await;
+    source.heartbeat().await;
+    let repair = serving.next_sync().await;
+    assert_eq!((repair.reason, repair.scope), (SyncReason::Repair, SyncScope::Keys));
+    assert_eq!((repair.keys.len(), repair.addresses.len()), (2, 1));
+    closed(&target, &repair.sync_id).await;
+    equal(&target, &source).await;
+    assert_eq!(target.row(&dc1(), "Pod/new").unwrap().revision, Some("1".parse().unwrap()));
+    assert!(target.row(&dc1(), "Pod/8").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pump_survives_kill_9_of_nats() {
+    let mut nats = Nats::start().await;
+    let (target, source, _serving) = synced(&nats, quiet()).await;
+    let before = target.owner(&dc1(), OWNER).unwrap().applied;
+    for round in 0..3 {
+        for n in 0..20 {
+            source.change(&format!("Pod/{n}"), &format!("{round}-{n}")).await;
+        }
+        nats.kill();
+        nats.start_again().await;
+    }
+    source.change("Pod/last", "1").await;
+    equal(&target, &source).await;
+    let owner = target.owner(&dc1(), OWNER).unwrap();
+    assert_eq!(owner.applied, source.at().await.seq, "each event once");
+    assert!(owner.applied >= before + 61);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else {
+            fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
+    let mut nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    source.change("Pod/early", "1").await;
+    target.caught_up(LOG).await;
+    nats.kill();
+    let blocks = nats.blocks(LOG);
+    let log = blocks[0].parent().unwrap().parent().unwrap().to_owned();
+    let kept = target.path("log-as-it-was");
+    copy(&log, &kept);
+    nats.start_again().await;
+    for n in 0..20 {
+        source.change(&format!("Pod/{n}"), "1").await;
+    }
+    target.caught_up(LOG).await;
+    nats.kill();
+    fs::remove_dir_all(&log).unwrap();
+    copy(&kept, &log);
+    nats.start_again().await;
+    source.change("Pod/late", "1").await;
+    let rewound = log_fact(&target, "the rewound log is stated", |fact| match fact {
+        LogFact::Rewound(rewound) if rewound.stream == LOG => Some(rewound.clone()),
+        _ => None,
+    });
+    let rewound = rewound.await;
+    assert!(rewound.applied_seq > rewound.log_last_seq || rewound.reason.contains("another"), "{rewound:?}");
+    let repair = loop {
+        let sync = serving.next_sync().await;
+        if sync.reason == SyncReason::Repair {
+            break sync;
+        }
+    };
+    assert_eq!(repair.scope, SyncScope::Full);
+    closed(&target, &repair.sync_id).await;
+    equal(&target, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_in_a_chain_is_stated_and_mended_by_everything() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    source.change("Pod/a", "1").await;
+    source.lose("Pod/lost", "1").await;
+    source.change("Pod/b", "1").await;
+    log_fact(&target, "the gap is stated", |fact| matches!(fact, LogFact::GapFound(_)).then_some(())).await;
+    let repair = serving.next_sync().await;
+    assert_eq!((repair.reason, repair.scope), (SyncReason::Repair, SyncScope::Full));
+    closed(&target, &repair.sync_id).await;
+    equal(&target, &source).await;
+    assert!(target.row(&dc1(), "Pod/lost").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_published_once_with_its_reason() {
+    let nats = Nats::start().await;
+    let (target, source, _serving) = synced(&nats, quiet()).await;
+    let client = nats.client().await;
+    client.publish("far.v1.local.evt.dc1.resource.Pod=2Fx.changed", "{\"kind\":1}".into()).await.unwrap();
+    client.flush().await.unwrap();
+    let parked = log_fact(&target, "the dead letter is stated", |fact| match fact {
+        LogFact::Parked(parked) => Some(parked.clone()),
+        _ => None,
+    });
+    assert!(parked.await.path.contains("kind"));
+    source.change("Pod/after", "1").await;
+    equal(&target, &source).await;
+    let (bus, directory) = (target.bus.clone(), target.stop().await);
+    let target = Target::start_again(&bus, quiet(), directory).await;
+    target.caught_up(LOG).await;
+    let letters = bus.stream_state("FARSIDE_DLQ_LOCAL").await.unwrap();
+    assert_eq!(letters.messages, 1);
+    let letter = bus.message("FARSIDE_DLQ_LOCAL", letters.last_seq).await.unwrap().unwrap();
+    let reason =
+        letter.headers().into_iter().find(|(name, _)| *name == "Farside-Reason").map(|(_, value)| value);
+    assert!(reason.unwrap().contains("resource.changed"), "{reason:?}");
+    assert_eq!(super::runtime::facts_named(&target, "parked").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_from_an_old_backup_is_told_to_start_a_new_epoch() {
+    let nats = Nats::start().await;
+    let (target, source, _serving) = synced(&nats, quiet()).await;
+    let subject = subject::command(&dc1(), Stem::Agent, "hello");
+    let hello = async |seq: u64, hash: String| -> HelloReply {
+        let at = json!({ "epoch": "0000000000000007", "seq": seq.to_string() });
+        let hello = json!({ "source": OWNER, "at": at, "hash": hash });
+        target.bus.request(&subject, &hello, Duration::from_secs(10)).await.unwrap()
+    };
+    let (at, hash) = (source.at().await, source.hash().await);
+    assert_eq!(hello(at.seq, hash.to_string()).await.verdict, HelloVerdict::Continue);
+    let reply = hello(at.seq - 1, bus_schema::Hash32::ZERO.to_string()).await;
+    assert_eq!((reply.verdict, reply.last), (HelloVerdict::Rebase, Some((at, hash))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_goes_on_where_it_was_after_a_restart() {
+    let nats = Nats::start().await;
+    let (target, source, _serving) = synced(&nats, quiet()).await;
+    source.change("Pod/a", "1").await;
+    equal(&target, &source).await;
+    let (bus, directory) = (target.bus.clone(), target.stop().await);
+    source.change("Pod/b", "1").await;
+    let target = Target::start_again(&bus, quiet(), directory).await;
+    equal(&target, &source).await;
+    let owner = target.owner(&dc1(), OWNER).unwrap();
+    assert_eq!((owner.applied, owner.repeats), (source.at().await.seq, 0));
+    drop::<ScriptedSource>(source);
+}
