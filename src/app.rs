@@ -21,6 +21,7 @@ use producers::{Agent, AgentConfig, ProducersError};
 use projector::{Store, StoreError, StoreOptions};
 use tokio::{
     net::{TcpListener, UnixListener},
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
@@ -41,6 +42,9 @@ const AGENTS_DRAIN_MAX: Duration = Duration::from_secs(15);
 const CORE_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long the connection may take to send what is buffered.
 const BUS_DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What taking over a dead holder's lease takes beyond its time.
+const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
 /// Why farside does not run: each text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -144,9 +148,15 @@ impl App {
         self.managed.as_ref().map(ManagedServer::url)
     }
 
-    /// Runs until `shutdown`, or until something fails; then drains, agents first.
-    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+    /// Runs until `shutdown`, or until something fails; then drains, agents first. `ready` is called when
+    /// the logs are there and somebody acts for the target, so that whoever waits for it can begin.
+    pub(crate) async fn run(
+        self,
+        shutdown: CancellationToken,
+        ready: impl FnOnce() + Send + 'static,
+    ) -> Result<(), AppError> {
         let Self { managed, bus, service, console, tcp, socket, agents, config } = self;
+        let telling = tokio::spawn(when_acting(service.lease(), config.service.lease_ttl.ms(), ready));
         let (of_agents, of_core) = (CancellationToken::new(), CancellationToken::new());
         let mut core = JoinSet::new();
         let stop = of_core.clone();
@@ -164,6 +174,7 @@ impl App {
                 first_end(&mut core, &mut tasks, &shutdown).await
             }
         };
+        telling.abort();
         if first.is_ok() {
             tracing::info!("draining");
         }
@@ -178,6 +189,16 @@ impl App {
         }
         files::forget(&config.socket());
         first.and(agents).and(core)
+    }
+}
+
+/// Calls `ready` when this process acts; when another one keeps the lease, after the time in which a dead
+/// holder would have lost it.
+async fn when_acting(mut lease: watch::Receiver<bool>, lease_ttl_ms: u64, ready: impl FnOnce()) {
+    let limit = Duration::from_millis(lease_ttl_ms) + LEASE_MARGIN;
+    match timeout(limit, lease.wait_for(|held| *held)).await {
+        Ok(Err(_)) => {}
+        Ok(Ok(_)) | Err(_) => ready(),
     }
 }
 

@@ -260,7 +260,8 @@ impl Cli {
     /// What is logged when nobody says: services talk, verbs are silent.
     pub(crate) fn log_filter(&self) -> &str {
         let talks = matches!(self.verb, Verb::Up(_) | Verb::Serve(_) | Verb::Agent(_));
-        self.global.log.as_deref().unwrap_or(if talks { "info" } else { "warn" })
+        // The client library tells each connect twice; the bus tells it once.
+        self.global.log.as_deref().unwrap_or(if talks { "info,async_nats=warn" } else { "warn" })
     }
 
     /// Whether the log is JSON lines.

@@ -6,7 +6,12 @@ mod app;
 mod cli;
 mod config;
 
-use std::{env, ffi::OsString, io, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use bus::managed::exec;
 use clap::Parser;
@@ -53,7 +58,10 @@ fn start_log(cli: &Cli) -> Result<(), String> {
     let filter = cli.log_filter();
     let filter = EnvFilter::try_new(filter)
         .map_err(|e| format!("the log filter {filter:?} is wrong: {e}; write info, or bus=debug,warn"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     if cli.logs_json() {
         log.json().init();
     } else {

@@ -71,6 +71,11 @@ impl Incarnations {
         self.reader.subscribe()
     }
 
+    /// Whether the service that is built first holds the lease.
+    pub(super) fn lease(&self) -> watch::Receiver<bool> {
+        self.current.borrow().handle.lease()
+    }
+
     pub(super) fn control(&self) -> Control {
         Control {
             current: self.current.subscribe(),

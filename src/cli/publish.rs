@@ -57,7 +57,7 @@ impl Publish {
         let pool = Some(context.pool(cluster)?);
         let event = PlainEvent { subject: None, pool, event_type: self.event_type, id: self.id, data };
         let published: PublishedView = context.client.post(&path, &event).await?;
-        context.show(&published, |published| line(published))?;
+        context.show(&published, line)?;
         Ok(Ended::Done)
     }
 }
@@ -80,7 +80,7 @@ async fn lines(context: &Context, path: &str, file: &Path) -> Result<Ended, CliE
             continue;
         }
         match context.client.post_bytes::<PublishedView>(path, text.into_bytes()).await {
-            Ok(published) => context.show(&published, |published| line(published))?,
+            Ok(published) => context.show(&published, line)?,
             Err(error) => {
                 let place = format!("{}:{}", file.display(), number + 1);
                 return Err(CliError::Failed(format!("{place}: {error}; the lines before it are published")));

@@ -27,14 +27,21 @@ impl Serve {
         on_signal(&shutdown)?;
         self.overrides.apply(&mut context.config);
         let app = App::build(context.config.clone(), Nats::Configured).await?;
-        say(&format!(
+        let greeting = format!(
             "farside serves: http://{} (token in {}), socket {}\n",
             app.address(),
             context.config.token_file().display(),
             context.config.socket().display()
-        ))?;
-        app.run(shutdown).await?;
+        );
+        app.run(shutdown, move || greet(&greeting)).await?;
         Ok(Ended::Done)
+    }
+}
+
+/// Tells whoever started farside that it is ready; a closed standard output is no reason to end.
+pub(super) fn greet(greeting: &str) {
+    if let Err(error) = say(greeting) {
+        tracing::warn!(%error, "nobody reads that farside is ready");
     }
 }
 

@@ -3,7 +3,10 @@
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, Context, Ended, say, serve::on_signal};
+use super::{
+    CliError, Context, Ended,
+    serve::{greet, on_signal},
+};
 use crate::{
     app::{App, Nats},
     config::Overrides,
@@ -23,14 +26,14 @@ impl Up {
         on_signal(&shutdown)?;
         self.overrides.apply(&mut context.config);
         let app = App::build(context.config.clone(), Nats::Managed).await?;
-        say(&format!(
+        let greeting = format!(
             "farside is up: http://{} (token in {}), NATS {}, socket {}\n",
             app.address(),
             context.config.token_file().display(),
             app.nats_url().unwrap_or_default(),
             context.config.socket().display()
-        ))?;
-        app.run(shutdown).await?;
+        );
+        app.run(shutdown, move || greet(&greeting)).await?;
         Ok(Ended::Done)
     }
 }

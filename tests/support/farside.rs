@@ -1,0 +1,179 @@
+//! The real binary: `farside up` on a directory of its own, and any verb against it. Ended by its process
+//! id when the test ends; its nats-server ends with it.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+/// What a verb said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// The answer of a verb with `-o json`.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+/// Runs the binary without anything of this process's own configuration.
+pub(crate) fn farside(dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Said {
+    let output = command(dir).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_farside"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FARSIDE_")) {
+        if name != "FARSIDE_NATS_SERVER" {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+/// A running `farside up`.
+pub(crate) struct Up {
+    dir: TempDir,
+    child: Child,
+    address: String,
+}
+
+impl Up {
+    /// Starts it with this configuration (data directory and address are set), and waits until it listens.
+    pub(crate) fn start(config: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+        fs::write(dir.path().join("farside.toml"), config).unwrap();
+        Self::start_in(dir)
+    }
+
+    /// Starts it in a directory that holds a `farside.toml`.
+    pub(crate) fn start_in(dir: TempDir) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.path().join("up.log")).unwrap();
+        let mut child = command(dir.path())
+            .args(["up", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+        let address = address.unwrap_or_else(|| panic!("it did not come up: {}", log_of(dir.path())));
+        Self { dir, child, address }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `host:port` of the HTTP API.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A verb over the local socket.
+    pub(crate) fn verb(&self, arguments: &[impl AsRef<OsStr>]) -> Said {
+        farside(self.dir(), arguments)
+    }
+
+    /// A verb that must succeed, with `-o json`.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let said = self.verb(&[&["-o", "json"], arguments].concat());
+        assert!(said.code == Some(0), "{arguments:?}: {said:?}\n{}", log_of(self.dir()));
+        said.json()
+    }
+
+    /// Publishes a resource and waits until it is in the pool; answers its place.
+    pub(crate) fn publish(&self, cluster: &str, key: &str, revision: &str, labels: &str) -> String {
+        let (kind, id) = key.split_once('/').unwrap();
+        let data = format!(
+            r#"{{"kind":"{kind}","id":"{id}","revision":"{revision}","state":{{"r":"{revision}"}},"labels":{labels}}}"#
+        );
+        let said = self.json(&["publish", cluster, "resource.changed", "--data", &data, "--applied"]);
+        said["place"].as_str().unwrap().to_owned()
+    }
+
+    /// What `GET path` over TCP answers: status and body.
+    pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        self.http("GET", path, headers, "")
+    }
+
+    /// A request over TCP.
+    pub(crate) fn http(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut head = format!("{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    /// The operator token that was made on the first run.
+    pub(crate) fn token(&self) -> String {
+        fs::read_to_string(self.dir().join("data/operator.token")).unwrap()
+    }
+
+    /// Asks it to end, and waits until it has; the directory stays.
+    pub(crate) fn stop(mut self) -> (ExitStatus, TempDir) {
+        terminate(&self.child);
+        let status = self.child.wait().unwrap();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        (status, dir)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn terminate(child: &Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let _ = kill_process(pid, Signal::TERM);
+}
+
+fn log_of(dir: &Path) -> String {
+    fs::read_to_string(dir.join("up.log")).unwrap_or_default()
+}
+
+/// A directory with these files in it.
+pub(crate) fn with_files(dir: &Path, files: &[(&str, &str)]) -> PathBuf {
+    for (name, text) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    dir.to_owned()
+}
