@@ -9,12 +9,13 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
 # A progress bar on a terminal, silence in a log; warnings and errors always show.
 QUIET = $$(test -t 2 || echo --quiet)
 
-.PHONY: help build demo up test lint bench doc schema check-schemas tools clean-data
+.PHONY: help build demo up test kill lint bench doc schema check-schemas tools clean-data
 
 help:
 	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
 	@echo 'make test        every test, against a real nats-server'
 	@echo 'make up          everything on this machine, until Ctrl-C; prints the address'
+	@echo 'make kill        200 random kill -9 of NATS, agent and service under load'
 	@echo 'make lint        formatting, clippy, docs, dependencies, scripts: warnings are errors'
 	@echo 'make bench       the measurements; writes docs/performance.md'
 	@echo 'make build       the binary, target/debug/farside'
@@ -41,6 +42,10 @@ test:
 	@echo 'building the tests (minutes the first time, seconds after that)' >&2
 	@$(CARGO) test --locked --workspace --no-run $(QUIET)
 	@$(NATS) && $(CARGO) test --locked --workspace --no-fail-fast
+
+# Two hundred random `kill -9` of nats-server, agent and service under load; prints its seed.
+kill:
+	@$(NATS) && FARSIDE_KILL_ROUNDS=$${ROUNDS:-200} $(CARGO) test --locked $(QUIET) --test suite kill:: -- --nocapture
 
 lint:
 	@$(CARGO) fmt --check

@@ -9,5 +9,6 @@ mod bus;
 mod cli;
 mod contract;
 mod demo_data;
+mod kill;
 mod resource;
 mod support;

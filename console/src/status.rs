@@ -116,6 +116,9 @@ fn reasons(owner: &Owner, now: Timestamp) -> Vec<String> {
     if owner.since_sync.outstanding > 0 {
         why.push(format!("{source} announced {} states that have not come", owner.since_sync.outstanding));
     }
+    if owner.agent.is_some() && owner.last_sync.is_none() {
+        why.push(format!("the first sync of {source} is not complete"));
+    }
     match owner.proof {
         Some(proof) if !proof.equal => why.push(format!("the digests of {source} and the pool differ")),
         None if owner.agent.is_some() => why.push(format!("{source} has not sent a digest to compare yet")),

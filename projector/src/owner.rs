@@ -54,8 +54,12 @@ pub struct Owner {
 impl Owner {
     /// Whether the pool was proved to have what the owner has (equal digests at one place of the chain)
     /// and nothing is missing, doubled, held back or outstanding since.
+    ///
+    /// Before the first complete sync equal digests prove little: an agent that has listed half of its
+    /// source so far has told that half.
     pub fn in_sync(&self) -> bool {
-        self.proof.is_some_and(|proof| proof.equal)
+        self.last_sync.is_some()
+            && self.proof.is_some_and(|proof| proof.equal)
             && self.gap.is_none()
             && self.fork.is_none()
             && self.held_window.is_none()

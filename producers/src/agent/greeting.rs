@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bus_schema::{
     Stem,
+    chain::ChainPoint,
     command::agent::{HELLO, Hello, HelloReply, HelloVerdict},
     subject,
 };
@@ -48,17 +49,23 @@ impl Agent {
         self.tasks.spawn(async move {
             let reply = bus.request::<Hello, HelloReply>(&subject, &hello, wait).await;
             let reply = reply.inspect_err(|error| tracing::debug!(%error, "the target was greeted in vain"));
-            Done::Greeted(index, reply.ok())
+            Done::Greeted(index, hello.at, reply.ok())
         });
     }
 
     /// Takes in the target's answer.
-    pub(super) fn greeted(&mut self, index: usize, reply: Option<HelloReply>) -> Result<(), ProducersError> {
+    pub(super) fn greeted(
+        &mut self,
+        index: usize,
+        told: ChainPoint,
+        reply: Option<HelloReply>,
+    ) -> Result<(), ProducersError> {
         let lane = &mut self.lanes[index];
         lane.greeting.under_way = false;
         if let Some(reply) = reply {
             lane.cluster.known_to_target = true;
-            if reply.verdict == HelloVerdict::Rebase {
+            let overtaken = overtaken(told, lane.cluster.sequencer.chain().at(), &reply);
+            if reply.verdict == HelloVerdict::Rebase && !overtaken {
                 let last = reply
                     .last
                     .map_or_else(String::new, |(at, _)| format!(" (up to {} of {})", at.seq, at.epoch));
@@ -69,5 +76,30 @@ impl Agent {
             }
         }
         if lane.cluster.greeted { Ok(()) } else { self.begin(index) }
+    }
+}
+
+/// Whether the target only has what the agent sent while its greeting was on the way. (A ledger that was
+/// restored and wrote on meanwhile is a fork, which the target finds in the chain itself.)
+fn overtaken(told: ChainPoint, now: ChainPoint, reply: &HelloReply) -> bool {
+    reply.last.is_some_and(|(last, _)| last.epoch == now.epoch && told.seq < last.seq && last.seq <= now.seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::{Epoch, Hash32};
+
+    use super::*;
+
+    #[test]
+    fn what_was_sent_while_the_greeting_was_on_the_way_is_no_reason_to_begin_anew() {
+        let at = |seq| ChainPoint { epoch: Epoch(7), seq };
+        let has = |seq| HelloReply { last: Some((at(seq), Hash32::ZERO)), verdict: HelloVerdict::Rebase };
+        assert!(overtaken(at(3), at(90), &has(40)));
+        assert!(!overtaken(at(3), at(90), &has(91)), "the target has more than the agent has now");
+        assert!(!overtaken(at(3), at(90), &has(3)), "the same place with another hash");
+        let other =
+            HelloReply { last: Some((ChainPoint { epoch: Epoch(8), seq: 40 }, Hash32::ZERO)), ..has(0) };
+        assert!(!overtaken(at(3), at(90), &other), "another epoch");
     }
 }

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use bus::LinkState;
-use bus_schema::{command::agent::HelloReply, event::resource::SyncScope};
+use bus_schema::{chain::ChainPoint, command::agent::HelloReply, event::resource::SyncScope};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +32,8 @@ pub(super) enum Done {
     Landed(usize, Shipment, Landing),
     /// Single resources.
     Got(usize, command::Purpose, Vec<Wanted>, Result<Found, SourceError>),
-    /// The target's answer to the greeting, if any.
-    Greeted(usize, Option<HelloReply>),
+    /// The place that was told in a greeting, and the target's answer, if any.
+    Greeted(usize, ChainPoint, Option<HelloReply>),
     /// A heartbeat.
     Beaten(usize, bool),
     /// A reply was sent.
@@ -111,7 +111,7 @@ impl Agent {
             Event::Done(Done::Got(lane, purpose, wanted, found)) => {
                 self.got(lane, purpose, &wanted, found)?
             }
-            Event::Done(Done::Greeted(lane, reply)) => self.greeted(lane, reply)?,
+            Event::Done(Done::Greeted(lane, told, reply)) => self.greeted(lane, told, reply)?,
             Event::Done(Done::Beaten(lane, heard)) => self.beaten(lane, heard),
             Event::Done(Done::Replied) => {}
         }
