@@ -38,6 +38,8 @@ mod port;
 
 pub use binary::find_binary;
 
+/// How often another free port is tried when somebody else takes the chosen one first.
+const PORT_TRIES: usize = 3;
 /// Each log may take this part of the disk that is free when it is made.
 const LOG_PARTS_OF_DISK: u64 = 4;
 
@@ -182,23 +184,25 @@ impl ManagedServer {
         let store_dir = store_dir.canonicalize().map_err(file_error("open", &store_dir))?;
         owner::end_leftover(&store_dir).await?;
         let keys = keys::Keys::load_or_make(&store_dir.join("keys"))?;
-        let port = port::choose(&store_dir, options.host, options.port)?;
-        let name = format!("farside-{:016x}", getrandom::u64().unwrap_or_default());
-        let config =
-            config::Config { store_dir: &store_dir, options: &options, port, name: &name, keys: &keys };
-        config.write()?;
-        let scheme = if options.tls.is_some() { "tls" } else { "nats" };
-        let url = format!("{scheme}://{}", std::net::SocketAddr::new(options.host, port));
-        let tls_ca_file = options.tls.and_then(|tls| tls.ca_file);
-        let probe = connect_options(&url, "farside managed server", &keys.service, tls_ca_file.as_ref());
-        let launch = Launch { binary, launcher: options.launcher, store_dir: store_dir.clone(), probe, name };
-        let (supervisor, pid) = Supervisor::start(launch).await?;
+        let mut tries = PORT_TRIES;
+        let (url, (supervisor, pid)) = loop {
+            let launch = launch(&options, &binary, &store_dir, &keys)?;
+            let url = launch.probe.servers.clone();
+            tries -= 1;
+            match Supervisor::start(launch).await {
+                Ok(started) => break (url, started),
+                // Another program took the free port in between; any other will do.
+                Err(ManagedError::NotReady { .. })
+                    if tries > 0 && !port::last_is_free(&store_dir, &options) => {}
+                Err(error) => return Err(error),
+            }
+        };
         let stop = CancellationToken::new();
         let supervisor = tokio::spawn(supervisor.run(stop.clone()));
         Ok(Self {
             url,
             keys,
-            tls_ca_file,
+            tls_ca_file: options.tls.and_then(|tls| tls.ca_file),
             log_bytes_max: log_bytes_max(&store_dir)?,
             pid,
             stop: stop.drop_guard(),
@@ -251,6 +255,24 @@ impl ManagedServer {
             tracing::error!(%error, "the managed server's task failed");
         }
     }
+}
+
+/// Chooses the port, writes the configuration, and says what is to be started.
+fn launch(
+    options: &ManagedOptions,
+    binary: &Path,
+    store_dir: &Path,
+    keys: &keys::Keys,
+) -> Result<Launch, ManagedError> {
+    let port = port::choose(store_dir, options)?;
+    let name = format!("farside-{:016x}", getrandom::u64().unwrap_or_default());
+    config::Config { store_dir, options, port, name: &name, keys }.write()?;
+    let scheme = if options.tls.is_some() { "tls" } else { "nats" };
+    let url = format!("{scheme}://{}", std::net::SocketAddr::new(options.host, port));
+    let tls_ca_file = options.tls.as_ref().and_then(|tls| tls.ca_file.as_ref());
+    let probe = connect_options(&url, "farside managed server", &keys.service, tls_ca_file);
+    let (binary, launcher) = (binary.to_owned(), options.launcher.clone());
+    Ok(Launch { binary, launcher, store_dir: store_dir.to_owned(), probe, name })
 }
 
 fn connect_options(url: &str, name: &str, seed: &Path, tls_ca_file: Option<&PathBuf>) -> ConnectOptions {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::de::IgnoredAny;
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,13 +23,16 @@ use crate::{
     stream::no_stream,
 };
 
-/// When a message that a vanished handler left unsettled is delivered again. The server's growing `backoff`
-/// is not used: with it, 2.15.1 redelivers a delayed message too late by the difference of its steps.
-const UNSETTLED_WAIT: Duration = Duration::from_secs(30);
+/// When a message that was not settled is delivered again: what a crash swallowed, of ours or of the server,
+/// waits for so long, and so does all behind it. The server's growing `backoff` is not used: with it, 2.15.1
+/// redelivers a delayed message too late by the difference of its steps.
+const UNSETTLED_WAIT: Duration = Duration::from_secs(10);
 /// How often the server is told that a handler works: three times before the message would come again.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-/// How long the server may take to confirm an acknowledgement; unconfirmed, the message comes again.
+const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+/// How long the server may take to confirm an acknowledgement; unconfirmed, it is sent again.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// Pause before an unconfirmed acknowledgement is sent again.
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before the message of a dead letter that could not be stored comes again; doubles up to a minute.
 const PARK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause before a failed open is tried again.
@@ -227,12 +231,26 @@ impl Durable {
         }
     }
 
-    /// Tells the server, and waits until it has taken it in.
+    /// Tells the server, and waits until it has taken it in; over a lost link too, until the message
+    /// would come again anyway.
     async fn settle(&self, delivery: &Delivery, word: Bytes) {
-        let request = async_nats::Request::new().payload(word).timeout(Some(SETTLE_WAIT));
-        if let Err(error) = self.bus.client().send_request(delivery.settle_at.clone(), request).await {
+        let mut link = self.bus.link();
+        let settled = async {
+            loop {
+                let up = link.wait_for(|state| matches!(state, LinkState::Up { .. })).await;
+                let Ok(made_on) = up.map(|state| *state) else { return };
+                let request = async_nats::Request::new().payload(word.clone()).timeout(Some(SETTLE_WAIT));
+                let request = self.bus.client().send_request(delivery.settle_at.clone(), request);
+                tokio::select! {
+                    answer = request => if answer.is_ok() { return },
+                    _ = link.wait_for(|now| *now != made_on) => {}
+                }
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+        };
+        if timeout(UNSETTLED_WAIT, settled).await.is_err() {
             let seq = delivery.message.seq();
-            tracing::debug!(stream = %self.stream, seq, %error, "the server did not confirm; the message may come again");
+            tracing::debug!(stream = %self.stream, seq, "the server did not confirm; the message comes again");
         }
     }
 }

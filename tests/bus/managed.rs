@@ -1,6 +1,8 @@
 //! The managed server: one owner, kept alive, and each identity may do its own only.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    env, ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration,
+};
 
 use bus::managed::{ManagedError, ManagedOptions, ManagedServer};
 use bus::{Bus, BusError, ConnectOptions, Outgoing, PublishErrorKind};
@@ -64,7 +66,7 @@ async fn a_server_that_a_killed_owner_left_behind_is_ended_first() {
     let store = dir.path().canonicalize().unwrap();
     within("it stops", start(&store).await.stop()).await;
     let binary = bus::managed::find_binary(None).unwrap();
-    let mut command = std::process::Command::new(binary);
+    let mut command = Command::new(binary);
     let mut left = command.arg("-c").arg(store.join("nats-server.conf")).spawn().unwrap();
     eventually("it runs", async || {
         let pid = fs::read_to_string(store.join("nats-server.pid")).ok()?;
@@ -156,6 +158,56 @@ async fn an_agent_answers_commands_and_says_hello() {
 }
 
 fn kill(pid: u32) {
-    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
     assert!(status.success());
+}
+
+/// Where a test tells a second run of this program to own a managed server.
+const OWN: &str = "FARSIDE_TEST_OWN";
+/// Where a managed server's launcher hands over the arguments of the hidden verb.
+const EXEC: &str = "FARSIDE_TEST_EXEC";
+
+#[tokio::test]
+async fn a_server_ends_with_an_owner_that_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let me = env::current_exe().unwrap();
+    // Stands in for the farside binary and its hidden verb.
+    let launcher = dir.path().join("launcher");
+    let test = "bus::managed::becomes_nats_server_when_told";
+    let script =
+        format!("#!/bin/sh\nshift\n{EXEC}=\"$*\" exec {} --exact {test} --test-threads=1\n", me.display());
+    fs::write(&launcher, script).unwrap();
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut owner = Command::new(&me)
+        .args(["--exact", "bus::managed::owns_a_server_when_told"])
+        .env(OWN, dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid_file = dir.path().join("store/nats-server.pid");
+    let started = dir.path().join("started");
+    eventually("the owner has its server", async || fs::read(&started).ok()).await;
+    let pid = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+    assert!(lives(pid));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    eventually("the server ends with it", async || (!lives(pid)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn owns_a_server_when_told() {
+    let Some(dir) = env::var_os(OWN) else { return };
+    let dir = Path::new(&dir);
+    let options =
+        ManagedOptions { launcher: Some(dir.join("launcher")), ..ManagedOptions::new(dir.join("store")) };
+    let _server = ManagedServer::start(options).await.unwrap();
+    fs::write(dir.join("started"), "").unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn becomes_nats_server_when_told() {
+    let Ok(args) = env::var(EXEC) else { return };
+    let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+    panic!("{}", bus::managed::exec::run(&args));
 }

@@ -7,8 +7,9 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) mod farside;
 pub(crate) mod nats;
 
-/// How long anything that a test waits for may take; a busy machine needs seconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything that a test waits for may take; a busy machine needs seconds, and a
+/// delivery that a crash swallowed comes again after 10.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at that cannot be awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

@@ -20,6 +20,7 @@ pub(crate) const TEST_LOG_BYTES: i64 = 256 << 20;
 /// A running nats-server.
 pub(crate) struct Nats {
     dir: TempDir,
+    jetstream: String,
     port: u16,
     monitor: u16,
     child: Child,
@@ -34,16 +35,12 @@ impl Nats {
     /// Starts one with this inside its `jetstream` block.
     pub(crate) async fn start_with(jetstream: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (port, monitor) = (free_port(), free_port());
-        let store = dir.path().join("store");
-        let config = format!(
-            "host: 127.0.0.1\nport: {port}\nhttp: \"127.0.0.1:{monitor}\"\n\
-             jetstream {{ store_dir: \"{}\", max_file_store: 1TB, {jetstream} }}\n",
-            store.display()
-        );
-        fs::write(dir.path().join("nats.conf"), config).unwrap();
-        let child = spawn(dir.path());
-        let nats = Self { dir, port, monitor, child };
+        // The server chooses its ports, so no two tests can take the same.
+        let child = spawn(dir.path(), jetstream, -1, -1);
+        let (port, monitor) =
+            eventually("nats-server says its ports", async || ports(dir.path(), &child)).await;
+        let jetstream = jetstream.to_owned();
+        let mut nats = Self { dir, jetstream, port, monitor, child };
         nats.ready().await;
         nats
     }
@@ -76,8 +73,12 @@ impl Nats {
 
     /// Starts it again on the same store and port.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.dir.path());
+        self.spawn_again();
         self.ready().await;
+    }
+
+    fn spawn_again(&mut self) {
+        self.child = spawn(self.dir.path(), &self.jetstream, self.port.into(), self.monitor.into());
     }
 
     /// The files that hold the messages of a stream, oldest first.
@@ -93,9 +94,17 @@ impl Nats {
         blocks
     }
 
-    async fn ready(&self) {
-        let url = self.url();
-        eventually("nats-server answers", async || async_nats::connect(&url).await.ok()).await;
+    async fn ready(&mut self) {
+        let (url, name) = (self.url(), server_name(self.dir.path()));
+        eventually("nats-server answers", async || {
+            if self.child.try_wait().unwrap().is_some() {
+                // An outgoing connection of another process may have the port for a moment.
+                self.spawn_again();
+            }
+            let client = async_nats::connect(&url).await.ok()?;
+            (client.server_info().server_name == name).then_some(())
+        })
+        .await;
     }
 }
 
@@ -106,12 +115,31 @@ impl Drop for Nats {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+fn server_name(dir: &Path) -> String {
+    dir.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn spawn(dir: &Path, jetstream: &str, port: i32, monitor: i32) -> Child {
+    let (name, dir_text) = (server_name(dir), dir.display());
+    let config = format!(
+        "host: 127.0.0.1\nport: {port}\nhttp: \"127.0.0.1:{monitor}\"\nserver_name: \"{name}\"\n\
+         ports_file_dir: \"{dir_text}\"\n\
+         jetstream {{ store_dir: \"{dir_text}/store\", max_file_store: 1TB, {jetstream} }}\n"
+    );
+    fs::write(dir.join("nats.conf"), config).unwrap();
     let binary = managed::find_binary(None).unwrap();
     let out = fs::OpenOptions::new().create(true).append(true).open(dir.join("nats.out")).unwrap();
     let mut command = Command::new(binary);
     command.arg("-c").arg(dir.join("nats.conf")).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(out).spawn().unwrap()
+}
+
+/// The client and monitor ports that a server has chosen, once it says them.
+fn ports(dir: &Path, child: &Child) -> Option<(u16, u16)> {
+    let text = fs::read_to_string(dir.join(format!("nats-server_{}.ports", child.id()))).ok()?;
+    let said: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let port = |of: &str| said[of][0].as_str()?.rsplit(':').next()?.parse().ok();
+    Some((port("nats")?, port("monitoring")?))
 }
 
 /// A port that nobody listens on in this moment.

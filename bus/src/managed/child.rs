@@ -73,15 +73,18 @@ impl Launch {
     async fn ready(&self, child: &mut Child) -> Result<(), ManagedError> {
         let deadline = Instant::now() + READY_WAIT;
         loop {
-            let trouble = match Bus::connect(self.probe.clone()).await {
-                Ok(bus) if bus.server().name == self.name => return Ok(()),
-                Ok(_) => "another server answers on its port".to_owned(),
-                Err(BusError::Unreachable { .. }) => "it does not answer".to_owned(),
-                Err(error) => return Err(self.not_ready(error.to_string())),
-            };
+            let answer = Bus::connect(self.probe.clone()).await;
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(self.not_ready(format!("it ended with {status}")));
             }
+            let trouble = match answer {
+                Ok(bus) if bus.server().name == self.name => return Ok(()),
+                Ok(_) => "another server answers on its port".to_owned(),
+                Err(error @ (BusError::ServerTooOld { .. } | BusError::NoJetStream { .. })) => {
+                    return Err(self.not_ready(error.to_string()));
+                }
+                Err(error) => error.to_string(),
+            };
             if Instant::now() > deadline {
                 return Err(self.not_ready(trouble));
             }
