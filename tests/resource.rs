@@ -19,6 +19,7 @@ use crate::support::{eventually, nats::Nats, within};
 use source::{ScriptedSource, Serving};
 use target::Target;
 
+mod agent;
 mod damage;
 mod runtime;
 mod source;

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use bus::{Bus, Request};
+use bus::{Bus, BusError, Request, Requests};
 use bus_schema::{
     Name, Stem,
     command::target::{
@@ -25,7 +25,6 @@ use super::{
     reactor::ManualSync,
     tenants::Registry,
 };
-use crate::error::ConsumersError;
 
 /// Commands of one kind that run side by side; each confirmation holds one read of its source open.
 const SIDE_BY_SIDE_MAX: usize = 32;
@@ -34,8 +33,6 @@ const VISIBLE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Serves the commands.
 pub(crate) struct Commands<P> {
-    /// The bus that the commands come in on.
-    pub bus: Bus,
     /// The target.
     pub target: Name,
     /// Everything outside.
@@ -46,67 +43,47 @@ pub(crate) struct Commands<P> {
 
 impl<P> Clone for Commands<P> {
     fn clone(&self) -> Self {
-        let Self { bus, target, ports, manuals } = self;
-        Self { bus: bus.clone(), target: target.clone(), ports: ports.clone(), manuals: manuals.clone() }
+        let Self { target, ports, manuals } = self;
+        Self { target: target.clone(), ports: ports.clone(), manuals: manuals.clone() }
+    }
+}
+
+/// The subjects of the commands, served from now on.
+pub(crate) struct Subjects {
+    sync: Requests,
+    confirm: Requests,
+    recheck: Requests,
+    state: Requests,
+}
+
+impl Subjects {
+    /// Opens them; when it returns, a command finds somebody. Errors: the bus.
+    pub(crate) async fn open(bus: &Bus, target: &Name) -> Result<Self, BusError> {
+        let subject = |stem, verb| subject::target_command(target, stem, verb);
+        Ok(Self {
+            sync: bus.serve(&subject(Stem::Resource, SYNC)).await?,
+            confirm: bus.serve(&subject(Stem::Resource, CONFIRM)).await?,
+            recheck: bus.serve(&subject(Stem::Resource, RECHECK)).await?,
+            state: bus.serve(&subject(Stem::Log, STATE)).await?,
+        })
     }
 }
 
 impl<P: Ports> Commands<P> {
-    /// Serves until `shutdown`. Errors: the bus.
-    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
-        let (sync, confirm, recheck, state) = (self.clone(), self.clone(), self.clone(), self.clone());
-        tokio::try_join!(
-            self.serve(Stem::Resource, SYNC, SIDE_BY_SIDE_MAX, &shutdown, move |command| sync
+    /// Serves until `shutdown`.
+    pub(crate) async fn run(self, subjects: Subjects, shutdown: CancellationToken) {
+        let (sync, confirm, recheck, state) = (self.clone(), self.clone(), self.clone(), self);
+        tokio::join!(
+            serve(subjects.sync, SIDE_BY_SIDE_MAX, &shutdown, move |command| sync.clone().sync(command)),
+            serve(subjects.confirm, SIDE_BY_SIDE_MAX, &shutdown, move |command| confirm
                 .clone()
-                .sync(command)),
-            self.serve(Stem::Resource, CONFIRM, SIDE_BY_SIDE_MAX, &shutdown, move |command| {
-                confirm.clone().confirm(command)
-            }),
-            self.serve(Stem::Resource, RECHECK, SIDE_BY_SIDE_MAX, &shutdown, move |command| {
-                recheck.clone().recheck(command)
-            }),
+                .confirm(command)),
+            serve(subjects.recheck, SIDE_BY_SIDE_MAX, &shutdown, move |command| recheck
+                .clone()
+                .recheck(command)),
             // One after the other: each is judged by what the one before has made true.
-            self.serve(Stem::Log, STATE, 1, &shutdown, move |command| state.clone().state(command)),
-        )?;
-        Ok(())
-    }
-
-    async fn serve<C, A, F>(
-        &self,
-        stem: Stem,
-        verb: &str,
-        side_by_side_max: usize,
-        shutdown: &CancellationToken,
-        handle: impl Fn(C) -> F,
-    ) -> Result<(), ConsumersError>
-    where
-        C: DeserializeOwned,
-        A: Serialize + Send + Sync + 'static,
-        F: Future<Output = Result<A, String>> + Send + 'static,
-    {
-        let mut requests = self.bus.serve(&subject::target_command(&self.target, stem, verb)).await?;
-        let places = Arc::new(Semaphore::new(side_by_side_max));
-        let mut running = JoinSet::new();
-        loop {
-            let place = places.clone().acquire_owned().await.ok();
-            let request = tokio::select! {
-                () = shutdown.cancelled() => break,
-                request = requests.next() => request,
-            };
-            let Some(request) = request else { break };
-            let handled = read(&request).map(&handle);
-            running.spawn(async move {
-                let _place = place;
-                let answer = match handled {
-                    Ok(handled) => handled.await,
-                    Err(reason) => Err(reason),
-                };
-                reply(&request, answer).await;
-            });
-            while running.try_join_next().is_some() {}
-        }
-        running.join_all().await;
-        Ok(())
+            serve(subjects.state, 1, &shutdown, move |command| state.clone().state(command)),
+        );
     }
 
     async fn sync(self, command: SyncCommand) -> Result<SyncsStarted, String> {
@@ -140,6 +117,40 @@ impl<P: Ports> Commands<P> {
         }
         Ok(Stated { seq })
     }
+}
+
+async fn serve<C, A, F>(
+    mut requests: Requests,
+    side_by_side_max: usize,
+    shutdown: &CancellationToken,
+    handle: impl Fn(C) -> F,
+) where
+    C: DeserializeOwned,
+    A: Serialize + Send + Sync + 'static,
+    F: Future<Output = Result<A, String>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(side_by_side_max));
+    let mut running = JoinSet::new();
+    loop {
+        let place = places.clone().acquire_owned().await.ok();
+        let request = tokio::select! {
+            () = shutdown.cancelled() => break,
+            request = requests.next() => request,
+        };
+        let Some(request) = request else { break };
+        let handled = read(&request).map(&handle);
+        running.spawn(async move {
+            let _place = place;
+            let answer = match handled {
+                Ok(handled) => handled.await,
+                Err(reason) => Err(reason),
+            };
+            reply(&request, answer).await;
+        });
+        while running.try_join_next().is_some() {}
+    }
+    // Who waits for a confirmation now would wait for a lease that is gone.
+    running.shutdown().await;
 }
 
 fn read<C: DeserializeOwned>(request: &Request) -> Result<C, String> {

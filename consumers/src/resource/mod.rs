@@ -53,25 +53,31 @@ pub(crate) struct Acting {
 }
 
 impl Acting {
-    /// Starts the tasks; each ends at `stop`.
-    pub(crate) fn start(
+    /// Starts the tasks; each ends at `stop`. When it returns, commands are served. Errors: the bus.
+    pub(crate) async fn start(
         self,
         tasks: &mut JoinSet<Result<(), ConsumersError>>,
         shown: watch::Sender<Vec<Shown>>,
         stop: &CancellationToken,
-    ) {
+    ) -> Result<(), ConsumersError> {
         let Self { bus, config, facts, reader, progress } = self;
         let pool = ports::LivePool { reader, progress };
         let ports = Arc::new(ports::Live { bus: bus.clone(), facts, pool });
         let (manuals, asked) = mpsc::channel(reactor::MANUALS_WAITING_MAX);
         tasks.spawn(reactor::Reactor::new(ports.clone(), config.clone(), shown).run(asked, stop.clone()));
         let target = config.target.clone();
-        let commands = commands::Commands { bus: bus.clone(), target, ports: ports.clone(), manuals };
-        tasks.spawn(commands.run(stop.clone()));
+        let subjects = commands::Subjects::open(&bus, &target).await?;
+        let commands = commands::Commands { target, ports: ports.clone(), manuals };
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            commands.run(subjects, stopped).await;
+            Ok(())
+        });
         for site in &config.sites {
             let (bus, target, site, ports) =
                 (bus.clone(), config.target.clone(), site.clone(), ports.clone());
             tasks.spawn(completed::Completed { bus, target, site, ports }.run(stop.clone()));
         }
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::Bus;
+use bus::{Bus, BusError, Requests};
 use bus_schema::{
     Hash32, Name, Stem,
     chain::ChainPoint,
@@ -50,11 +50,19 @@ pub(crate) struct Greeter {
 }
 
 impl Greeter {
-    /// Answers until `shutdown`. Errors: the bus.
-    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
-        // Every cluster of the site: `*` stands where the cluster's name would.
-        let subject = format!("{}.{}.cmd.*.{}.{HELLO}", subject::ROOT, self.site, Stem::Agent);
-        let mut requests = self.bus.serve(&subject).await?;
+    /// Opens the subject of every cluster of the site; when it returns, an agent finds somebody.
+    /// Errors: the bus.
+    pub(crate) async fn open(&self) -> Result<Requests, BusError> {
+        // `*` stands where the cluster's name would.
+        self.bus.serve(&format!("{}.{}.cmd.*.{}.{HELLO}", subject::ROOT, self.site, Stem::Agent)).await
+    }
+
+    /// Answers until `shutdown`.
+    pub(crate) async fn run(
+        self,
+        mut requests: Requests,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumersError> {
         loop {
             let request = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

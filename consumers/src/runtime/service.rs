@@ -5,9 +5,9 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bus::{Bus, Lease, LeaseOptions, LeaseToken};
+use bus::{Bus, Lease, LeaseOptions};
 use bus_schema::{Name, stream::StreamSpec, subject};
-use projector::Store;
+use projector::{Reader, Store};
 use tokio::{
     sync::{Mutex, Notify, watch},
     task::{JoinError, JoinSet},
@@ -146,7 +146,7 @@ impl Service {
         let (bus, store) = (self.bus.clone(), self.store.clone());
         let emptying = Outbox { bus, store, facts: facts.clone(), called: outbox };
         tasks.spawn(emptying.run(shutdown.clone()));
-        tasks.spawn(self.act(facts, lease.token(), shutdown.clone()));
+        tasks.spawn(self.actor(facts).run(shutdown.clone()));
         let result = join_all(tasks, &shutdown).await;
         lease.release().await;
         result
@@ -194,70 +194,86 @@ impl Service {
         }
     }
 
-    /// Acts while this process holds the lease.
-    fn act(
-        &self,
-        facts: FactPublisher,
-        mut lease: watch::Receiver<Option<LeaseToken>>,
-        shutdown: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (bus, reader, progress) = (self.bus.clone(), self.store.reader(), self.handle.progress.clone());
-        let (config, shown, holding) =
-            (self.config.clone(), self.ends.shown.clone(), self.ends.holding.clone());
-        async move {
-            loop {
-                let token = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    token = lease.wait_for(Option::is_some) => match token {
-                        Ok(token) => token.clone(),
-                        Err(_) => return,
-                    },
-                };
-                tracing::info!(
-                    token = token.as_ref().map(|token| token.seq),
-                    "this process acts for the target"
-                );
-                let stop = shutdown.child_token();
-                let mut tasks = JoinSet::new();
-                for site in &config.sites {
-                    let (bus, site, reader, progress) =
-                        (bus.clone(), site.clone(), reader.clone(), progress.clone());
-                    tasks.spawn(Greeter { bus, site, reader, progress }.run(stop.clone()));
-                }
-                let acting = Acting {
-                    bus: bus.clone(),
-                    config: config.clone(),
-                    facts: facts.clone(),
-                    reader: reader.clone(),
-                    progress: progress.clone(),
-                };
-                acting.start(&mut tasks, shown.clone(), &stop);
-                holding.send_replace(true);
-                let lost = lease.wait_for(|now| *now != token);
-                let ended = tokio::select! {
-                    _ = lost => None,
-                    () = shutdown.cancelled() => None,
-                    ended = tasks.join_next() => ended,
-                };
-                stop.cancel();
-                holding.send_replace(false);
-                shown.send_replace(Vec::new());
-                let broke_off = ended.is_some();
-                if let Err(error) = settle(ended, tasks).await {
-                    tracing::error!(%error, "acting for the target broke off, and begins again");
-                }
-                if broke_off {
-                    tokio::time::sleep(ACT_AGAIN_AFTER).await;
-                }
+    fn actor(&self, facts: FactPublisher) -> Actor {
+        Actor {
+            config: self.config.clone(),
+            bus: self.bus.clone(),
+            reader: self.store.reader(),
+            progress: self.handle.progress.clone(),
+            facts,
+            shown: self.ends.shown.clone(),
+            holding: self.ends.holding.clone(),
+        }
+    }
+}
+
+/// What acts for the target while this process holds the lease.
+struct Actor {
+    config: Arc<ServiceConfig>,
+    bus: Bus,
+    reader: Reader,
+    progress: Progress,
+    facts: FactPublisher,
+    shown: watch::Sender<Vec<Shown>>,
+    holding: watch::Sender<bool>,
+}
+
+type Tasks = JoinSet<Result<(), ConsumersError>>;
+
+impl Actor {
+    async fn run(self, shutdown: CancellationToken) {
+        let mut lease = self.facts.lease();
+        loop {
+            let token = tokio::select! {
+                () = shutdown.cancelled() => return,
+                token = lease.wait_for(Option::is_some) => match token {
+                    Ok(token) => token.clone(),
+                    Err(_) => return,
+                },
+            };
+            tracing::info!(token = token.as_ref().map(|token| token.seq), "this process acts for the target");
+            let stop = shutdown.child_token();
+            let mut tasks = Tasks::new();
+            let started = self.start(&mut tasks, &stop).await;
+            self.holding.send_replace(started.is_ok());
+            let (lost, began) = (lease.wait_for(|now| *now != token), started.is_ok());
+            let ended = tokio::select! {
+                _ = lost, if began => None,
+                () = shutdown.cancelled(), if began => None,
+                ended = tasks.join_next(), if began => ended,
+                else => Some(Ok(started)),
+            };
+            stop.cancel();
+            self.holding.send_replace(false);
+            self.shown.send_replace(Vec::new());
+            let broke_off = ended.is_some();
+            if let Err(error) = settle(ended, tasks).await {
+                tracing::error!(%error, "acting for the target broke off, and begins again");
+            }
+            if broke_off {
+                tokio::time::sleep(ACT_AGAIN_AFTER).await;
             }
         }
+    }
+
+    async fn start(&self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), ConsumersError> {
+        let Self { config, bus, reader, progress, facts, shown, .. } = self;
+        for site in &config.sites {
+            let (bus, site, reader, progress) = (bus.clone(), site.clone(), reader.clone(), progress.clone());
+            let greeter = Greeter { bus, site, reader, progress };
+            let requests = greeter.open().await?;
+            tasks.spawn(greeter.run(requests, stop.clone()));
+        }
+        let (bus, config, facts) = (bus.clone(), config.clone(), facts.clone());
+        let acting = Acting { bus, config, facts, reader: reader.clone(), progress: progress.clone() };
+        acting.start(tasks, shown.clone(), stop).await
     }
 }
 
 /// Joins what acted; the first error is the result.
 async fn settle(
     first: Option<Result<Result<(), ConsumersError>, JoinError>>,
-    mut tasks: JoinSet<Result<(), ConsumersError>>,
+    mut tasks: Tasks,
 ) -> Result<(), ConsumersError> {
     let mut result = Ok(());
     let mut next = match first {

@@ -1,0 +1,154 @@
+//! The target and the real source agent together (R9): what one asks, the other answers, and the pool is
+//! proved equal to the source.
+
+use std::fs;
+
+use bus_schema::{
+    Hash32, Stem,
+    command::{
+        resource::SyncReason,
+        target::{Reply, SyncsStarted},
+    },
+    fact::resource::Verdict,
+};
+use producers::{Agent, AgentConfig, ProducersError};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{OWNER, confirm, dc1, quiet, target::Target};
+use crate::support::{eventually, nats::Nats, within};
+
+/// A source whose inventory is what a command prints, and its agent.
+struct Bench {
+    nats: Nats,
+    home: TempDir,
+}
+
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ProducersError>>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        within("the agent stops", self.task).await.unwrap().unwrap();
+    }
+}
+
+impl Bench {
+    async fn new() -> (Self, Target) {
+        let bench = Self { nats: Nats::start().await, home: tempfile::tempdir().unwrap() };
+        bench.inventory(&[]);
+        let target = Target::start(&bench.nats.bus().await, quiet()).await;
+        (bench, target)
+    }
+
+    /// The source has these machines, each with this number in its state.
+    fn inventory(&self, machines: &[(&str, u64)]) {
+        let line = |(id, n): &(&str, u64)| json!({ "kind": "Vm", "id": id, "state": { "n": n } }).to_string();
+        // An empty inventory is not an answer; a source always has itself.
+        let lines: Vec<_> = [("self", 0)].iter().chain(machines).map(line).collect();
+        fs::write(self.home.path().join("draft"), lines.join("\n")).unwrap();
+        fs::rename(self.home.path().join("draft"), self.home.path().join("inventory")).unwrap();
+    }
+
+    /// An agent that reads its source by itself so often, in seconds.
+    async fn agent(&self, every_s: u32, push: &str) -> Running {
+        let home = self.home.path().display();
+        let zero = Hash32::ZERO;
+        let text = format!(
+            "name = 'inv'\nledger = '{home}/agent.redb'\nheartbeat_s = 1\n\
+             [[clusters]]\nname = 'dc1'\n\
+             source = {{ adapter = 'exec', command = ['cat', '{home}/inventory'], every_s = {every_s} }}\n{push}\n\
+             [[clusters.keys]]\nid = 'ak-src'\ntenant = 'acme'\nsalt = '{zero}'\nhash = '{zero}'\n"
+        );
+        let config: AgentConfig = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let bus = self.nats.bus().await;
+        let agent =
+            eventually("the ledger is free", async || Agent::build(config.clone(), bus.clone()).ok()).await;
+        let stop = CancellationToken::new();
+        Running { task: tokio::spawn(agent.run(stop.clone())), stop }
+    }
+}
+
+/// Waits until the pool is proved equal to the source, with so many resources.
+async fn equal(target: &Target, count: u64) {
+    target
+        .until("pool and source are equal", |reader| {
+            let owner = reader.owner(&dc1(), OWNER).unwrap().value?;
+            (owner.in_sync() && owner.digest.count == count && owner.last_sync.is_some()).then_some(())
+        })
+        .await;
+}
+
+fn reasons(target: &Target) -> Vec<SyncReason> {
+    let syncs = target.reader.syncs(&dc1(), 50).unwrap().value;
+    syncs.iter().filter_map(|sync| Some(sync.requested.as_ref()?.1.reason)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_first_second_and_manual_requests_are_answered_and_the_pool_is_equal() {
+    let (bench, target) = Bench::new().await;
+    bench.inventory(&[("a", 1), ("b", 1)]);
+    let agent = bench.agent(3_600, "").await;
+    equal(&target, 3).await;
+    bench.inventory(&[("a", 2)]);
+    let confirmation = confirm(&target, &["Vm/a", "Vm/b", "Vm/self"], 20_000).await;
+    let verdicts: Vec<_> = confirmation.resources.iter().map(|resource| resource.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Updated, Verdict::Missing, Verdict::Confirmed]);
+    assert!(target.row(&dc1(), "Vm/a").unwrap().state.unwrap().contains('2'));
+    equal(&target, 2).await;
+    bench.inventory(&[("a", 3), ("c", 1)]);
+    let command = json!({ "pool": dc1(), "full": true, "actor": "op" });
+    let reply = target.command::<_, SyncsStarted>(Stem::Resource, "sync", &command).await;
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    equal(&target, 3).await;
+    for reason in [SyncReason::First, SyncReason::Second, SyncReason::Manual] {
+        assert!(reasons(&target).contains(&reason), "{reason:?}");
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_the_third_request_brings_the_states_behind_the_notices() {
+    let (bench, target) = Bench::new().await;
+    target.stop().await;
+    let mut config = quiet();
+    config["threshold"] = json!({ "changes": 20, "bytes": 0, "age": "1h", "rest": "1s" });
+    let target = Target::start(&bench.nats.bus().await, config).await;
+    let agent = bench.agent(1, "push = { notice_kinds = ['Vm'] }").await;
+    equal(&target, 1).await;
+    let ids: Vec<String> = (0..100).map(|n| format!("vm-{n}")).collect();
+    let machines: Vec<(&str, u64)> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+    bench.inventory(&machines);
+    equal(&target, 101).await;
+    assert!(reasons(&target).contains(&SyncReason::Third));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_an_agent_out_of_an_old_backup_is_told_to_send_everything_and_the_pool_is_equal() {
+    let (bench, target) = Bench::new().await;
+    let (ledger, backup) = (bench.home.path().join("agent.redb"), bench.home.path().join("backup.redb"));
+    bench.inventory(&[("a", 1)]);
+    let agent = bench.agent(3_600, "").await;
+    equal(&target, 2).await;
+    agent.stop().await;
+    fs::copy(&ledger, &backup).unwrap();
+    bench.inventory(&[("a", 2), ("b", 1)]);
+    let agent = bench.agent(3_600, "").await;
+    equal(&target, 3).await;
+    agent.stop().await;
+    let before = target.owner(&dc1(), OWNER).unwrap();
+    fs::rename(&backup, &ledger).unwrap();
+    bench.inventory(&[("a", 3)]);
+    let agent = bench.agent(3_600, "").await;
+    equal(&target, 2).await;
+    let owner = target.owner(&dc1(), OWNER).unwrap();
+    assert_ne!(owner.at.unwrap().epoch, before.at.unwrap().epoch);
+    assert!(owner.retired.contains(&before.at.unwrap().epoch));
+    agent.stop().await;
+}
