@@ -359,7 +359,7 @@ async fn r2_r5_r9_the_three_scopes_of_a_sync_are_answered() {
     ["a", "b", "c"].into_iter().for_each(|id| bench.vm(id, 1));
     let agent = bench.run(bench.directory("")).await;
     let log = bench.until("three resources are in the log", |log| pool(log).len() == 3).await;
-    let since = log.iter().filter(|told| told.link.is_some()).next_back().unwrap().at();
+    let since = log.iter().rfind(|told| told.link.is_some()).unwrap().at();
     let answer = async |id: &str| {
         let closed = |log: &[Told]| {
             log.iter().any(|told| told.name == "sync_closed" && told.sync.as_deref() == Some(id))

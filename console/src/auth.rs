@@ -251,10 +251,15 @@ fn speak_for(
     let Some(key) = keys.first() else {
         return Err(forbidden(format!("key {id} does not belong to tenant {}", wanted.level1)));
     };
-    let granted = directory.tenant(&level1(key))?.and_then(|tenant| tenant.grant);
+    let announced: Vec<_> = keys.iter().filter_map(|key| announced_for(key)).collect();
+    let first = directory.tenant(&level1(key))?;
+    if first.is_none() && announced.is_empty() {
+        let detail = "does not exist (any more), so its keys open nothing; ask an operator";
+        return Err(forbidden(format!("tenant {} {detail}", wanted.level1)));
+    }
     // An explicit grant replaces what the announcement of a key implies: the announcing source's pool.
-    let announced = || keys.iter().filter_map(|key| announced_for(key)).collect();
-    let access = Access::new(wanted.clone(), granted.unwrap_or_else(|| Access::whole_pools(announced())));
+    let granted = first.and_then(|tenant| tenant.grant);
+    let access = Access::new(wanted.clone(), granted.unwrap_or_else(|| Access::whole_pools(announced)));
     let access = if wanted.level2.is_some() { narrowed(access, &wanted, directory)? } else { access };
     Ok(Caller::Tenant { actor: format!("tenant {wanted} with key {id}"), access })
 }

@@ -100,12 +100,31 @@ pub struct Vitals {
     pub lease_held: bool,
     /// When each pool is asked next, as far as this process knows; empty when it does not act.
     pub next_syncs: BTreeMap<PoolId, Timestamp>,
+    /// What is under way with each source, by its CloudEvents `source`; one that is not there rests.
+    pub doing: BTreeMap<String, Doing>,
     /// Size of the pool's file, in bytes.
     pub file_bytes: u64,
     /// Of it in use, in bytes.
     pub live_bytes: u64,
     /// What keeps the projector from applying, in words; none when all is well.
     pub trouble: Option<String>,
+}
+
+/// What is under way with one source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// A sync, in words.
+    Sync(String),
+    /// It waits for something, in words that say what to do.
+    Waiting(String),
+}
+
+impl Doing {
+    /// The words.
+    pub fn text(&self) -> &str {
+        let (Self::Sync(text) | Self::Waiting(text)) = self;
+        text
+    }
 }
 
 /// Where the vital signs are read.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bus_schema::{PoolId, Timestamp, fact::log::LogFact, stream::FULL_ALARM_PERCENT, subject};
 use projector::{LogFactRecord, Owner, PoolSummary};
 
-use crate::view::{Alarm, AlarmKind, InSync, LogView, OwnerView, PoolView};
+use crate::{
+    ports::Doing,
+    view::{Alarm, AlarmKind, InSync, LogView, OwnerView, PoolView},
+};
 
 /// An agent that was silent for this many of its heartbeat intervals is taken for dead: one may be lost,
 /// one may be late.
@@ -20,13 +23,19 @@ pub struct PoolRead {
     pub owners: Vec<Owner>,
     /// When it is asked next.
     pub next_sync_at: Option<Timestamp>,
+    /// What is under way with its owners, by source.
+    pub doing: BTreeMap<String, Doing>,
 }
 
 /// One pool for people: whether it is true, and why not.
 pub fn pool(read: &PoolRead, now: Timestamp) -> PoolView {
-    let PoolRead { summary, owners, next_sync_at } = read;
-    let views: Vec<_> = owners.iter().map(|owner| owner_view(owner, now)).collect();
-    let why: Vec<_> = owners.iter().flat_map(|owner| reasons(owner, now)).collect();
+    let PoolRead { summary, owners, next_sync_at, doing } = read;
+    let views: Vec<_> = owners.iter().map(|owner| owner_view(owner, doing.get(&owner.source), now)).collect();
+    let mut why: Vec<_> = owners.iter().flat_map(|owner| reasons(owner, now)).collect();
+    why.extend(owners.iter().filter_map(|owner| match doing.get(&owner.source) {
+        Some(Doing::Waiting(text)) => Some(format!("{} {text}", owner.source)),
+        _ => None,
+    }));
     PoolView {
         pool: summary.pool.clone(),
         in_sync: views.iter().map(|owner| owner.in_sync).max().unwrap_or(InSync::No),
@@ -47,7 +56,7 @@ pub fn pool(read: &PoolRead, now: Timestamp) -> PoolView {
     }
 }
 
-fn owner_view(owner: &Owner, now: Timestamp) -> OwnerView {
+fn owner_view(owner: &Owner, doing: Option<&Doing>, now: Timestamp) -> OwnerView {
     let heartbeat = owner.last_heartbeat.as_ref();
     OwnerView {
         source: owner.source.clone(),
@@ -64,6 +73,7 @@ fn owner_view(owner: &Owner, now: Timestamp) -> OwnerView {
         refused: owner.refused,
         unchained: owner.unchained,
         trouble: heartbeat.and_then(|heartbeat| heartbeat.trouble.clone()),
+        doing: doing.map(|doing| doing.text().to_owned()),
     }
 }
 

@@ -12,9 +12,13 @@ use std::{
 use bus::Bus;
 use bus_schema::{Name, subject};
 use console::ports::{
-    Health, Moment, Past, PastPools, Pending, PortError, RebuildProgress, RebuildReport, Rebuilder, Vitals,
+    Doing, Health, Moment, Past, PastPools, Pending, PortError, RebuildProgress, RebuildReport, Rebuilder,
+    Vitals,
 };
-use consumers::runtime::replay::{Until, Watcher};
+use consumers::{
+    resource::{Shown, state::Activity},
+    runtime::replay::{Until, Watcher},
+};
 use projector::Size;
 use tokio::sync::{mpsc, oneshot};
 
@@ -153,8 +157,11 @@ impl Rebuilder for Ports {
 impl Health for Ports {
     fn vitals(&self) -> Vitals {
         let handle = self.current().handle;
-        let mut next_syncs = BTreeMap::new();
+        let (mut next_syncs, mut doing) = (BTreeMap::new(), BTreeMap::new());
         for owner in handle.owners() {
+            if let Some(now) = activity(&owner) {
+                doing.insert(owner.owner.to_string(), now);
+            }
             if let Some(next) = owner.next_first {
                 let earliest = next_syncs.entry(owner.owner.pool).or_insert(next);
                 *earliest = next.min(*earliest);
@@ -167,6 +174,7 @@ impl Health for Ports {
         Vitals {
             lease_held: handle.holds_lease(),
             next_syncs,
+            doing,
             file_bytes: size.map_or(0, |size| size.file_bytes),
             live_bytes: size.map_or(0, |size| size.live_bytes),
             trouble,
@@ -178,6 +186,24 @@ impl Health for Ports {
         Box::pin(async move {
             progress.passes(stream, seq, wait).await.map_err(|e| PortError::Failed(e.to_string()))
         })
+    }
+}
+
+/// What is under way with an owner, in words; none when nothing is.
+fn activity(shown: &Shown) -> Option<Doing> {
+    match &shown.activity {
+        Activity::Idle => None,
+        Activity::Descending => Some(Doing::Sync("its digest is being compared".to_owned())),
+        Activity::Asked(_) => Some(Doing::Sync("it is being asked".to_owned())),
+        Activity::Receiving { .. } => Some(Doing::Sync("its answer is coming".to_owned())),
+        Activity::Resting { for_key: true, .. } => Some(Doing::Waiting(
+            "waits for an access key: it has announced none that is good, so it is not asked; give its agent one ([[clusters.keys]])"
+                .to_owned(),
+        )),
+        Activity::Resting { until, .. } => Some(Doing::Waiting(format!(
+            "could not be synchronised ({} times in a row; 'farside pool syncs' tells why), tried again at {until}",
+            shown.failures
+        ))),
     }
 }
 

@@ -3,6 +3,7 @@
 use bus_schema::ResourceKey;
 use clap::{Args, Subcommand};
 use console::view::{HistoryView, ListView, PoolView, ResourcePage, ResourceView};
+use projector::SyncRecord;
 
 use super::{
     CliError, Context, Ended, Output,
@@ -16,7 +17,20 @@ pub(crate) enum Pool {
     List(List),
     Get(Get),
     History(History),
+    Syncs(Syncs),
     Export(Export),
+}
+
+/// Show the last syncs of a pool: who was asked, why, and what came of it
+#[derive(Debug, Args)]
+#[command(after_help = "Example: farside pool syncs dc1")]
+pub(crate) struct Syncs {
+    /// The cluster, or site/cluster
+    #[arg(value_name = "CLUSTER")]
+    cluster: String,
+    /// At most so many
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
 }
 
 /// List the pools
@@ -94,6 +108,7 @@ impl Pool {
             Self::List(verb) => verb.run(context).await,
             Self::Get(verb) => verb.run(context).await,
             Self::History(verb) => verb.run(context).await,
+            Self::Syncs(verb) => verb.run(context).await,
             Self::Export(verb) => verb.run(context).await,
         }
     }
@@ -151,6 +166,48 @@ impl Get {
             }
         }
         Ok(Ended::Done)
+    }
+}
+
+impl Syncs {
+    async fn run(self, context: &Context) -> Result<Ended, CliError> {
+        let pool = context.pool(&self.cluster)?;
+        let path = pool_path(&pool, "syncs") + &query(&[("limit", Some(self.limit.to_string()))]);
+        let syncs: ListView<SyncRecord> = context.client.get(&path).await?;
+        context.show(&syncs, |syncs| {
+            let mut table = Table::new(&["ASKED", "SOURCE", "REASON", "SCOPE", "RESULT"]);
+            for sync in &syncs.items {
+                let asked = sync.requested.as_ref();
+                table.row([
+                    asked.map_or("-".to_owned(), |(at, _)| at.to_string()),
+                    sync.owner.clone(),
+                    asked.map_or("-".to_owned(), |(_, request)| {
+                        format!("{:?}", request.reason).to_lowercase()
+                    }),
+                    asked
+                        .map_or("-".to_owned(), |(_, request)| format!("{:?}", request.scope).to_lowercase()),
+                    outcome(sync),
+                ]);
+            }
+            table.text()
+        })?;
+        Ok(Ended::Done)
+    }
+}
+
+fn outcome(sync: &SyncRecord) -> String {
+    match (&sync.completed, &sync.failed) {
+        (Some((_, done)), _) => {
+            let equal = if done.equal { "equal" } else { "NOT EQUAL" };
+            format!(
+                "{equal} after {}: {} resources, {} bytes",
+                span(done.took_ms),
+                done.resources,
+                done.bytes
+            )
+        }
+        (None, Some((_, failed))) => format!("failed: {}", failed.reason),
+        (None, None) => "under way".to_owned(),
     }
 }
 

@@ -44,10 +44,12 @@ fn directory() -> Listed {
     add("old", AccessKey { not_after: ended, ..key("acme", "right") });
     add("gone", AccessKey { revoked_at: Some(NOW), ..key("acme", "right") });
     add("made", AccessKey { origin: KeyOrigin::Target, ..key("acme", "right") });
+    add("ghost", AccessKey { origin: KeyOrigin::Target, ..key("removed", "right") });
     let mut tenant = |id: &str, bound, grant| {
         let state = TenantState { tenant: id.parse().unwrap(), bound, grant, since: NOW };
         listed.tenants.insert(id.to_owned(), state);
     };
+    tenant("acme", true, None);
     tenant("acme/web", true, None);
     tenant("acme/elsewhere", true, Some(Access::whole_pools(vec!["local/dc2".parse().unwrap()])));
     tenant("acme/out", false, None);
@@ -86,6 +88,7 @@ fn r7_a_key_that_the_source_announced_authenticates_its_tenant_for_that_pool() {
     assert!(sees("Bearer k1.right", None, "local/dc1"));
     assert!(!sees("Bearer k1.right", None, "local/dc2"));
     assert!(!sees("Bearer made.right", None, "local/dc1"), "a key of the target needs an explicit grant");
+    refused("Bearer ghost.right", None, "does not exist");
     refused("Bearer k1.wrong", None, "not known");
     refused("Bearer nobody.right", None, "not known");
     refused("Bearer old.right", None, "expired");

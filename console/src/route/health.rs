@@ -95,7 +95,10 @@ fn pools(reader: &Reader, vitals: &Vitals) -> Result<Vec<PoolRead>, StoreError> 
     let read = |summary: PoolSummary| {
         let owners = reader.owners(&summary.pool)?.value;
         let next_sync_at = vitals.next_syncs.get(&summary.pool).copied();
-        Ok(PoolRead { summary, owners, next_sync_at })
+        let of_pool = |source: &String| owners.iter().any(|owner| owner.source == *source);
+        let doing = vitals.doing.iter().filter(|(source, _)| of_pool(source));
+        let doing = doing.map(|(source, doing)| (source.clone(), doing.clone())).collect();
+        Ok(PoolRead { summary, owners, next_sync_at, doing })
     };
     reader.pools()?.value.into_iter().map(read).collect()
 }

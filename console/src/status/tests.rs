@@ -55,7 +55,7 @@ fn read(owners: Vec<Owner>) -> PoolRead {
         last_event_at: ago(5_000),
         paused: false,
     };
-    PoolRead { summary, owners, next_sync_at: None }
+    PoolRead { summary, owners, next_sync_at: None, doing: BTreeMap::new() }
 }
 
 #[track_caller]
@@ -78,6 +78,15 @@ fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
     let gap = Gap { after: AT, before: AT, place: "FARSIDE_LOCAL:9".to_owned(), stored_at: ago(4_000) };
     not_in_sync(Owner { gap: Some(gap), ..owner() }, 4_000, "FARSIDE_LOCAL:9");
     assert_eq!(pool(&read(vec![]), NOW).in_sync, InSync::No);
+}
+
+#[test]
+fn r7_a_source_without_a_key_is_named_with_what_to_do() {
+    let waiting = Doing::Waiting("waits for an access key".to_owned());
+    let doing = [(owner().source, waiting)].into();
+    let view = pool(&PoolRead { doing, ..read(vec![owner()]) }, NOW);
+    assert_eq!(view.why, ["/local/dc1/resource/inv waits for an access key"]);
+    assert_eq!(view.owners[0].doing.as_deref(), Some("waits for an access key"));
 }
 
 #[test]

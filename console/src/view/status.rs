@@ -172,6 +172,9 @@ pub struct OwnerView {
     /// What keeps the agent from seeing its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// What is under way with it, or what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doing: Option<String>,
 }
 
 /// What kind of trouble an alarm speaks of, the worst first.
