@@ -291,7 +291,7 @@ class Demo:
         burst = [row for row in rows if "burst-" in row["key"] and "state" in row]
         holds(len(burst) == BURST_NOTICES, f"{len(burst)} of {BURST_NOTICES} states came")
         third = self.third_requests()
-        info = third[0]["requested"]["update_info"]
+        info = third[-1]["requested"][1]["update_info"]
         evidence(f"third requests: {len(third)}; the first named what the pool had: since {info['since']['epoch']}:{info['since']['seq']}, {info['outstanding']} outstanding")
         evidence(f"all {len(burst)} states fetched; digests equal again")
         return seq, before
@@ -300,7 +300,7 @@ class Demo:
         token = (WORK / "data/operator.token").read_text().strip()
         code, page = get(f"{self.url}/v1/pools/local/prod-eu/syncs?limit=100", token)
         syncs = page["items"] if code == 200 else []
-        return [sync for sync in syncs if (sync.get("requested") or {}).get("reason") == "third"]
+        return [sync for sync in syncs if sync["requested"] and sync["requested"][1]["reason"] == "third"]
 
     def confirm(self):
         step(4, "Drift behind the agent's back: confirm reads the source, mends the pool, then lets the command run")

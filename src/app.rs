@@ -43,6 +43,11 @@ const CORE_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long the connection may take to send what is buffered.
 const BUS_DRAIN_MAX: Duration = Duration::from_secs(5);
 
+/// The first wait of an agent for a NATS that is not there; it doubles.
+const REACH_WAIT_MIN: Duration = Duration::from_millis(250);
+/// The longest one.
+const REACH_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// What taking over a dead holder's lease takes beyond its time.
 const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
@@ -165,7 +170,7 @@ impl App {
         core.spawn(async move {
             ended("the console", console.run(Some(tcp), socket, stop).await.map_err(AppError::from))
         });
-        let running = start_agents(agents, &of_agents).await;
+        let running = start_agents(agents, &of_agents, &shutdown).await;
         let mut tasks = JoinSet::new();
         let first = match running {
             Err(error) => Err(error),
@@ -215,21 +220,23 @@ pub(crate) async fn run_agents(
     shutdown: CancellationToken,
 ) -> Result<(), AppError> {
     let stop = CancellationToken::new();
-    let mut tasks = start_agents(agents, &stop).await?;
+    let mut tasks = start_agents(agents, &stop, &shutdown).await?;
     let first = first_end(&mut JoinSet::new(), &mut tasks, &shutdown).await;
     stop.cancel();
     first.and(drain(tasks, "an agent", AGENTS_DRAIN_MAX).await)
 }
 
+/// Starts agents that end with `stop`; gives up waiting for their NATS at `shutdown`.
 async fn start_agents(
     agents: Vec<(AgentConfig, ConnectOptions)>,
     stop: &CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<JoinSet<End>, AppError> {
     let mut tasks = JoinSet::new();
     for (config, options) in agents {
         let name = config.name.to_string();
         let failed = |source| AppError::Agent { name: name.clone(), source };
-        let bus = Bus::connect(options).await?;
+        let Some(bus) = reach(options, shutdown).await? else { break };
         let agent = Agent::build(config, bus.clone()).map_err(failed)?;
         let (stop, name) = (stop.clone(), name.clone());
         tasks.spawn(async move {
@@ -240,6 +247,24 @@ async fn start_agents(
         });
     }
     Ok(tasks)
+}
+
+/// Connects an agent, which outlives the far side: a NATS that is not there (yet) is waited for.
+/// None: `shutdown` came first.
+async fn reach(options: ConnectOptions, shutdown: &CancellationToken) -> Result<Option<Bus>, AppError> {
+    let mut wait = REACH_WAIT_MIN;
+    loop {
+        match Bus::connect(options.clone()).await {
+            Err(error @ BusError::Unreachable { .. }) => {
+                tracing::warn!(%error, "the agent waits for NATS and tries again");
+            }
+            connected => return Ok(Some(connected?)),
+        }
+        if timeout(wait, shutdown.cancelled()).await.is_ok() {
+            return Ok(None);
+        }
+        wait = (wait * 2).min(REACH_WAIT_MAX);
+    }
 }
 
 /// Waits for the shutdown, or for the first task that ends before it: that is an error, whatever it says.
