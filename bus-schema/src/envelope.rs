@@ -126,6 +126,27 @@ struct Attributes<'a> {
     data_base64: Option<Cow<'a, str>>,
 }
 
+impl<'a> Attributes<'a> {
+    /// Where a header's attribute goes; its name may be in any case.
+    fn slot(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        Some(match name.len() {
+            2 if is("id") => &mut self.id,
+            4 if is("type") => &mut self.event_type,
+            4 if is("time") => &mut self.time,
+            6 if is("source") => &mut self.source,
+            6 if is("farseq") => &mut self.farseq,
+            7 if is("farprev") => &mut self.farprev,
+            7 if is("farsync") => &mut self.farsync,
+            8 if is("farepoch") => &mut self.farepoch,
+            9 if is("fartenant") => &mut self.fartenant,
+            11 if is("specversion") => &mut self.specversion,
+            15 if is("datacontenttype") => &mut self.datacontenttype,
+            _ => return None,
+        })
+    }
+}
+
 impl<'a> Envelope<'a> {
     /// Reads a stored message. Errors: what is wrong, for the dead letter.
     pub fn read(message: Stored<'a>) -> Result<Self, EnvelopeError> {
@@ -157,32 +178,15 @@ fn from_headers<'a>(
             content_type = Some(value);
             continue;
         }
-        let Some(("ce-", attribute)) = name.split_at_checked(3).map(|(ce, rest)| (lower_ce(ce), rest)) else {
+        let Some((ce, attribute)) = name.split_at_checked(3) else { continue };
+        let Some(slot) = attributes.slot(attribute).filter(|_| ce.eq_ignore_ascii_case("ce-")) else {
             continue;
-        };
-        let slot = match attribute.to_ascii_lowercase().as_str() {
-            "specversion" => &mut attributes.specversion,
-            "id" => &mut attributes.id,
-            "source" => &mut attributes.source,
-            "type" => &mut attributes.event_type,
-            "time" => &mut attributes.time,
-            "datacontenttype" => &mut attributes.datacontenttype,
-            "farepoch" => &mut attributes.farepoch,
-            "farseq" => &mut attributes.farseq,
-            "farprev" => &mut attributes.farprev,
-            "farsync" => &mut attributes.farsync,
-            "fartenant" => &mut attributes.fartenant,
-            _ => continue,
         };
         if slot.replace(percent_decoded(value)).is_some() {
             return Err(reject(name, format!("the header {name} is there twice; send it once")));
         }
     }
     Ok((attributes, content_type))
-}
-
-fn lower_ce(prefix: &str) -> &str {
-    if prefix.eq_ignore_ascii_case("ce-") { "ce-" } else { prefix }
 }
 
 /// CloudEvents' NATS binding percent-encodes header values, most publishers do not; a `%` that starts
@@ -212,11 +216,14 @@ fn percent_decoded(value: &str) -> Cow<'_, str> {
 
 fn form_of(headers: &Attributes<'_>, content_type: Option<&str>, body: &[u8]) -> Result<Form, EnvelopeError> {
     // CloudEvents lets a structured message repeat its attributes as headers: the content type decides first.
-    let content_type = content_type.map(str::to_ascii_lowercase).unwrap_or_default();
-    if content_type.starts_with("application/cloudevents-batch") {
+    let is = |prefix: &str| {
+        let start = content_type.and_then(|text| text.get(..prefix.len()));
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if is("application/cloudevents-batch") {
         return Err(reject("content-type", "batched CloudEvents are not accepted; send one event a message"));
     }
-    if content_type.starts_with("application/cloudevents") {
+    if is("application/cloudevents") {
         return Ok(Form::Structured);
     }
     if headers.specversion.is_some() {
@@ -239,7 +246,7 @@ fn looks_structured(body: &[u8]) -> bool {
         event_type: &'a RawValue,
     }
     // A search for the word keeps the cost off every other plain message.
-    body.windows(13).any(|window| window == b"\"specversion\"")
+    std::str::from_utf8(body).is_ok_and(|text| text.contains("\"specversion\""))
         && serde_json::from_slice::<Sniffed<'_>>(body).is_ok_and(|found| {
             let strings = [found.id, found.source, found.event_type];
             found.specversion == SPECVERSION && strings.iter().all(|value| value.get().starts_with('"'))
@@ -365,8 +372,9 @@ fn check_chained(source: &str, farside_source: bool) -> Result<(), EnvelopeError
 
 fn check_content_type(content_type: Option<&str>) -> Result<(), EnvelopeError> {
     let Some(content_type) = content_type else { return Ok(()) };
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if essence == "application/json" || essence.ends_with("+json") {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let ending = essence.rsplit_once('+').map_or("", |(_, ending)| ending);
+    if essence.eq_ignore_ascii_case("application/json") || ending.eq_ignore_ascii_case("json") {
         return Ok(());
     }
     Err(reject(
@@ -397,11 +405,11 @@ fn check_source(source: &str, subject: EventSubject<'_>) -> Result<bool, Envelop
             format!("the source is longer than {OWNER_BYTES_MAX} bytes; use a shorter one"),
         ));
     }
-    let Ok(parsed) = source.parse::<Source>() else { return Ok(false) };
+    let Some(parts) = Source::split(source) else { return Ok(false) };
     let EventSubject { site, cluster, stem, .. } = subject;
-    let same_pool = parsed.pool.site.as_str() == site && parsed.pool.cluster.as_str() == cluster;
+    let same_pool = parts.site == site && parts.cluster == cluster;
     // An agent of any system also reports its own life and the access keys of its source.
-    let same_stem = parsed.stem == stem || matches!(stem, Stem::Agent | Stem::Key);
+    let same_stem = parts.stem == stem || matches!(stem, Stem::Agent | Stem::Key);
     if same_pool && same_stem {
         return Ok(true);
     }

@@ -214,21 +214,39 @@ pub struct Source {
     pub agent: Name,
 }
 
+/// The parts of a source, borrowed from its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceParts<'a> {
+    /// The site.
+    pub site: &'a str,
+    /// The cluster.
+    pub cluster: &'a str,
+    /// The system that the agent serves.
+    pub stem: Stem,
+    /// The agent's name.
+    pub agent: &'a str,
+}
+
+impl Source {
+    /// Takes the text of a source apart; none if it is not a Farside agent's.
+    pub fn split(text: &str) -> Option<SourceParts<'_>> {
+        let mut parts = text.strip_prefix('/')?.split('/');
+        let (site, cluster) = (parts.next()?, parts.next()?);
+        let (stem, agent) = (parts.next()?.parse().ok()?, parts.next()?);
+        let is_valid =
+            parts.next().is_none() && [site, cluster, agent].iter().all(|name| Name::is_valid(name));
+        is_valid.then_some(SourceParts { site, cluster, stem, agent })
+    }
+}
+
 impl FromStr for Source {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let wrong = || invalid("source", text, "write /<site>/<cluster>/<stem>/<agent>");
-        let mut parts = text.strip_prefix('/').ok_or_else(wrong)?.split('/');
-        let mut next = || parts.next().ok_or_else(wrong);
-        let name = |text: &str| text.parse::<Name>().map_err(|_| wrong());
-        let (site, cluster) = (name(next()?)?, name(next()?)?);
-        let stem = next()?.parse().map_err(|_| wrong())?;
-        let agent = name(next()?)?;
-        match parts.next() {
-            None => Ok(Self { pool: PoolId { site, cluster }, stem, agent }),
-            Some(_) => Err(wrong()),
-        }
+        let parts = Self::split(text)
+            .ok_or_else(|| invalid("source", text, "write /<site>/<cluster>/<stem>/<agent>"))?;
+        let pool = PoolId { site: parts.site.parse()?, cluster: parts.cluster.parse()? };
+        Ok(Self { pool, stem: parts.stem, agent: parts.agent.parse()? })
     }
 }
 

@@ -81,8 +81,6 @@ pub(crate) const EMPTY_TAIL: Tail<'static> = Tail(&[0, 0, 0, 0]);
 pub(crate) struct TailParts<'a> {
     pub(crate) tenant: &'a str,
     pub(crate) labels: Vec<(&'a str, &'a str)>,
-    /// The tail up to here is what the indexes of tenants and labels know.
-    pub(crate) indexed: &'a [u8],
     pub(crate) revision: &'a str,
     pub(crate) state: &'a str,
 }
@@ -115,6 +113,31 @@ impl<'a> Tail<'a> {
         self.split().ok_or_else(|| damaged("a row"))
     }
 
+    /// The part of the tail that the indexes of tenants and labels know, as bytes.
+    pub(crate) fn indexed(self) -> Db<&'a [u8]> {
+        let (indexed, _) = self.cut().ok_or_else(|| damaged("a row"))?;
+        Ok(indexed)
+    }
+
+    /// The revision.
+    pub(crate) fn revision(self) -> Db<&'a str> {
+        let (_, mut rest) = self.cut().ok_or_else(|| damaged("a row"))?;
+        rest.short_text().ok_or_else(|| damaged("a row"))
+    }
+
+    /// Cuts the tail between labels and revision.
+    fn cut(self) -> Option<(&'a [u8], Fields<'a>)> {
+        let mut fields = Fields(self.0);
+        let tenant_bytes = usize::from(fields.take::<1>()?[0]);
+        fields.bytes(tenant_bytes)?;
+        let count = fields.u16()?;
+        for _ in 0..2 * u32::from(count) {
+            let length = usize::from(fields.u16()?);
+            fields.bytes(length)?;
+        }
+        Some((&self.0[..self.0.len() - fields.0.len()], fields))
+    }
+
     fn split(self) -> Option<TailParts<'a>> {
         let mut fields = Fields(self.0);
         let tenant = fields.short_text()?;
@@ -123,10 +146,9 @@ impl<'a> Tail<'a> {
         for _ in 0..count {
             labels.push((fields.text()?, fields.text()?));
         }
-        let indexed = &self.0[..self.0.len() - fields.0.len()];
         let revision = fields.short_text()?;
         let state = std::str::from_utf8(fields.0).ok()?;
-        Some(TailParts { tenant, labels, indexed, revision, state })
+        Some(TailParts { tenant, labels, revision, state })
     }
 }
 

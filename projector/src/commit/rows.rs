@@ -122,10 +122,10 @@ impl Side<'_> {
     }
 
     fn index(&mut self, key: &str, old: Tail<'_>, new: Tail<'_>) -> Db<()> {
-        let (old, new) = (old.parts()?, new.parts()?);
-        if old.indexed == new.indexed {
+        if old.indexed()? == new.indexed()? {
             return Ok(());
         }
+        let (old, new) = (old.parts()?, new.parts()?);
         if !old.tenant.is_empty() {
             self.tenant_rows.remove((old.tenant, key))?;
         }
@@ -180,7 +180,7 @@ fn after<'c>(old: Option<&Cell<'c>>, key: &str, change: &'c Counted, log: u16) -
         Change::Full { tail, state_at } => {
             head.has_state = true;
             head.state_hash = state_hash(tail.get(*state_at as usize..).unwrap_or_default());
-            head.item = item(key, Tail(tail).parts()?.revision, &head.state_hash);
+            head.item = item(key, Tail(tail).revision()?, &head.state_hash);
             Ok(Cell { head, notice: None, tail: Cow::Borrowed(tail) })
         }
         Change::Deleted => {
