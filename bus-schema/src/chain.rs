@@ -1,6 +1,7 @@
 //! The hash chain of one source: every event names the hash of the source's previous event, so that
 //! nobody can edit, drop or reorder one unseen. Test vectors: `golden/chain.json`.
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -59,10 +60,43 @@ impl Sealed<'_> {
             .field(self.event_type.as_bytes())
             .field(self.subject.as_bytes())
             .field(self.time.as_bytes())
-            .field(self.link.at.epoch.to_string().as_bytes())
-            .field(self.link.at.seq.to_string().as_bytes())
+            .field(&hex(self.link.at.epoch.0))
+            .field(decimal_text(self.link.at.seq, &mut [0; 20]))
             .field(&self.link.prev.0)
             .field(&Hash32::of(self.body).0)
             .finish()
+    }
+}
+
+/// A number as 16 lower-case hex digits.
+fn hex(number: u64) -> [u8; 16] {
+    let mut text = [0; 16];
+    HEXLOWER.encode_mut(&number.to_be_bytes(), &mut text);
+    text
+}
+
+/// A number in decimal digits, written to the end of `to`.
+fn decimal_text(mut number: u64, to: &mut [u8; 20]) -> &[u8] {
+    let mut start = to.len();
+    loop {
+        start -= 1;
+        to[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &to[start..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_sealed_as_the_text_that_travels() {
+        for number in [0, 1, 9, 10, 4_294_967_296, u64::MAX] {
+            assert_eq!(decimal_text(number, &mut [0; 20]), number.to_string().as_bytes());
+            assert_eq!(&hex(number), Epoch(number).to_string().as_bytes());
+        }
     }
 }

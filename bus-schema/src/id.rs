@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::text::text_form;
+use crate::text::{parts, text_form};
 
 /// Longest name of a site, cluster, agent or target, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -230,7 +230,7 @@ pub struct SourceParts<'a> {
 impl Source {
     /// Takes the text of a source apart; none if it is not a Farside agent's.
     pub fn split(text: &str) -> Option<SourceParts<'_>> {
-        let mut parts = text.strip_prefix('/')?.split('/');
+        let mut parts = parts(text.strip_prefix('/')?, b'/');
         let (site, cluster) = (parts.next()?, parts.next()?);
         let (stem, agent) = (parts.next()?.parse().ok()?, parts.next()?);
         let is_valid =

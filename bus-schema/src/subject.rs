@@ -11,7 +11,10 @@
 
 use std::fmt;
 
-use crate::id::{Name, PoolId, Stem};
+use crate::{
+    id::{Name, PoolId, Stem},
+    text::parts,
+};
 
 /// The prefix of every subject; the number is the contract's version.
 pub const ROOT: &str = "far.v1";
@@ -48,7 +51,7 @@ impl<'a> EventSubject<'a> {
     pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
         let wrong = |reason| SubjectError { subject: subject.to_owned(), reason };
         let rest = subject.strip_prefix("far.v1.").ok_or_else(|| wrong("it does not start with far.v1."))?;
-        let mut parts = rest.split('.');
+        let mut parts = parts(rest, b'.');
         let mut next = |reason| parts.next().filter(|part| !part.is_empty()).ok_or_else(|| wrong(reason));
         let site = next("the site is missing")?;
         let evt = next("`evt` is missing")?;

@@ -57,6 +57,19 @@ impl schemars::JsonSchema for Decimal {
     }
 }
 
+/// The parts of a text between an ASCII mark. `str::split` is made for long texts; subjects and sources
+/// have parts of a few bytes, and are taken apart for every event.
+pub(crate) fn parts(text: &str, mark: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = text.bytes().position(|byte| byte == mark);
+        let (part, behind) = end.map_or((text, None), |end| (&text[..end], Some(&text[end + 1..])));
+        rest = behind;
+        Some(part)
+    })
+}
+
 /// 64-bit numbers as decimal strings: JSON readers of other languages round numbers above 2^53.
 pub(crate) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

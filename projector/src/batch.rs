@@ -80,7 +80,8 @@ impl Batch {
     }
 
     /// Takes in the next message: parses, checks and folds it. What cannot be read becomes a dead letter
-    /// inside the batch. `message_hash` covers the message as stored, for the position check.
+    /// inside the batch. `message_hash` covers the message as stored, for the position check; only that of
+    /// the last message is kept, so the others may be anything.
     pub fn push(&mut self, message: Stored<'_>, message_hash: Hash32) {
         if self.messages == 0 {
             self.first_seq = message.seq;

@@ -225,10 +225,9 @@ impl Batch {
 
     /// Makes `kind/id` the key at hand.
     fn set_key(&mut self, kind: &str, id: &str, subject_token: &str) -> Result<(), Fault> {
-        let plain = |text: &str| text.bytes().all(|b| (0x20..0x7f).contains(&b));
         let fits =
             (1..=KIND_BYTES_MAX).contains(&kind.len()) && (1..=RESOURCE_ID_BYTES_MAX).contains(&id.len());
-        if !fits || !plain(kind) || !plain(id) || kind.contains('/') {
+        if !fits || !is_plain(kind) || !is_plain(id) || kind.bytes().any(|b| b == b'/') {
             ResourceKey::new(kind, id).map_err(|error| Fault::new("$", error.to_string()))?;
         }
         self.key.clear();
@@ -442,9 +441,13 @@ fn check_token(subject_token: &str, key: &str) -> Result<(), Fault> {
     Err(Fault::new("subject", reason))
 }
 
+/// Whether text is ASCII without control characters: most is, and needs no closer look.
+fn is_plain(text: &str) -> bool {
+    text.bytes().filter(|b| !(0x20..0x7f).contains(b)).count() == 0
+}
+
 fn check_revision(revision: &str) -> Result<(), Fault> {
-    let plain = |b: u8| (0x20..0x7f).contains(&b);
-    if (1..=REVISION_BYTES_MAX).contains(&revision.len()) && revision.bytes().all(plain) {
+    if (1..=REVISION_BYTES_MAX).contains(&revision.len()) && is_plain(revision) {
         return Ok(());
     }
     revision.parse::<Revision>().map(drop).map_err(|error| Fault::new("$.revision", error.to_string()))
@@ -478,11 +481,14 @@ fn may_have_no_canonical_form(state: &str) -> bool {
     /// The largest double has 309 digits; a run of 255 digits holds an aligned chunk of 128.
     const DIGITS: usize = 128;
     let bytes = state.as_bytes();
-    let deep = bytes.iter().filter(|b| **b | 0x20 == b'{').count() > DEPTH_MAX;
-    let pairs = bytes.iter().zip(bytes.iter().skip(1));
-    let odd = pairs
+    // Loops without branches, which a processor takes in strides.
+    let deep = bytes.len() > DEPTH_MAX && bytes.iter().filter(|b| **b | 0x20 == b'{').count() > DEPTH_MAX;
+    let odd = bytes
+        .iter()
+        .zip(bytes.iter().skip(1))
         .filter(|(first, second)| {
-            (first.is_ascii_digit() && **second | 0x20 == b'e') || (**first == b'\\' && **second == b'u')
+            let exponent = first.is_ascii_digit() & (**second | 0x20 == b'e');
+            exponent | ((**first == b'\\') & (**second == b'u'))
         })
         .count();
     let long = bytes.chunks_exact(DIGITS).any(|chunk| chunk.iter().all(u8::is_ascii_digit));

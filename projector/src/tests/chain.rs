@@ -3,7 +3,10 @@
 use bus_schema::{
     Epoch,
     chain::ChainPoint,
-    event::agent::{AgentEvent, EpochClosed},
+    event::{
+        agent::{AgentEvent, EpochClosed},
+        resource::SyncScope,
+    },
 };
 
 use super::support::{Agent, CREATED, Log, Pool, SITE, at, given, name};
@@ -157,7 +160,8 @@ fn an_epoch_that_was_closed_with_losses_is_not_in_sync() {
     let mut agent = Agent::new("dc1", "inv");
     let mut log = log_of(&mut agent, 0..2);
     let digest = given(&log).digest(&agent);
-    agent.heartbeat(&mut log, Some(digest));
+    let low = agent.open(&mut log, "s1", SyncScope::Incremental);
+    agent.close(&mut log, "s1", SyncScope::Incremental, low, digest);
     let mut pool = given(&log);
     assert!(pool.owner(&agent).in_sync());
     agent.rebase(2);

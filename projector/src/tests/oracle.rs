@@ -174,18 +174,7 @@ impl OraclePool {
                 owner.bytes += bytes;
             }
         };
-        let mut row = OracleRow {
-            owner: source.clone(),
-            state: None,
-            notice: None,
-            tenant: envelope.tenant.as_ref().map(ToString::to_string),
-            labels: BTreeMap::new(),
-            chain: envelope.link.map(|link| link.at),
-            seq,
-            source_time: envelope.time,
-            stored_at,
-            deleted_at: None,
-        };
+        let mut row = OracleRow::empty(envelope, seq, stored_at);
         let key = event.entity();
         match event {
             Event::Resource(ResourceEvent::Changed(changed)) => {
@@ -291,6 +280,21 @@ impl OraclePool {
 }
 
 impl OracleRow {
+    fn empty(envelope: &Envelope<'_>, seq: u64, stored_at: Timestamp) -> Self {
+        Self {
+            owner: envelope.source.to_string(),
+            state: None,
+            notice: None,
+            tenant: envelope.tenant.as_ref().map(ToString::to_string),
+            labels: BTreeMap::new(),
+            chain: envelope.link.map(|link| link.at),
+            seq,
+            source_time: envelope.time,
+            stored_at,
+            deleted_at: None,
+        }
+    }
+
     fn is_before(&self, window: &Window) -> bool {
         match self.chain {
             Some(at) => at.epoch != window.low.epoch || at.seq <= window.low.seq,
