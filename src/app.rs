@@ -107,10 +107,20 @@ pub(crate) enum Nats {
 
 impl App {
     /// Opens everything that can fail at the start.
-    pub(crate) async fn build(mut config: Config, nats: Nats) -> Result<Self, AppError> {
+    pub(crate) async fn build(config: Config, nats: Nats) -> Result<Self, AppError> {
         config.service.check()?;
         files::make_private_dir(&config.data_dir)?;
-        let socket = console::bind_socket(&config.socket()).await?;
+        let path = config.socket();
+        let socket = console::bind_socket(&path).await?;
+        let built = Self::behind(socket, config, nats).await;
+        if built.is_err() {
+            files::forget(&path);
+        }
+        built
+    }
+
+    /// Behind the socket, which tells a second farside that this data directory is taken.
+    async fn behind(socket: UnixListener, mut config: Config, nats: Nats) -> Result<Self, AppError> {
         let tcp = console::bind_tcp(config.console.listen).await?;
         let operator = files::operator_token(&config.token_file())?;
         let managed = match nats {

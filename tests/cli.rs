@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     eventually,
-    farside::{Up, farside, with_files},
+    farside::{AgentProcess, Up, farside, with_files},
     nats::Nats,
 };
 
@@ -117,6 +117,38 @@ async fn r7_the_key_that_a_source_announced_opens_its_pool_to_its_tenant() {
     assert!(list.contains("the source of local/dc1") && !list.contains("horse"), "{list}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_and_an_agent_of_its_own_work_against_an_existing_nats() {
+    let nats = Nats::start().await;
+    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+    let agent = format!(
+        "name = \"inv\"\nledger = \"inv.redb\"\nheartbeat_s = 1\n[[clusters]]\nname = \"dc1\"\n{}",
+        concat!(
+            "source = { adapter = \"directory\", path = \"source\" }\n",
+            "keys = [{ id = \"ak\", tenant = \"acme\", secret_file = \"ak.secret\" }]\n",
+        )
+    );
+    let config = format!("[nats]\nservers = \"{}\"\n[service]\nlog_bytes_max = 268435456\n", nats.url());
+    let files = [
+        ("farside.toml", config.as_str()),
+        ("agent.toml", agent.as_str()),
+        ("ak.secret", "an access key of this source"),
+        ("source/web.yaml", "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n"),
+    ];
+    with_files(dir.path(), &files);
+    private(&dir.path().join("ak.secret"));
+    let up = Up::start_as("serve", dir);
+    let agent = AgentProcess::start(up.dir(), &["agent.toml"]);
+    in_sync(&up).await;
+    assert_eq!(up.json(&["pool", "get", "dc1", "VM/web"])["state"]["cpus"], json!(2));
+    assert!(agent.stop().success());
+    eventually("the pool says that its source was stopped", async || {
+        let said = up.verb(&["status"]);
+        (said.code == Some(3) && said.out.contains("was stopped at")).then_some(())
+    })
+    .await;
+}
+
 #[test]
 fn a_verb_without_a_farside_says_where_it_looked_and_what_to_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,6 +183,7 @@ fn an_occupied_port_and_a_second_farside_are_told_apart() {
     assert!(said.err.contains(&address) && said.err.contains("--listen"), "{said:?}");
     let said = farside(dir.path(), &["up", "--listen", "0.0.0.0:0"]);
     assert!(said.err.contains("no TLS yet"), "{said:?}");
+    assert!(!dir.path().join("data/farside.sock").exists(), "a farside that did not start leaves no socket");
     let up = Up::start("");
     let said = up.verb(&["up", "--listen", "127.0.0.1:0"]);
     assert!(said.code == Some(1) && said.err.contains("another farside"), "{said:?}");

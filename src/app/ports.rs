@@ -45,7 +45,10 @@ struct Measured {
 impl Ports {
     pub(super) fn new(bus: Bus, target: &Name, control: Control) -> Self {
         let (rebuilding, size) = (AtomicBool::new(false), Arc::default());
-        Self { bus, target: target.clone(), control, rebuilding, size }
+        let ports = Self { bus, target: target.clone(), control, rebuilding, size };
+        // Measured now, so that the first question finds it.
+        ports.size();
+        ports
     }
 
     fn current(&self) -> Current {

@@ -66,9 +66,14 @@ impl Up {
 
     /// Starts it in a directory that holds a `farside.toml`.
     pub(crate) fn start_in(dir: TempDir) -> Self {
+        Self::start_as("up", dir)
+    }
+
+    /// Starts `farside up` or `farside serve` in a directory that holds a `farside.toml`.
+    pub(crate) fn start_as(verb: &str, dir: TempDir) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.path().join("up.log")).unwrap();
         let mut child = command(dir.path())
-            .args(["up", "--listen", "127.0.0.1:0"])
+            .args([verb, "--listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -156,6 +161,31 @@ impl Drop for Up {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A `farside agent` beside its source; ended like a crash when dropped.
+pub(crate) struct AgentProcess(Child);
+
+impl AgentProcess {
+    pub(crate) fn start(dir: &Path, arguments: &[&str]) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("agent.log")).unwrap();
+        let mut command = command(dir);
+        command.args(["agent", "resource"]).args(arguments).stdout(Stdio::null()).stderr(log);
+        Self(command.spawn().unwrap())
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        terminate(&self.0);
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
