@@ -9,7 +9,7 @@ use bus_schema::{
         resource::SyncReason,
         target::{Reply, SyncsStarted},
     },
-    fact::resource::Verdict,
+    fact::{log::LogFact, resource::Verdict},
 };
 use producers::{Agent, AgentConfig, ProducersError};
 use serde_json::json;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{OWNER, confirm, dc1, quiet, target::Target};
+use super::{LOG, OWNER, confirm, dc1, log_fact, quiet, target::Target};
 use crate::support::{eventually, nats::Nats, within};
 
 /// A source whose inventory is what a command prints, and its agent.
@@ -150,5 +150,34 @@ async fn r9_an_agent_out_of_an_old_backup_is_told_to_send_everything_and_the_poo
     let owner = target.owner(&dc1(), OWNER).unwrap();
     assert_ne!(owner.at.unwrap().epoch, before.at.unwrap().epoch);
     assert!(owner.retired.contains(&before.at.unwrap().epoch));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_an_agent_that_forked_its_chain_while_the_target_was_away_starts_a_new_epoch() {
+    let (bench, target) = Bench::new().await;
+    let (ledger, backup) = (bench.home.path().join("agent.redb"), bench.home.path().join("backup.redb"));
+    let agent = bench.agent(3_600, "").await;
+    equal(&target, 1).await;
+    agent.stop().await;
+    fs::copy(&ledger, &backup).unwrap();
+    bench.inventory(&[("a", 1)]);
+    let agent = bench.agent(3_600, "").await;
+    equal(&target, 2).await;
+    agent.stop().await;
+    let (bus, directory) = (target.bus.clone(), target.stop().await);
+    fs::rename(&backup, &ledger).unwrap();
+    bench.inventory(&[("a", 2), ("b", 1)]);
+    // Nobody answers its greeting, so it goes on from where the backup was.
+    let agent = bench.agent(3_600, "").await;
+    let last = bus.stream_state(LOG).await.unwrap().last_seq;
+    eventually("it publishes", async || {
+        (bus.stream_state(LOG).await.ok()?.last_seq > last + 2).then_some(())
+    })
+    .await;
+    let target = Target::start_again(&bus, quiet(), directory).await;
+    log_fact(&target, "the fork is stated", |fact| matches!(fact, LogFact::Forked(_)).then_some(())).await;
+    equal(&target, 3).await;
+    assert!(target.row(&dc1(), "Vm/a").unwrap().state.unwrap().contains('2'));
     agent.stop().await;
 }

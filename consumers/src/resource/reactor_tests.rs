@@ -65,7 +65,7 @@ async fn r7_without_a_key_nothing_is_asked_and_the_failure_is_stated_once() {
     let ports = Arc::new(Recording::with_owner(OWNER));
     ports.pool.forget_keys();
     let mut reactor = reactor(&ports);
-    for _ in 0..3 {
+    for _ in 0..10 {
         look(&mut reactor).await;
         ports.later(1_000);
     }

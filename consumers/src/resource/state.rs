@@ -28,6 +28,9 @@ use super::{
     threshold::{Guard, Limits, SinceSync},
 };
 
+/// How long a source that was just seen for the first time may take to announce its key, in milliseconds:
+/// its agent says first that it has started.
+const KEY_GRACE_MS: u64 = 2_000;
 /// Doublings of the backoff; the policy's cap ends the growth earlier.
 const BACKOFF_DOUBLINGS_MAX: u32 = 20;
 
@@ -495,7 +498,8 @@ fn wanted(state: &OwnerState, owner: Owner<'_>, view: &View, now: Timestamp) -> 
         return Some(Wanted::of(SyncReason::Third, incremental));
     }
     let due = schedule.due_at(&owner.source.pool, state.last_first, state.seen_since);
-    let first = !view.paused && due.is_some_and(|due| due <= now);
+    let still_introducing = !view.key_announced && now < after(state.seen_since, KEY_GRACE_MS);
+    let first = !view.paused && !still_introducing && due.is_some_and(|due| due <= now);
     first.then(|| Wanted::of(SyncReason::First, incremental))
 }
 

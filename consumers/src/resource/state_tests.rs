@@ -212,7 +212,8 @@ fn r6_a_sync_that_leaves_the_threshold_crossed_is_not_repeated_in_a_circle() {
 #[test]
 fn r7_no_first_request_without_an_access_key() {
     let mut world = World::fresh();
-    let actions = world.sees(|view| view.key_announced = false).looks();
+    assert_eq!(world.sees(|view| view.key_announced = false).looks(), [], "it may still announce it");
+    let actions = world.later(KEY_GRACE_MS).looks();
     let (_, reason) = failed_until(&actions).unwrap();
     assert!(reason.contains("access key"), "{reason}");
     assert_eq!(world.later(10 * MINUTE).looks(), [], "said once");
@@ -221,7 +222,7 @@ fn r7_no_first_request_without_an_access_key() {
 #[test]
 fn r7_the_request_goes_out_as_soon_as_the_key_is_announced() {
     let mut world = World::fresh();
-    world.sees(|view| view.key_announced = false).looks();
+    world.sees(|view| view.key_announced = false).later(KEY_GRACE_MS).looks();
     assert_eq!(world.sees(|view| view.key_announced = true).asks().wanted.reason, SyncReason::First);
 }
 
