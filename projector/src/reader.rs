@@ -104,7 +104,7 @@ pub struct PoolSummary {
     pub owners: u64,
     /// Sum over the owners.
     pub since_sync: SinceSync,
-    /// Whether every owner that has resources is in sync, see [`Owner::in_sync`].
+    /// Whether every owner that has resources is in sync, see [`Owner::in_sync`](crate::Owner::in_sync).
     pub in_sync: bool,
     /// When the log stored its last event.
     pub last_event_at: Timestamp,

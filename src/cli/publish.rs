@@ -21,7 +21,7 @@ pub(crate) struct Publish {
     /// The cluster, or site/cluster
     #[arg(value_name = "CLUSTER", requires = "event_type", required_unless_present = "file")]
     cluster: Option<String>,
-    /// The event's type, <stem>.<event>
+    /// The event's type, like resource.changed
     #[arg(value_name = "TYPE", requires = "data")]
     event_type: Option<String>,
     /// The event's data: JSON text, or @FILE
