@@ -1,7 +1,9 @@
 //! When a pool counts as true, and what is said when it does not.
 
-use bus_schema::{Epoch, Hash32, chain::ChainPoint, digest::Digest, fact::log::Rewound};
-use projector::{AgentState, Gap, HeldWindow, Proof, SinceSync};
+use bus_schema::{
+    Epoch, Hash32, chain::ChainPoint, digest::Digest, event::resource::SyncScope, fact::log::Rewound,
+};
+use projector::{AgentState, Gap, HeldWindow, LastSync, Proof, SinceSync};
 
 use super::*;
 
@@ -39,7 +41,18 @@ fn owner() -> Owner {
         fork: None,
         window: None,
         held_window: None,
-        last_sync: None,
+        last_sync: Some(LastSync {
+            sync_id: "s0".to_owned(),
+            scope: SyncScope::Full,
+            place: "FARSIDE_LOCAL:7".to_owned(),
+            closed_at: ago(60_000),
+            resources: 3,
+            deleted: 0,
+            bytes: 900,
+            swept: 0,
+            broken: None,
+            equal: true,
+        }),
         since_sync: SinceSync::default(),
     }
 }
@@ -69,6 +82,7 @@ fn not_in_sync(owner: Owner, behind_ms: u64, words: &str) {
 fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
     let view = pool(&read(vec![owner()]), NOW);
     assert_eq!((view.in_sync, view.behind_ms, view.why.len()), (InSync::Yes, 0, 0));
+    not_in_sync(Owner { last_sync: None, ..owner() }, 0, "first sync");
     not_in_sync(Owner { proof: None, ..owner() }, 0, "not sent a digest");
     let differs = Some(Proof { at: AT, equal: false, stored_at: ago(2_000) });
     not_in_sync(Owner { proof: differs, ..owner() }, 2_000, "differ");
