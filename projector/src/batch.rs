@@ -12,14 +12,16 @@
 //! An event that compares or sweeps (`sync_closed`, a heartbeat with a digest, `empty_confirmed`) ends
 //! a *segment*, so that it sees the pool as it is at its own place, however the log was cut into batches.
 
+mod check;
 mod fold;
 mod intake;
+mod runs;
 
 use std::collections::HashMap;
 
 use bus_schema::{Hash32, Timestamp, envelope::Stored};
 
-pub(crate) use fold::{Candidate, Change, Changes, Effect, Item, Run, RunChain, Segment, Step};
+pub(crate) use fold::{Candidate, Change, Changes, Effect, Item, NoticeChange, Run, RunChain, Segment, Step};
 
 /// Messages of one log in order. Fill it on any thread, then hand it to [`crate::Store::commit`].
 #[derive(Debug)]

@@ -86,6 +86,9 @@ pub(crate) struct TailParts<'a> {
 }
 
 impl<'a> Tail<'a> {
+    /// Bytes of a tail without labels, beside its texts.
+    pub(crate) const FIXED_BYTES: usize = 4;
+
     /// Writes a tail behind what `to` holds.
     pub(crate) fn write<'t>(
         to: &mut Vec<u8>,

@@ -13,6 +13,7 @@ mod batch;
 mod cell;
 mod commit;
 mod error;
+mod file;
 mod leaves;
 mod log;
 mod owner;

@@ -21,10 +21,10 @@ use redb::ReadTransaction;
 use crate::{
     commit::PoolState,
     error::StoreError,
+    file::File,
     log,
     owner::SinceSync,
     row::Row,
-    store::File,
     tables::{self, Db, PoolTables, read_json},
 };
 
@@ -104,7 +104,8 @@ pub struct PoolSummary {
     pub owners: u64,
     /// Sum over the owners.
     pub since_sync: SinceSync,
-    /// Whether every owner that has resources is in sync, see [`Owner::in_sync`](crate::Owner::in_sync).
+    /// Whether every owner that has resources, or has told in a sync that it has none, is in sync; not if
+    /// there is no such owner. See [`Owner::in_sync`](crate::Owner::in_sync).
     pub in_sync: bool,
     /// When the log stored its last event.
     pub last_event_at: Timestamp,

@@ -1,25 +1,20 @@
 //! The store: one redb file with every pool of a target.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-};
+use std::{path::Path, sync::Arc};
 
 use bus_schema::{Hash32, PoolId, Timestamp};
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{ReadableTable, WriteTransaction};
 
 use crate::{
     batch::Batch,
     commit::{self, PoolState},
     error::StoreError,
+    file::{self, File, Stop},
     log::{self, LogState},
     pending::Pending,
     reader::Reader,
-    tables::{self, Db, FORMAT, PoolTables, read_json},
+    tables::{self, Db, PoolTables, read_json},
 };
-
-/// A file that is smaller than this is never made smaller at the opening.
-const COMPACT_BYTES_MIN: u64 = 64 << 20;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -84,27 +79,10 @@ pub struct Store {
     file: Arc<File>,
 }
 
-/// The file behind every clone of a store and its readers.
-pub(crate) struct File {
-    path: PathBuf,
-    options: StoreOptions,
-    /// None between a failed write and the next one, which opens the file again.
-    database: RwLock<Option<Database>>,
-}
-
 impl Store {
     /// Opens the file, or makes it. Errors: newer format, locked by another process, damaged, disk.
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let wrong = |error| StoreError::from_redb(path, error);
-        let mut database = open_database(path, &options, options.check).map_err(wrong)?;
-        match prepare(&database).map_err(wrong)? {
-            FORMAT => {}
-            found => return Err(StoreError::Newer { path: path.to_owned(), found }),
-        }
-        if options.compact && is_half_dead(path, &database).map_err(wrong)? {
-            database.compact().map_err(|error| wrong(error.into()))?;
-        }
-        let file = File { path: path.to_owned(), options, database: RwLock::new(Some(database)) };
+        let file = File::open(path, options)?;
         Ok(Self { file: Arc::new(file) })
     }
 
@@ -115,16 +93,17 @@ impl Store {
     /// and read again from there.
     pub fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         let (stream, messages) = (batch.stream().to_owned(), batch.len() as u64);
-        let Some(known) = self.file.read(|txn| log::read(&txn.open_table(tables::LOGS)?, &stream))? else {
-            return Err(StoreError::UnknownLog { stream });
-        };
-        if batch.is_empty() {
-            return Ok(Committed { position: known.position(&stream), messages, rows: 0, pending: 0 });
-        }
-        if batch.first_seq <= known.seq {
-            return Err(StoreError::NotNext { stream, first: batch.first_seq, at: known.seq });
-        }
         self.file.write(|txn| {
+            let Some(known) = log::read(&txn.open_table(tables::LOGS)?, &stream)? else {
+                return Err(Stop::Refused(StoreError::UnknownLog { stream }));
+            };
+            if batch.is_empty() {
+                return Ok(Committed { position: known.position(&stream), messages, rows: 0, pending: 0 });
+            }
+            if batch.first_seq <= known.seq {
+                let (first, at) = (batch.first_seq, known.seq);
+                return Err(Stop::Refused(StoreError::NotNext { stream, first, at }));
+            }
             let mut reached = known.clone();
             (reached.seq, reached.hash) = (batch.last_seq, batch.last_hash);
             reached.time = reached.time.max(batch.last_time);
@@ -245,132 +224,22 @@ impl Store {
 
     /// The size of the file.
     pub fn size(&self) -> Result<Size, StoreError> {
-        let live_bytes = self.file.read(|txn| live_bytes(&txn.open_table(tables::POOLS)?))?;
+        let live_bytes = self.file.read(|txn| file::live_bytes(&txn.open_table(tables::POOLS)?))?;
         let file_bytes = self.file.file_bytes()?;
         Ok(Size { file_bytes, live_bytes })
     }
 }
 
-impl File {
-    /// Runs a question in a read transaction of its own.
-    pub(crate) fn read<T>(&self, ask: impl FnOnce(&ReadTransaction) -> Db<T>) -> Result<T, StoreError> {
-        let database = self.open()?;
-        let answer = database.as_ref().map_or(Err(redb::Error::DatabaseClosed), |database| {
-            let txn = database.begin_read()?;
-            ask(&txn)
-        });
-        answer.map_err(|error| self.wrong(error))
-    }
-
-    /// Runs work in a durable write transaction. When writing itself failed, the file is closed, so that
-    /// the next question or work opens it again as it was committed last.
-    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Db<T>) -> Result<T, StoreError> {
-        let database = self.open()?;
-        let done = database.as_ref().map_or(Err(redb::Error::DatabaseClosed), |database| {
-            let mut txn = database.begin_write()?;
-            txn.set_quick_repair(true);
-            let answer = work(&txn)?;
-            txn.commit()?;
-            Ok(answer)
-        });
-        drop(database);
-        done.map_err(|error| {
-            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_)) {
-                *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
-            }
-            self.wrong(error)
-        })
-    }
-
-    fn open(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        if database.is_some() {
-            return Ok(database);
-        }
-        drop(database);
-        let mut closed = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if closed.is_none() {
-            let opened = open_database(&self.path, &self.options, false);
-            *closed = Some(opened.map_err(|error| self.wrong(error))?);
-        }
-        drop(closed);
-        Ok(self.database.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn file_bytes(&self) -> Result<u64, StoreError> {
-        let found = std::fs::metadata(&self.path).map_err(|error| self.wrong(error.into()))?;
-        Ok(found.len())
-    }
-
-    /// What an error means for this file.
-    pub(crate) fn wrong(&self, error: redb::Error) -> StoreError {
-        StoreError::from_redb(&self.path, error)
-    }
-}
-
-fn open_database(path: &Path, options: &StoreOptions, check: bool) -> Db<Database> {
-    let mut builder = Builder::new();
-    builder.set_cache_size(options.cache_bytes);
-    let is_old = std::fs::metadata(path).is_ok_and(|found| found.len() > 0);
-    builder.set_check_integrity_on_open(check && is_old);
-    Ok(builder.create(path)?)
-}
-
-/// Makes the tables of a new file; answers the format of the file.
-fn prepare(database: &Database) -> Db<u64> {
-    let txn = database.begin_write()?;
-    let found = txn.open_table(tables::META)?.get(tables::META_FORMAT)?.map(|found| found.value());
-    if let Some(found) = found {
-        txn.abort()?;
-        return Ok(found);
-    }
-    txn.open_table(tables::META)?.insert(tables::META_FORMAT, FORMAT)?;
-    txn.open_table(tables::LOGS)?;
-    txn.open_table(tables::POOLS)?;
-    txn.open_table(tables::PENDING)?;
-    txn.open_table(tables::PENDING_NAMES)?;
-    txn.open_table(tables::STATED)?;
-    txn.open_table(tables::KEYS)?;
-    txn.open_table(tables::TENANTS)?;
-    txn.open_table(tables::PAUSED)?;
-    txn.open_table(tables::CONFIRMATIONS)?;
-    txn.open_table(tables::SYNCS)?;
-    txn.open_table(tables::SYNC_IDS)?;
-    txn.open_table(tables::LOG_FACTS)?;
-    txn.open_table(tables::EMPTY_CONFIRMED)?;
-    txn.commit()?;
-    Ok(FORMAT)
-}
-
-fn live_bytes(pools: &impl ReadableTable<&'static str, &'static [u8]>) -> Db<u64> {
-    pools.iter()?.try_fold(0, |sum, entry| {
-        let (_, state) = entry?;
-        Ok(sum + read_json::<PoolState>("a pool", state.value())?.bytes)
-    })
-}
-
-/// Whether more than half of a file is dead. Counting pages reads the whole file, so it is done only
-/// when the rows are few for the file's size.
-fn is_half_dead(path: &Path, database: &Database) -> Db<bool> {
-    let file_bytes = std::fs::metadata(path)?.len();
-    let live = live_bytes(&database.begin_read()?.open_table(tables::POOLS)?)?;
-    if file_bytes < COMPACT_BYTES_MIN || live * 3 > file_bytes {
-        return Ok(false);
-    }
-    let txn = database.begin_write()?;
-    let stats = txn.stats()?;
-    txn.abort()?;
-    Ok(stats.allocated_pages() * (stats.page_size() as u64) < file_bytes / 2)
-}
-
-/// The sequences of a log that is read again mean other messages: what was stated about them does not
-/// silence what is found now.
+/// The sequences of a log that is read again mean other messages: what was found or stated about them
+/// does not silence what is found now.
 fn forget_stated(txn: &WriteTransaction, stream: &str) -> Db<()> {
     let mut stated = txn.open_table(tables::STATED)?;
+    let mut waiting = txn.open_table(tables::PENDING_NAMES)?;
     for kind in ["parked", "gap", "fork"] {
         // ';' follows ':', so the range holds every sequence of the stream.
         let (from, to) = (format!("{kind}:{stream}:"), format!("{kind}:{stream};"));
-        stated.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
+        stated.retain_in(from.as_str()..to.as_str(), |_, ()| false)?;
+        waiting.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
     }
     Ok(())
 }

@@ -112,12 +112,12 @@ impl Changes {
     /// Adds a change, and forgets those that it makes pointless.
     pub(crate) fn add(&mut self, mut next: Candidate) {
         let run = next.run;
-        if let Change::Notice { since, tenant, .. } = &mut next.change {
-            if let Change::Notice { since: first, tenant: known, .. } = &mut self.last.change
+        if let Change::Notice(notice) = &mut next.change {
+            if let Change::Notice(known) = &mut self.last.change
                 && self.last.run == run
             {
-                *since = *first;
-                *tenant = tenant.take().or(known.take());
+                notice.since = known.since;
+                notice.tenant = notice.tenant.take().or(known.tenant.take());
                 self.last = next;
                 return;
             }
@@ -135,7 +135,8 @@ impl Changes {
 /// A change of one key that may count.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    pub(crate) run: usize,
+    /// Index of the run that decides whether it counts.
+    pub(crate) run: u32,
     /// Its place in the run's chain; 0 for an unchained event.
     pub(crate) chain_seq: u64,
     /// The stream sequence.
@@ -151,7 +152,17 @@ pub(crate) enum Change {
     /// It has this state now; a whole tail, see [`crate::cell::Tail`], with the offset of the state.
     Full { tail: Vec<u8>, state_at: u32 },
     /// It has another state now, which was not sent.
-    Notice { revision: Box<str>, state_hash: Hash32, size_bytes: u64, tenant: Option<Box<str>>, since: i64 },
+    Notice(Box<NoticeChange>),
     /// It is gone.
     Deleted,
+}
+
+/// An announced state.
+#[derive(Debug)]
+pub(crate) struct NoticeChange {
+    pub(crate) revision: Box<str>,
+    pub(crate) state_hash: Hash32,
+    pub(crate) size_bytes: u64,
+    pub(crate) tenant: Option<Box<str>>,
+    pub(crate) since: i64,
 }

@@ -14,7 +14,7 @@ use super::{
     pool::{PoolWriter, Side},
 };
 use crate::{
-    batch::{Candidate, Change, Changes},
+    batch::{Candidate, Change, Changes, NoticeChange},
     cell::{Cell, CellNotice, EMPTY_TAIL, Head, Tail},
     tables::Db,
 };
@@ -35,7 +35,7 @@ impl Commit<'_, '_> {
         let Some(mut pool) = self.pools.remove(&self.names[pool]) else { return Ok(()) };
         let log = self.log.number;
         for (key, Changes { earlier, last }) in rows {
-            if earlier.is_empty() && !matches!(last.change, Change::Notice { .. }) {
+            if earlier.is_empty() && !matches!(last.change, Change::Notice(_)) {
                 if let Some(change) = self.counted(last) {
                     pool.put(&key, &after(None, &key, &change, log)?)?;
                     self.rows += 1;
@@ -50,7 +50,7 @@ impl Commit<'_, '_> {
     }
 
     fn counted(&self, candidate: Candidate) -> Option<Counted> {
-        let outcome = self.outcomes[candidate.run].as_ref()?;
+        let outcome = self.outcomes[candidate.run as usize].as_ref()?;
         let counts = candidate.chain_seq == 0 || candidate.chain_seq > outcome.after;
         counts.then_some(Counted { owner: outcome.owner, epoch: outcome.epoch, candidate })
     }
@@ -187,7 +187,8 @@ fn after<'c>(old: Option<&Cell<'c>>, key: &str, change: &'c Counted, log: u16) -
             head.deleted_at = Some(candidate.stored_at);
             Ok(Cell { head, notice: None, tail: Cow::Borrowed(EMPTY_TAIL.0) })
         }
-        Change::Notice { revision, state_hash, size_bytes, tenant, since } => {
+        Change::Notice(notice) => {
+            let NoticeChange { revision, state_hash, size_bytes, tenant, since } = notice.as_ref();
             head.item = item(key, revision, state_hash);
             let old = old.filter(|old| old.is_live());
             let (mut since, mut tail) = (*since, Cow::Borrowed(EMPTY_TAIL.0));

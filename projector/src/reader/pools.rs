@@ -91,10 +91,17 @@ fn summary(txn: &ReadTransaction, pool: PoolId, state: &PoolState, paused: bool)
         deleted: state.deleted,
         owners: owners.len() as u64,
         since_sync: sum(owners.iter().map(|owner| &owner.since_sync)),
-        in_sync: owners.iter().filter(|owner| owner.digest.count > 0).all(Owner::in_sync),
+        in_sync: are_in_sync(&owners),
         last_event_at: owners.iter().map(|owner| owner.last_event_at).max().unwrap_or_default(),
         paused,
     })
+}
+
+/// Whether every owner that has resources, or has told that it has none, is in sync; not if there is none.
+fn are_in_sync(owners: &[Owner]) -> bool {
+    let mut heard =
+        owners.iter().filter(|owner| owner.digest.count > 0 || owner.last_sync.is_some()).peekable();
+    heard.peek().is_some() && heard.all(Owner::in_sync)
 }
 
 fn sum<'a>(counters: impl Iterator<Item = &'a SinceSync>) -> SinceSync {

@@ -261,3 +261,31 @@ fn hashes_of_a_thousand_events_tell_a_fork_from_a_repeat() {
     pool.read_on(&log);
     assert_eq!(pool.facts(), ["forked"]);
 }
+
+#[test]
+fn after_a_rewind_a_place_in_the_log_means_another_message() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    log.append("nonsense.1", Vec::new(), Vec::new());
+    for id in ["kept", "lost"] {
+        agent.unchained(&mut log, "Pod", id);
+    }
+    let mut pool = given(&log);
+    let mut again = Log::default();
+    again.append("nonsense.2", Vec::new(), Vec::new());
+    // The log has forgotten both; a full answer has one of them.
+    let low = agent.open(&mut again, "s1", SyncScope::Full);
+    agent.changed(&mut again, "Pod/kept", "2", "{}");
+    agent.close(&mut again, "s1", SyncScope::Full, low, pool.digest(&agent));
+    pool.store.rewind(SITE, at(CREATED + 1)).unwrap();
+    pool.read = 0;
+    pool.read_on(&again).then("dc1", &[("Pod/kept", "2")]);
+    let subjects: Vec<_> = pool
+        .pending()
+        .into_iter()
+        .filter_map(|pending| match pending.what {
+            Stated::DeadLetter(letter) => letter.message.map(|message| message.subject),
+            Stated::Fact(_) => None,
+        })
+        .collect();
+    assert_eq!(subjects, ["nonsense.1", "nonsense.2"]);
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use redb::Database;
 
-use super::support::{Agent, Log, Pool, SITE, given, open};
+use super::support::{Agent, Log, Pool, SITE, given, open, pool_id};
 use crate::{Store, StoreError, StoreOptions, tables};
 
 fn log_of(events: u32) -> Log {
@@ -105,4 +105,23 @@ fn a_damaged_file_is_refused_or_whole_but_never_wrong() {
         refused += check(&good[..length], format!("cut to {length}"));
     }
     assert!(refused > 20, "{refused} of 155 were refused");
+}
+
+#[test]
+fn a_file_that_is_mostly_dead_is_made_smaller_at_the_opening() {
+    let (mut log, mut agent, mut other) =
+        (Log::default(), Agent::new("dc1", "inv"), Agent::new("dc2", "inv"));
+    let state = format!("\"{}\"", "x".repeat(50_000));
+    (0..2_000).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n}"), "1", &state);
+    });
+    other.changed(&mut log, "Pod/kept", "1", "{}");
+    let pool = given(&log);
+    let size = pool.store.size().unwrap();
+    assert!(size.live_bytes > 100_000_000 && size.file_bytes > size.live_bytes);
+    pool.store.drop_pool(&pool_id("dc1")).unwrap();
+    let (path, directory) = closed(pool);
+    let pool = Pool { store: open(&path), directory, read: 0 };
+    assert!(pool.store.size().unwrap().file_bytes < 10_000_000);
+    pool.then("dc2", &[("Pod/kept", "1")]);
 }

@@ -212,6 +212,19 @@ impl Agent {
         self.resource(log, &ResourceEvent::Deleted(Deleted { kind: kind.into(), id: id.into() }))
     }
 
+    /// A change without a place in the chain.
+    pub(super) fn unchained(&self, log: &mut Log, kind: &str, id: &str) -> u64 {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let headers = vec![
+            header("ce-specversion", "1.0"),
+            header("CE-ID", id),
+            header("ce-source", &self.source),
+            header("ce-type", "resource.changed"),
+        ];
+        let body = format!(r#"{{"kind":"{kind}","id":"{id}","revision":"1","state":{{}}}}"#);
+        log.append(&resource_subject(&self.cluster, &format!("{kind}/{id}"), "changed"), headers, body.into())
+    }
+
     /// Opens a sync answer; answers its `low`.
     pub(super) fn open(&mut self, log: &mut Log, sync_id: &str, scope: SyncScope) -> ChainPoint {
         let low = self.at;

@@ -200,21 +200,9 @@ fn a_full_answer_of_a_new_epoch_deletes_what_the_old_one_left() {
 #[test]
 fn rows_of_unchained_events_are_swept_by_their_place_in_the_log() {
     let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
-    let unchained = |log: &mut Log, id: &str| {
-        let subject = super::support::resource_subject("dc1", &format!("Pod/{id}"), "changed");
-        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let headers = vec![
-            header("ce-specversion", "1.0"),
-            header("CE-ID", id),
-            header("ce-source", "/local/dc1/resource/inv"),
-            header("ce-type", "resource.changed"),
-        ];
-        let body = format!(r#"{{"kind":"Pod","id":"{id}","revision":"1","state":{{}}}}"#);
-        log.append(&subject, headers, body.into_bytes());
-    };
-    unchained(&mut log, "before");
+    agent.unchained(&mut log, "Pod", "before");
     let low = agent.open(&mut log, "s1", Full);
-    unchained(&mut log, "inside");
+    agent.unchained(&mut log, "Pod", "inside");
     agent.close(&mut log, "s1", Full, low, NOTHING);
     given(&log).then("dc1", &[("Pod/inside", "1")]);
 }
