@@ -1,0 +1,81 @@
+//! The load: a million events over a hundred thousand resources, chained and in binary form as an
+//! agent writes them, stored in a real log.
+
+use bus::{Bus, Outgoing};
+use bus_schema::{
+    Epoch, Hash32, Timestamp,
+    chain::{ChainPoint, Link, Sealed},
+    token,
+};
+use uuid::Uuid;
+
+use crate::Outcome;
+
+/// The owner of every generated event.
+pub const SOURCE: &str = "/local/bench/resource/bench";
+/// Events in one atomic batch.
+pub const BATCH: usize = 1_000;
+
+/// Writes the events of one chain, one after another.
+pub struct Load {
+    epoch: Epoch,
+    seq: u64,
+    prev: Hash32,
+    keys: u64,
+}
+
+impl Load {
+    /// A chain whose events go round `keys` resources.
+    pub fn new(keys: u64) -> Self {
+        Self { epoch: Epoch(0xbe9c), seq: 0, prev: Hash32::ZERO, keys }
+    }
+
+    /// The next event: a state of about 300 bytes, another revision each round.
+    pub fn next_event(&mut self) -> Outgoing {
+        self.seq += 1;
+        let (number, round) = (self.seq * 7919 % self.keys, self.seq / self.keys);
+        let key = format!("Pod/ns-{}.app-{number}", number % 40);
+        let body = body(number, round);
+        let subject = format!("far.v1.local.evt.bench.resource.{}.changed", token::of(&key));
+        let id = Uuid::from_u64_pair(self.epoch.0, self.seq).to_string();
+        let time = Timestamp::from_unix_ms(1_790_000_000_000 + self.seq as i64).to_string();
+        let link = Link { at: ChainPoint { epoch: self.epoch, seq: self.seq }, prev: self.prev };
+        let event_type = "resource.changed";
+        let sealed =
+            Sealed { source: SOURCE, id: &id, event_type, subject: &subject, time: &time, link, body: body.as_bytes() };
+        let prev = std::mem::replace(&mut self.prev, sealed.hash());
+        let header = |name: &str, value: String| (name.to_owned(), value);
+        let headers = vec![
+            header("ce-specversion", "1.0".into()),
+            header("ce-id", id.clone()),
+            header("ce-source", SOURCE.into()),
+            header("ce-type", event_type.into()),
+            header("ce-time", time),
+            header("ce-farepoch", self.epoch.to_string()),
+            header("ce-farseq", self.seq.to_string()),
+            header("ce-farprev", prev.to_string()),
+            header("content-type", "application/json".into()),
+        ];
+        Outgoing { subject, headers, body: body.into(), message_id: format!("bench/{id}") }
+    }
+
+    /// Stores the next `events` events in `stream`, in atomic batches.
+    pub async fn store(&mut self, bus: &Bus, stream: &str, events: u64) -> Outcome<()> {
+        let publisher = bus.publisher();
+        let mut left = events as usize;
+        while left > 0 {
+            let batch: Vec<Outgoing> = (0..left.min(BATCH)).map(|_| self.next_event()).collect();
+            publisher.publish_batch(stream, &Uuid::from_u64_pair(1, self.seq).to_string(), &batch, None).await?;
+            left -= batch.len();
+        }
+        Ok(())
+    }
+}
+
+fn body(number: u64, round: u64) -> String {
+    let namespace = number % 40;
+    format!(
+        r#"{{"kind":"Pod","id":"ns-{namespace}.app-{number}","revision":"{round}","state":{{"apiVersion":"v1","metadata":{{"name":"app-{number}","namespace":"ns-{namespace}","labels":{{"app":"app-{number}","tier":"web"}}}},"spec":{{"containers":[{{"image":"registry.example/app:{round}","name":"main","resources":{{"limits":{{"cpu":"500m","memory":"256Mi"}}}}}}],"nodeName":"node-{node}"}}}},"labels":{{"tier":"web"}}}}"#,
+        node = number % 100,
+    )
+}
