@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::Outcome;
 
-/// The owner of every generated event.
-pub const SOURCE: &str = "/local/bench/resource/bench";
 /// Events in one atomic batch.
 pub const BATCH: usize = 1_000;
 
 /// Writes the events of one chain, one after another.
 pub struct Load {
+    site: &'static str,
+    source: String,
     epoch: Epoch,
     seq: u64,
     prev: Hash32,
@@ -25,9 +25,16 @@ pub struct Load {
 }
 
 impl Load {
-    /// A chain whose events go round `keys` resources.
-    pub fn new(keys: u64) -> Self {
-        Self { epoch: Epoch(0xbe9c), seq: 0, prev: Hash32::ZERO, keys }
+    /// A chain of the cluster `bench` of a site, whose events go round `keys` resources.
+    pub fn new(site: &'static str, keys: u64) -> Self {
+        Self {
+            site,
+            source: format!("/{site}/bench/resource/bench"),
+            epoch: Epoch(0xbe9c),
+            seq: 0,
+            prev: Hash32::ZERO,
+            keys,
+        }
     }
 
     /// The next event: a state of about 300 bytes, another revision each round.
@@ -36,19 +43,27 @@ impl Load {
         let (number, round) = (self.seq * 7919 % self.keys, self.seq / self.keys);
         let key = format!("Pod/ns-{}.app-{number}", number % 40);
         let body = body(number, round);
-        let subject = format!("far.v1.local.evt.bench.resource.{}.changed", token::of(&key));
+        let subject = format!("far.v1.{}.evt.bench.resource.{}.changed", self.site, token::of(&key));
         let id = Uuid::from_u64_pair(self.epoch.0, self.seq).to_string();
         let time = Timestamp::from_unix_ms(1_790_000_000_000 + self.seq as i64).to_string();
         let link = Link { at: ChainPoint { epoch: self.epoch, seq: self.seq }, prev: self.prev };
         let event_type = "resource.changed";
-        let sealed =
-            Sealed { source: SOURCE, id: &id, event_type, subject: &subject, time: &time, link, body: body.as_bytes() };
+        let source = &self.source;
+        let sealed = Sealed {
+            source,
+            id: &id,
+            event_type,
+            subject: &subject,
+            time: &time,
+            link,
+            body: body.as_bytes(),
+        };
         let prev = std::mem::replace(&mut self.prev, sealed.hash());
         let header = |name: &str, value: String| (name.to_owned(), value);
         let headers = vec![
             header("ce-specversion", "1.0".into()),
             header("ce-id", id.clone()),
-            header("ce-source", SOURCE.into()),
+            header("ce-source", source.clone()),
             header("ce-type", event_type.into()),
             header("ce-time", time),
             header("ce-farepoch", self.epoch.to_string()),
@@ -65,7 +80,9 @@ impl Load {
         let mut left = events as usize;
         while left > 0 {
             let batch: Vec<Outgoing> = (0..left.min(BATCH)).map(|_| self.next_event()).collect();
-            publisher.publish_batch(stream, &Uuid::from_u64_pair(1, self.seq).to_string(), &batch, None).await?;
+            publisher
+                .publish_batch(stream, &Uuid::from_u64_pair(1, self.seq).to_string(), &batch, None)
+                .await?;
             left -= batch.len();
         }
         Ok(())

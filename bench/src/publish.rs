@@ -20,8 +20,9 @@ const PLAIN_EVENTS: usize = 5_000;
 const BATCH_EVENTS: usize = 50_000;
 
 /// Runs both sides in turn.
-pub async fn run(bus: &Bus, stream: &str, rounds: usize) -> Outcome<Section> {
-    let mut load = Load::new(100_000);
+pub async fn run(bus: &Bus, site: &'static str, rounds: usize) -> Outcome<Section> {
+    let stream = &crate::site_stream(bus, site).await?;
+    let mut load = Load::new(site, 100_000);
     let (mut plain, mut batched, mut ratios) = (vec![], vec![], vec![]);
     for _ in 0..rounds {
         let events: Vec<Outgoing> = (0..PLAIN_EVENTS).map(|_| load.next_event()).collect();

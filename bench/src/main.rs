@@ -1,0 +1,110 @@
+//! `make bench`: measures Farside against its limits in one run and writes docs/performance.md.
+//!
+//! Every comparison is interleaved in one run on one machine; medians count, ratios count more.
+//! Must not know how the rooms work inside: it uses what they offer to everybody.
+
+use std::{path::PathBuf, time::Duration};
+
+use bus::{
+    Bus, Credentials,
+    managed::{ManagedOptions, ManagedServer},
+};
+use bus_schema::{Name, stream::StreamSpec};
+
+mod catch_up;
+mod load;
+mod publish;
+mod report;
+
+/// A result of a measurement; every error ends the run and is printed.
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// No single step of a measurement takes longer on a machine that works.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// Events of the log that is read, projected and rebuilt.
+const EVENTS: u64 = 1_000_000;
+
+/// `bench [--rounds N] [--events N] [SECTION…]`
+struct Options {
+    rounds: usize,
+    events: u64,
+    sections: Vec<String>,
+    page: PathBuf,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
+        let page = PathBuf::from("docs/performance.md");
+        let mut options = Self { rounds: 5, events: EVENTS, sections: Vec::new(), page };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--rounds" => options.rounds = value()?.parse()?,
+                "--events" => options.events = value()?.parse()?,
+                "--page" => options.page = value()?.into(),
+                flag if flag.starts_with("--") => return Err(format!("{flag} is not an option").into()),
+                _ => options.sections.push(argument),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, section: &str) -> bool {
+        self.sections.is_empty() || self.sections.iter().any(|name| name == section)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    let scratch = tempfile::Builder::new().prefix("farside-bench-").tempdir()?;
+    let server = ManagedServer::start(ManagedOptions::new(scratch.path().join("nats"))).await?;
+    let bus = Bus::connect(server.service_options("bench")).await?;
+    let mut sections = Vec::new();
+    if options.wants("publish") {
+        eprintln!("publish …");
+        let section = publish::run(&bus, "publish", options.rounds).await?;
+        println!("{}", section.markdown());
+        sections.push(section);
+    }
+    if options.wants("catch-up") {
+        let stream = site_stream(&bus, "local").await?;
+        eprintln!("catch-up: storing {} events …", options.events);
+        load::Load::new("local", 100_000).store(&bus, &stream, options.events).await?;
+        let section =
+            catch_up::run(&server, &bus, &stream, options.events, options.rounds, scratch.path()).await?;
+        println!("{}", section.markdown());
+        sections.push(section);
+    }
+    report::write(&options.page, &head(&options), &sections)?;
+    eprintln!("written: {}", options.page.display());
+    server.stop().await;
+    Ok(())
+}
+
+async fn site_stream(bus: &Bus, site: &str) -> Outcome<String> {
+    let spec = StreamSpec { bytes_max: 8 << 30, ..StreamSpec::site(&site.parse::<Name>()?) };
+    Ok(bus.ensure_stream(&spec).await?.stream)
+}
+
+/// A connection of the client library itself, to measure what is possible without Farside.
+async fn raw_client(server: &ManagedServer) -> Outcome<async_nats::Client> {
+    let Credentials::NkeySeedFile(file) = server.service_credentials() else {
+        return Err("the managed server gave no nkey".into());
+    };
+    let seed = std::fs::read_to_string(file)?;
+    Ok(async_nats::ConnectOptions::with_nkey(seed.trim().to_owned()).connect(server.url()).await?)
+}
+
+fn head(options: &Options) -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown processor");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let date = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%Y-%m-%d");
+    format!(
+        "Machine: {model}, {cores} cores, {}; command: `make bench` ({} rounds); date: {date}.\n",
+        std::env::consts::OS,
+        options.rounds
+    )
+}
