@@ -62,7 +62,7 @@ lint:
 bench:
 	@echo 'building release (minutes)' >&2
 	@$(CARGO) build --locked --release $(QUIET) --workspace
-	@$(NATS) && bench/run
+	@$(NATS) && "$${CARGO_TARGET_DIR:-target}/release/bench"
 
 doc:
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked $(QUIET) --workspace --no-deps

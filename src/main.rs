@@ -19,6 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::Cli;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
     if arguments.get(1).is_some_and(|verb| verb == exec::VERB) {

@@ -61,6 +61,13 @@ const ROOMS: &[Room] = &[
         never_below: &[],
         never_itself: &["async-nats", "redb", "axum"],
     },
+    Room {
+        // Measures what the rooms offer to everybody, and what the client library can do without them.
+        name: "bench",
+        may_know: &["bus", "bus-schema", "consumers", "producers", "projector"],
+        never_below: &["axum"],
+        never_itself: &["redb"],
+    },
 ];
 
 fn root() -> &'static Path {

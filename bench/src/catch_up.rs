@@ -22,7 +22,7 @@ use crate::{
 const SHARE_MIN: f64 = 0.6;
 
 /// Reads, projects and rebuilds the log `stream` of `events` events in turn, `rounds` times.
-pub async fn run(
+pub(crate) async fn run(
     server: &ManagedServer,
     bus: &Bus,
     stream: &str,

@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::Outcome;
 
 /// Events in one atomic batch.
-pub const BATCH: usize = 1_000;
+pub(crate) const BATCH: usize = 1_000;
 
 /// Writes the events of one chain, one after another.
-pub struct Load {
+pub(crate) struct Load {
     site: &'static str,
     source: String,
     epoch: Epoch,
@@ -26,7 +26,7 @@ pub struct Load {
 
 impl Load {
     /// A chain of the cluster `bench` of a site, whose events go round `keys` resources.
-    pub fn new(site: &'static str, keys: u64) -> Self {
+    pub(crate) fn new(site: &'static str, keys: u64) -> Self {
         Self {
             site,
             source: format!("/{site}/bench/resource/bench"),
@@ -38,11 +38,10 @@ impl Load {
     }
 
     /// The next event: a state of about 300 bytes, another revision each round.
-    pub fn next_event(&mut self) -> Outgoing {
+    pub(crate) fn next_event(&mut self) -> Outgoing {
         self.seq += 1;
         let (number, round) = (self.seq * 7919 % self.keys, self.seq / self.keys);
-        let key = format!("Pod/ns-{}.app-{number}", number % 40);
-        let body = body(number, round);
+        let (key, body) = (key(number), record(number, round));
         let subject = format!("far.v1.{}.evt.bench.resource.{}.changed", self.site, token::of(&key));
         let id = Uuid::from_u64_pair(self.epoch.0, self.seq).to_string();
         let time = Timestamp::from_unix_ms(1_790_000_000_000 + self.seq as i64).to_string();
@@ -75,7 +74,7 @@ impl Load {
     }
 
     /// Stores the next `events` events in `stream`, in atomic batches.
-    pub async fn store(&mut self, bus: &Bus, stream: &str, events: u64) -> Outcome<()> {
+    pub(crate) async fn store(&mut self, bus: &Bus, stream: &str, events: u64) -> Outcome<()> {
         let publisher = bus.publisher();
         let mut left = events as usize;
         while left > 0 {
@@ -89,10 +88,25 @@ impl Load {
     }
 }
 
-fn body(number: u64, round: u64) -> String {
-    let namespace = number % 40;
+/// The key of a resource.
+pub(crate) fn key(number: u64) -> String {
+    format!("Pod/ns-{}.app-{number}", number % 40)
+}
+
+/// A resource of about 300 bytes. The state is canonical (RFC 8785), as every agent of Farside sends it.
+pub(crate) fn record(number: u64, round: u64) -> String {
+    let (namespace, node) = (number % 40, number % 100);
     format!(
-        r#"{{"kind":"Pod","id":"ns-{namespace}.app-{number}","revision":"{round}","state":{{"apiVersion":"v1","metadata":{{"name":"app-{number}","namespace":"ns-{namespace}","labels":{{"app":"app-{number}","tier":"web"}}}},"spec":{{"containers":[{{"image":"registry.example/app:{round}","name":"main","resources":{{"limits":{{"cpu":"500m","memory":"256Mi"}}}}}}],"nodeName":"node-{node}"}}}},"labels":{{"tier":"web"}}}}"#,
-        node = number % 100,
+        concat!(
+            r#"{{"kind":"Pod","id":"ns-{namespace}.app-{number}","revision":"{round}","state":{{"apiVersion":"v1","#,
+            r#""metadata":{{"labels":{{"app":"app-{number}","tier":"web"}},"name":"app-{number}","namespace":"ns-{namespace}"}},"#,
+            r#""spec":{{"containers":[{{"image":"registry.example/app:{round}","name":"main","#,
+            r#""resources":{{"limits":{{"cpu":"500m","memory":"256Mi"}}}}}}],"nodeName":"node-{node}"}}}},"#,
+            r#""labels":{{"tier":"web"}}}}"#
+        ),
+        namespace = namespace,
+        number = number,
+        round = round,
+        node = node
     )
 }

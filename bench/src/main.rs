@@ -12,9 +12,14 @@ use bus::{
 use bus_schema::{Name, stream::StreamSpec};
 
 mod catch_up;
+mod latency;
 mod load;
+mod million;
 mod publish;
+mod reconcile;
 mod report;
+mod serve;
+mod source;
 
 /// A result of a measurement; every error ends the run and is printed.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -54,18 +59,19 @@ impl Options {
     }
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let options = Options::parse(std::env::args().skip(1))?;
     let scratch = tempfile::Builder::new().prefix("farside-bench-").tempdir()?;
     let server = ManagedServer::start(ManagedOptions::new(scratch.path().join("nats"))).await?;
     let bus = Bus::connect(server.service_options("bench")).await?;
-    let mut sections = Vec::new();
+    let mut report = Report::default();
     if options.wants("publish") {
         eprintln!("publish …");
-        let section = publish::run(&bus, "publish", options.rounds).await?;
-        println!("{}", section.markdown());
-        sections.push(section);
+        report.add(publish::run(&bus, "publish", options.rounds).await?);
     }
     if options.wants("catch-up") {
         let stream = site_stream(&bus, "local").await?;
@@ -73,13 +79,37 @@ async fn main() -> Outcome<()> {
         load::Load::new("local", 100_000).store(&bus, &stream, options.events).await?;
         let section =
             catch_up::run(&server, &bus, &stream, options.events, options.rounds, scratch.path()).await?;
-        println!("{}", section.markdown());
-        sections.push(section);
+        report.add(section);
     }
-    report::write(&options.page, &head(&options), &sections)?;
+    if options.wants("latency") {
+        eprintln!("latency …");
+        report.add(latency::run(&server, &bus, options.rounds, scratch.path()).await?);
+    }
+    if options.wants("million") {
+        eprintln!("million: {} resources from an agent's files …", options.events);
+        let million = million::Million::prepare(&server, options.events, scratch.path()).await?;
+        let pool = scratch.path().join("million/pool.redb");
+        report.add(serve::run(&million, &pool, scratch.path()).await?);
+        report.add(reconcile::run(&million, scratch.path()).await?);
+        million.stop().await?;
+    }
+    report::write(&options.page, &head(&options), &report.sections)?;
     eprintln!("written: {}", options.page.display());
     server.stop().await;
     Ok(())
+}
+
+/// What was measured so far, printed as it comes.
+#[derive(Default)]
+struct Report {
+    sections: Vec<report::Section>,
+}
+
+impl Report {
+    fn add(&mut self, section: report::Section) {
+        println!("{}", section.markdown());
+        self.sections.push(section);
+    }
 }
 
 async fn site_stream(bus: &Bus, site: &str) -> Outcome<String> {

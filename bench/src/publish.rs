@@ -20,7 +20,7 @@ const PLAIN_EVENTS: usize = 5_000;
 const BATCH_EVENTS: usize = 50_000;
 
 /// Runs both sides in turn.
-pub async fn run(bus: &Bus, site: &'static str, rounds: usize) -> Outcome<Section> {
+pub(crate) async fn run(bus: &Bus, site: &'static str, rounds: usize) -> Outcome<Section> {
     let stream = &crate::site_stream(bus, site).await?;
     let mut load = Load::new(site, 100_000);
     let (mut plain, mut batched, mut ratios) = (vec![], vec![], vec![]);

@@ -5,44 +5,49 @@ use std::{fmt::Write as _, fs, io, path::Path};
 
 /// One figure of the report.
 #[derive(Clone, Debug)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// What was measured.
-    pub what: String,
+    pub(crate) what: String,
     /// The median, with its unit.
-    pub value: String,
+    pub(crate) value: String,
     /// The rounds behind the median, smallest and largest, or what else explains the figure.
-    pub spread: String,
+    pub(crate) spread: String,
     /// The target, in words; empty = a figure without a target.
-    pub target: String,
+    pub(crate) target: String,
     /// Whether the target is met; none = there is no target.
-    pub met: Option<bool>,
+    pub(crate) met: Option<bool>,
 }
 
 /// Several figures under one heading.
 #[derive(Clone, Debug)]
-pub struct Section {
+pub(crate) struct Section {
     /// The heading.
-    pub title: &'static str,
+    pub(crate) title: &'static str,
     /// How it was measured, in a sentence or two.
-    pub how: String,
+    pub(crate) how: String,
     /// The figures.
-    pub figures: Vec<Figure>,
+    pub(crate) figures: Vec<Figure>,
 }
 
 impl Section {
     /// An empty section.
-    pub fn new(title: &'static str, how: impl Into<String>) -> Self {
+    pub(crate) fn new(title: &'static str, how: impl Into<String>) -> Self {
         Self { title, how: how.into(), figures: Vec::new() }
     }
 
     /// Adds a figure without a target.
-    pub fn add(&mut self, what: impl Into<String>, value: impl Into<String>, spread: impl Into<String>) {
+    pub(crate) fn add(
+        &mut self,
+        what: impl Into<String>,
+        value: impl Into<String>,
+        spread: impl Into<String>,
+    ) {
         let (what, value, spread) = (what.into(), value.into(), spread.into());
         self.figures.push(Figure { what, value, spread, target: String::new(), met: None });
     }
 
     /// Adds a figure that has a target.
-    pub fn judge(
+    pub(crate) fn judge(
         &mut self,
         what: impl Into<String>,
         value: impl Into<String>,
@@ -55,7 +60,7 @@ impl Section {
     }
 
     /// The section as Markdown.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n{}\n\n", self.title, self.how);
         text.push_str("| what | median | spread | target | met |\n|---|---|---|---|---|\n");
         for Figure { what, value, spread, target, met } in &self.figures {
@@ -70,7 +75,7 @@ impl Section {
 /// Replaces everything between the two markers of the page, or makes the page.
 ///
 /// What people wrote around the figures (why a target is missed, what was tried) stays.
-pub fn write(page: &Path, head: &str, sections: &[Section]) -> io::Result<()> {
+pub(crate) fn write(page: &Path, head: &str, sections: &[Section]) -> io::Result<()> {
     const BEGIN: &str = "<!-- figures: written by `make bench` -->\n";
     const END: &str = "<!-- end of figures -->\n";
     let old = fs::read_to_string(page).unwrap_or_else(|_| format!("# Performance\n\n{BEGIN}{END}"));
@@ -82,18 +87,18 @@ pub fn write(page: &Path, head: &str, sections: &[Section]) -> io::Result<()> {
 
 /// Median, smallest and largest of some rounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Rounds {
+pub(crate) struct Rounds {
     /// The median.
-    pub median: f64,
+    pub(crate) median: f64,
     /// The smallest.
-    pub min: f64,
+    pub(crate) min: f64,
     /// The largest.
-    pub max: f64,
+    pub(crate) max: f64,
 }
 
 impl Rounds {
     /// Of at least one value.
-    pub fn of(values: &[f64]) -> Self {
+    pub(crate) fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |n: usize| sorted.get(n).copied().unwrap_or(f64::NAN);
@@ -101,13 +106,13 @@ impl Rounds {
     }
 
     /// `min … max unit`.
-    pub fn spread(&self, digits: usize, unit: &str) -> String {
+    pub(crate) fn spread(&self, digits: usize, unit: &str) -> String {
         format!("{:.digits$} … {:.digits$} {unit}", self.min, self.max)
     }
 }
 
 /// The value at a percentile (0 to 100) of sorted values.
-pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get(((last as f64) * percent / 100.0).round() as usize).copied().unwrap_or(f64::NAN)
 }
