@@ -10,6 +10,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
+use bus::{Bus, ConnectOptions, Credentials};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -92,6 +93,24 @@ impl Up {
     /// `host:port` of the HTTP API.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// `nats://host:port` of the managed server.
+    pub(crate) fn nats_url(&self) -> String {
+        let file = fs::read_to_string(self.dir().join("data/nats.json")).unwrap();
+        let said: Value = serde_json::from_str(&file).unwrap();
+        said["url"].as_str().unwrap().to_owned()
+    }
+
+    /// A connection of its own to the managed server, with the service's key.
+    pub(crate) async fn bus(&self) -> Bus {
+        let seed = self.dir().join("data/nats/keys/service.nk");
+        let options = ConnectOptions {
+            servers: self.nats_url(),
+            credentials: Credentials::NkeySeedFile(seed),
+            ..ConnectOptions::default()
+        };
+        Bus::connect(options).await.unwrap()
     }
 
     /// A verb over the local socket.
