@@ -6,8 +6,8 @@ use std::{
 };
 
 use bus::{Bus, managed::ManagedServer};
-use bus_schema::{Name, PoolId, ResourceKey};
-use producers::{Agent, AgentConfig, ClusterConfig, ProducersError, SourceConfig};
+use bus_schema::{Hash32, Name, PoolId, ResourceKey};
+use producers::{Agent, AgentConfig, ClusterConfig, KeyConfig, ProducersError, SourceConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +69,15 @@ impl Source {
             source: SourceConfig::Directory { path: self.dir.join("files"), every_s: 3_600 },
             push: producers::PushConfig::default(),
             redact: producers::redact::RedactConfig::default(),
-            keys: Vec::new(),
+            // The target asks no source that has not announced an access key.
+            keys: vec![KeyConfig {
+                id: "ak-bench".parse()?,
+                tenant: "bench".parse()?,
+                not_after: None,
+                secret_file: None,
+                salt: Some(Hash32::of(b"salt")),
+                hash: Some(Hash32::of(b"no secret opens it")),
+            }],
             tenant_label: "farside/tenant".to_owned(),
             tenant: None,
         };

@@ -127,6 +127,11 @@ impl LogReader {
         Ok(std::mem::take(&mut self.taken))
     }
 
+    /// How many more messages the log had behind the last one that was given out, when that was delivered.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
     fn take_ready(&mut self, max: usize) {
         while self.taken.len() < max
             && let Some(pulled) = self.pull.as_mut().and_then(Pull::ready)

@@ -15,7 +15,7 @@ pub mod exec;
 pub mod format;
 pub mod guard;
 
-pub use dirty::{Dirt, Dirty};
+pub use dirty::Dirty;
 
 /// Hex digits of the state hash that stand for a revision where the source has none.
 const REVISION_HEX: usize = 32;

@@ -33,8 +33,8 @@ use crate::error::ConsumersError;
 
 /// Most messages that are taken from the reader at once.
 pub(crate) const CHUNK_EVENTS_MAX: usize = 4_096;
-/// A chunk of this size shows that the log is ahead of the pool: 20 ms at 25,000 events a second.
-const CHUNK_EVENTS_BEHIND: usize = 512;
+/// The pool is behind when the log holds so many more: 20 ms at 25,000 events a second.
+const PENDING_BEHIND: u64 = 512;
 /// The first wait after an error; it doubles up to the longest.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(250);
 /// The longest wait after an error: a disk that has room again is noticed within this time.
@@ -111,7 +111,7 @@ impl Pump {
         self.troubles.send_if_modified(|troubles| {
             position.seq >= state.last_seq && troubles.remove(&self.stream).is_some()
         });
-        let end = self.read(reader, state.last_seq, generation, &pipeline, shutdown).await;
+        let end = self.read(reader, generation, &pipeline, shutdown).await;
         // The pipeline's error comes first: it is the reason when the reader could not go on.
         pipeline.finish().await?;
         end
@@ -131,7 +131,6 @@ impl Pump {
     async fn read(
         &self,
         mut reader: LogReader,
-        last_seq: u64,
         verified: u64,
         pipeline: &Pipeline,
         shutdown: &CancellationToken,
@@ -154,8 +153,7 @@ impl Pump {
             if generation(*link.borrow()) != Some(verified) {
                 return Ok(End::Again);
             }
-            let last = messages.last().map_or(0, bus::LogMessage::seq);
-            let behind = last < last_seq || messages.len() >= CHUNK_EVENTS_BEHIND;
+            let behind = reader.pending() >= PENDING_BEHIND;
             if pipeline.input.send(Chunk { messages, behind }).await.is_err() {
                 return Ok(End::Again);
             }

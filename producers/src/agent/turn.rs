@@ -11,7 +11,7 @@ use super::{Agent, Lane, command, now};
 use crate::{
     ProducersError,
     cluster::Part,
-    resource::{Dirty, Found, SourceError, Wanted},
+    resource::{Dirty, Found, Scope, SourceError, Wanted},
     sender::Landing,
     sequencer::Shipment,
 };
@@ -21,8 +21,8 @@ use crate::{
 pub(super) enum Note {
     /// A command for a lane.
     Asked(usize, Box<command::Asked>),
-    /// A lane's source changed.
-    Dirty(usize),
+    /// What changed in a lane's source.
+    Dirty(usize, Scope),
 }
 
 /// What a task came back with.
@@ -54,8 +54,8 @@ pub(super) enum Event {
 /// Tells the agent when a source changed and became quiet.
 pub(super) async fn watch(dirty: Arc<Dirty>, lane: usize, notes: mpsc::Sender<Note>) {
     loop {
-        dirty.settled().await;
-        if notes.send(Note::Dirty(lane)).await.is_err() {
+        let scope = dirty.settled().await;
+        if notes.send(Note::Dirty(lane, scope)).await.is_err() {
             return;
         }
     }
@@ -99,12 +99,7 @@ impl Agent {
                 self.link_up = matches!(state, LinkState::Up { .. });
                 self.lanes.iter_mut().for_each(|lane| lane.outlet.link_changed());
             }
-            Event::Note(Note::Dirty(lane)) => {
-                let cluster = &mut self.lanes[lane].cluster;
-                if let Some(scope) = cluster.inventory.dirt().and_then(|dirty| dirty.take()) {
-                    cluster.want(scope, Instant::now());
-                }
-            }
+            Event::Note(Note::Dirty(lane, scope)) => self.lanes[lane].cluster.want(scope, Instant::now()),
             Event::Note(Note::Asked(lane, asked)) => self.answer(lane, *asked)?,
             Event::Part(lane, part) => self.lanes[lane].cluster.take(part, now(), Instant::now())?,
             Event::Done(Done::Landed(lane, shipment, landing)) => self.landed(lane, &shipment, landing)?,

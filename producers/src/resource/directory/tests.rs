@@ -153,6 +153,5 @@ async fn a_change_wakes_the_reader_with_its_place() {
     list(&directory, &Scope::Everything);
     let dirty = directory.dirt().unwrap();
     write(&root, "a.json", &vm("a"));
-    dirty.settled().await;
-    assert_eq!(dirty.take(), Some(Scope::Places(vec!["a.json".into()])));
+    assert_eq!(dirty.settled().await, Scope::Places(vec!["a.json".into()]));
 }
