@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    ProducersError,
+    LedgerError, ProducersError,
     cluster::Cluster,
     config::{AgentConfig, ClusterConfig, SourceConfig},
     keys,
@@ -49,6 +49,7 @@ mod command;
 mod greeting;
 mod heartbeat;
 mod outlet;
+mod rest;
 mod turn;
 
 use outlet::Outlet;
@@ -62,6 +63,7 @@ const NOTES_QUEUED_MAX: usize = 64;
 
 /// A source agent, built and not yet running.
 pub struct Agent {
+    config: AgentConfig,
     name: Name,
     heartbeat: Duration,
     hello_wait: Duration,
@@ -106,7 +108,7 @@ impl Agent {
         let link = bus.link();
         let link_up = matches!(*link.borrow(), LinkState::Up { .. });
         Ok(Self {
-            name: config.name,
+            name: config.name.clone(),
             heartbeat: Duration::from_secs(u64::from(config.heartbeat_s.max(1))),
             hello_wait: Duration::from_millis(config.hello_wait_ms),
             drain: Duration::from_secs(u64::from(config.drain_s)),
@@ -114,6 +116,7 @@ impl Agent {
             stream: subject::site_stream(&config.site),
             bus,
             ledger,
+            config,
             lanes,
             tasks: JoinSet::new(),
             link_up,
@@ -123,22 +126,35 @@ impl Agent {
     }
 
     /// Runs until `shutdown`, then sends what it has, with a deadline. What is left waits in the ledger.
+    /// A full disk is waited for.
     ///
     /// Errors: the ledger fails, or commands cannot be served.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProducersError> {
         // The owner waits for its ledger's disk; on a thread of its own it holds up nobody else.
         let runtime = Handle::current();
-        tokio::task::spawn_blocking(move || runtime.block_on(self.own(shutdown))).await?
+        tokio::task::spawn_blocking(move || runtime.block_on(self.live(shutdown))).await?
     }
 
-    async fn own(mut self, shutdown: CancellationToken) -> Result<(), ProducersError> {
+    async fn live(mut self, shutdown: CancellationToken) -> Result<(), ProducersError> {
+        loop {
+            match self.own(&shutdown).await {
+                Err(ProducersError::Ledger(full @ LedgerError::Full { .. })) => {
+                    let Some(rested) = self.rest(&full, &shutdown).await? else { return Ok(()) };
+                    self = rested;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn own(&mut self, shutdown: &CancellationToken) -> Result<(), ProducersError> {
         let (notes, mut noted) = mpsc::channel(NOTES_QUEUED_MAX);
         let mut listeners = self.listen(&notes).await?;
         drop(notes);
         self.greet();
         while !self.is_drained() {
             let deadline = self.turn()?;
-            let event = self.select(&shutdown, &mut noted, deadline).await;
+            let event = self.select(shutdown, &mut noted, deadline).await;
             self.apply(event)?;
         }
         listeners.shutdown().await;

@@ -5,7 +5,7 @@
 //!
 //! Must not know: NATS, sources, the clock, or why something changes.
 
-use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use bus_schema::Hash32;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -52,9 +52,19 @@ pub enum LedgerError {
         /// Its format.
         found: u64,
     },
+    /// The file system has no room.
+    #[error(
+        "cannot write the agent's ledger {path}: the disk is full ({reason}); make room: the agent goes on where it was, nothing is lost"
+    )]
+    Full {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The file could not be read or written.
     #[error(
-        "the agent's ledger failed: {0}; free space on its disk, or move the file away (the agent then starts a new epoch and sends everything)"
+        "the agent's ledger failed: {0}; check its disk, or move the file away (the agent then starts a new epoch and sends everything)"
     )]
     Storage(#[from] redb::Error),
     /// A row does not read as what it should be.
@@ -79,9 +89,26 @@ macro_rules! storage_errors {
 }
 storage_errors!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
 
+impl LedgerError {
+    /// A full disk as what it is, with the file's name; anything else as it was.
+    fn at(self, path: &str) -> Self {
+        match self {
+            Self::Storage(redb::Error::Io(error)) if is_full(&error) => {
+                Self::Full { path: path.to_owned(), reason: error.to_string() }
+            }
+            error => error,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The agent's file. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Ledger {
+    path: Arc<str>,
     db: Arc<Database>,
 }
 
@@ -127,22 +154,34 @@ impl Ledger {
         }
         let mut file = fs::OpenOptions::new();
         file.read(true).write(true).create(true).truncate(false).mode(0o600);
-        file.open(path).map_err(|e| open(e.to_string()))?;
-        let db =
-            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| open(e.to_string()))?;
-        let ledger = Self { db: Arc::new(db) };
-        ledger.begin(&name)?;
+        let empty = file.open(path).and_then(|file| Ok(file.metadata()?.len() == 0));
+        let empty = empty.map_err(|e| open(e.to_string()))?;
+        let opened = Self::open_file(path, &name);
+        if empty && matches!(opened, Err(LedgerError::Full { .. })) {
+            // redb does not open what it could not finish; nothing is in it yet.
+            let _ = fs::remove_file(path);
+        }
+        opened
+    }
+
+    fn open_file(path: &Path, name: &str) -> Result<Self, LedgerError> {
+        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
+            redb::DatabaseError::Storage(error) => LedgerError::from(error).at(name),
+            error => LedgerError::Open { path: name.to_owned(), reason: error.to_string() },
+        })?;
+        let ledger = Self { path: name.into(), db: Arc::new(db) };
+        ledger.begin().map_err(|error| error.at(&ledger.path))?;
         Ok(ledger)
     }
 
-    fn begin(&self, path: &str) -> Result<(), LedgerError> {
+    fn begin(&self) -> Result<(), LedgerError> {
         let txn = self.db.begin_write()?;
         {
             let mut meta = txn.open_table(META)?;
             let found = meta.get("format")?.map(|row| number(row.value(), "meta")).transpose()?;
             match found {
                 Some(FORMAT) => {}
-                Some(found) => return Err(LedgerError::Format { path: path.to_owned(), found }),
+                Some(found) => return Err(LedgerError::Format { path: self.path.to_string(), found }),
                 None => {
                     meta.insert("format", &FORMAT.to_be_bytes()[..])?;
                     meta.insert("salt", &random::<SALT_BYTES>()?[..])?;
@@ -174,8 +213,16 @@ impl Ledger {
         })
     }
 
-    /// Makes a set of changes: all of them, durable when this returns, or none when it fails.
+    /// Makes a set of changes: all of them, durable when this returns, or none when it fails. After a
+    /// failure of the disk redb takes no more changes until the file is opened again.
     pub(crate) fn change<T>(
+        &self,
+        changes: impl FnOnce(&mut Writing<'_>) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.commit(changes).map_err(|error| error.at(&self.path))
+    }
+
+    fn commit<T>(
         &self,
         changes: impl FnOnce(&mut Writing<'_>) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {

@@ -1,11 +1,14 @@
 //! The heartbeat: after some silence the agent says that it lives, where its chain is in the log, and,
 //! when everything is there, the digest that the target compares with its pool.
 
-use bus_schema::event::agent::{AgentEvent, Heartbeat};
+use bus_schema::{
+    Source,
+    event::agent::{AgentEvent, Heartbeat},
+};
 use tokio::time::Instant;
 
 use super::{Agent, now, turn::Done};
-use crate::{ProducersError, seal::Saying, sender};
+use crate::{LedgerError, ProducersError, ledger::outbox::Parcel, seal::Saying, sender};
 
 /// Troubles that one heartbeat repeats.
 const TROUBLES_MAX: usize = 5;
@@ -34,8 +37,7 @@ impl Agent {
             outbox_events: sequencer.waiting().events,
             trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
         };
-        let saying = Saying::agent(&AgentEvent::Heartbeat(heartbeat))?;
-        let (parcel, _) = saying.seal(sequencer.source(), None, None, now());
+        let parcel = sealed(heartbeat, sequencer.source())?;
         let (publisher, stream) = (self.publisher.clone(), self.stream.clone());
         self.tasks.spawn(async move {
             let sent = publisher.publish(&stream, &sender::outgoing(&parcel), None).await;
@@ -52,4 +54,10 @@ impl Agent {
             tracing::info!("the log takes events again");
         }
     }
+}
+
+/// A heartbeat on its way: it has no place in the chain.
+pub(super) fn sealed(heartbeat: Heartbeat, source: &Source) -> Result<Parcel, LedgerError> {
+    let (parcel, _) = Saying::agent(&AgentEvent::Heartbeat(heartbeat))?.seal(source, None, None, now());
+    Ok(parcel)
 }

@@ -105,6 +105,10 @@ impl Agent {
             }
             Landing::Again(reason) => {
                 tracing::debug!(reason, "events are sent again");
+                // Once is chance; twice in a row on a link that stands is a log that stores nothing.
+                if self.link_up && lane.outlet.backoff > Duration::ZERO {
+                    lane.outlet.report(reason);
+                }
                 lane.outlet.wait(Duration::ZERO);
             }
             Landing::Blocked(reason) => {
