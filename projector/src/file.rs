@@ -42,6 +42,16 @@ impl<E: Into<redb::Error>> From<E> for Stop {
 impl File {
     /// Opens the file, or makes it.
     pub(crate) fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let empty = std::fs::metadata(path).map_or(true, |found| found.len() == 0);
+        let opened = Self::open_file(path, options);
+        if empty && matches!(opened, Err(StoreError::Full { .. })) {
+            // redb does not open what it could not finish; nothing is in it yet.
+            let _ = std::fs::remove_file(path);
+        }
+        opened
+    }
+
+    fn open_file(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let wrong = |error| StoreError::from_redb(path, error);
         let mut database = open_database(path, &options, options.check).map_err(wrong)?;
         match prepare(&database).map_err(wrong)? {
