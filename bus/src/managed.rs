@@ -6,7 +6,7 @@
 //!             nats-server.pid   written by nats-server
 //!             nats-server.log   written by nats-server; .out what it says before it has opened its log
 //!             port              the port of the last start
-//!             keys/             service.nk, agent.nk: nkey seeds, made at the first start, 0600
+//!             keys/             service.nk, agent.nk, system.nk: nkey seeds, made at the first start, 0600
 //!             jetstream/        the logs
 //! ```
 //! Must not know: streams and who uses them.
@@ -32,6 +32,7 @@ mod binary;
 mod child;
 mod config;
 pub mod exec;
+mod health;
 mod keys;
 mod owner;
 mod port;
@@ -81,7 +82,7 @@ pub enum ManagedError {
         host: IpAddr,
     },
     /// A file of the store directory could not be read or written.
-    #[error("cannot {verb} {path}: {source}")]
+    #[error("cannot {verb} {path}: {source}; check its permissions and the room on its disk")]
     File {
         /// What was tried.
         verb: &'static str,
@@ -271,8 +272,9 @@ fn launch(
     let url = format!("{scheme}://{}", std::net::SocketAddr::new(options.host, port));
     let tls_ca_file = options.tls.as_ref().and_then(|tls| tls.ca_file.as_ref());
     let probe = connect_options(&url, "farside managed server", &keys.service, tls_ca_file);
+    let system = connect_options(&url, "farside managed server's health", &keys.system, tls_ca_file);
     let (binary, launcher) = (binary.to_owned(), options.launcher.clone());
-    Ok(Launch { binary, launcher, store_dir: store_dir.to_owned(), probe, name })
+    Ok(Launch { binary, launcher, store_dir: store_dir.to_owned(), probe, system, name })
 }
 
 fn connect_options(url: &str, name: &str, seed: &Path, tls_ca_file: Option<&PathBuf>) -> ConnectOptions {

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ManagedError, READY_WAIT, config, file_error};
+use super::{ManagedError, READY_WAIT, config, file_error, health};
 use crate::{Bus, BusError, ConnectOptions};
 
 /// Between two attempts to reach a server that starts.
@@ -39,6 +39,8 @@ pub(crate) struct Launch {
     pub(crate) store_dir: PathBuf,
     /// How it is asked whether it answers.
     pub(crate) probe: ConnectOptions,
+    /// How it is asked for its health.
+    pub(crate) system: ConnectOptions,
     /// The server's name: another server on the port has another.
     pub(crate) name: String,
 }
@@ -118,23 +120,27 @@ impl Supervisor {
         Ok((Self { launch, child, pid }, watch))
     }
 
-    /// Starts the server again whenever it dies, until `stop`; then ends it.
+    /// Starts the server again whenever it dies or cannot write any more, until `stop`; then ends it.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut pause = RESTART_PAUSE.0;
         loop {
             let since = Instant::now();
-            let ended = tokio::select! {
+            let how = tokio::select! {
                 () = stop.cancelled() => return self.end().await,
-                ended = self.child.wait() => ended,
+                ended = self.child.wait() => describe(&ended),
+                () = health::writes_no_more(&self.launch.system, &self.launch.store_dir) => {
+                    self.end().await;
+                    "it was ended, because it could not write and there is room again".to_owned()
+                }
             };
             self.pid.send_replace(None);
             if since.elapsed() > HEALTHY_AFTER {
                 pause = RESTART_PAUSE.0;
             }
             tracing::error!(
-                how = describe(&ended),
+                how,
                 pause_ms = pause.as_millis() as u64,
-                "nats-server died; it is started again"
+                "nats-server ended; it is started again"
             );
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -167,7 +173,7 @@ impl Supervisor {
         }
     }
 
-    async fn end(mut self) {
+    async fn end(&mut self) {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // It may have ended in this moment.

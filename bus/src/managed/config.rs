@@ -56,7 +56,7 @@ impl Config<'_> {
     }
 
     fn users(&self) -> String {
-        let Keys { service_public, agent_public, .. } = self.keys;
+        let Keys { service_public, agent_public, system_public, .. } = self.keys;
         let agent_inbox = quoted(&format!("{}.>", private_inbox_prefix(agent_public)));
         let agent = format!(
             "{{ nkey: {agent_public}, permissions: {{\n    \
@@ -77,7 +77,8 @@ impl Config<'_> {
             (String::new(), "")
         };
         format!(
-            "authorization {{ users: [\n  {{ nkey: {service_public} }}\n  {agent}{anonymous}\n] }}\n{no_auth_user}"
+            "accounts {{ $SYS: {{ users: [ {{ nkey: {system_public} }} ] }} }}\n\
+             authorization {{ users: [\n  {{ nkey: {service_public} }}\n  {agent}{anonymous}\n] }}\n{no_auth_user}"
         )
     }
 }

@@ -1,4 +1,4 @@
-//! The two identities of the managed server: nkey seeds in files of mode 0600, made at the first start.
+//! The identities of the managed server: nkey seeds in files of mode 0600, made at the first start.
 
 use std::{
     fs, io,
@@ -20,14 +20,19 @@ pub(crate) struct Keys {
     pub(crate) agent: PathBuf,
     /// Its public key.
     pub(crate) agent_public: String,
+    /// The seed file of who asks the server for its health.
+    pub(crate) system: PathBuf,
+    /// Its public key.
+    pub(crate) system_public: String,
 }
 
 impl Keys {
     pub(crate) fn load_or_make(dir: &Path) -> Result<Self, ManagedError> {
         super::owner::make_private_dir(dir)?;
-        let (service, agent) = (dir.join("service.nk"), dir.join("agent.nk"));
+        let [service, agent, system] = ["service.nk", "agent.nk", "system.nk"].map(|name| dir.join(name));
         let (service_public, agent_public) = (load_or_make(&service)?, load_or_make(&agent)?);
-        Ok(Self { service, service_public, agent, agent_public })
+        let system_public = load_or_make(&system)?;
+        Ok(Self { service, service_public, agent, agent_public, system, system_public })
     }
 }
 
