@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectError, ConnectErrorKind};
+use bus_schema::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
@@ -90,6 +91,16 @@ impl Bus {
     /// The state of the link, to be watched.
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.inner.link.state()
+    }
+
+    /// Since when the server has acknowledged nothing that this connection published, although the link
+    /// stands; none = it acknowledges. [`crate::STORES_NOTHING`] says what to do.
+    pub fn silent_since(&self) -> Option<Timestamp> {
+        self.inner.link.silent_since()
+    }
+
+    pub(crate) fn acknowledged(&self, acknowledged: bool) {
+        self.inner.link.acknowledged(acknowledged);
     }
 
     /// What the server said about itself at the latest connect.

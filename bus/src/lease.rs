@@ -201,13 +201,13 @@ impl Contender {
                         _ => Instant::now(),
                     };
                     seen = Some((sight, unchanged_since));
-                    if let Free::Ours(token) = free {
-                        return token;
-                    }
                     let silent = unchanged_since.elapsed() >= self.options.ttl;
-                    if (silent || matches!(free, Free::Now))
-                        && let Some(token) = self.take(sight.acquired_seq).await
-                    {
+                    let taken = match free {
+                        Free::Ours(token) => self.keep(token).await,
+                        Free::AfterSilence if !silent => None,
+                        Free::Now | Free::AfterSilence => self.take(sight.acquired_seq).await,
+                    };
+                    if let Some(token) = taken {
                         return token;
                     }
                 }
@@ -244,6 +244,17 @@ impl Contender {
 
     fn token(&self, seq: u64) -> LeaseToken {
         LeaseToken { seq, subject: self.lease_subject.clone() }
+    }
+
+    /// Who cannot renew holds nothing: nobody would see that it lives.
+    async fn keep(&self, token: LeaseToken) -> Option<LeaseToken> {
+        match self.say(&token, false).await {
+            Ok(()) => Some(token),
+            Err(error) => {
+                tracing::warn!(lease = %self.options.lease, %error, "cannot renew the lease");
+                None
+            }
+        }
     }
 
     /// Writes the acquisition, on the condition that nobody wrote one since `acquired_seq`.

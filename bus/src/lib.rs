@@ -34,7 +34,7 @@ pub use link::LinkState;
 pub use message::LogMessage;
 pub use options::{ConnectOptions, Credentials};
 pub use position::{Position, PositionVerdict};
-pub use publisher::{Fence, Outgoing, Published, PublishedBatch, Publisher};
+pub use publisher::{Fence, Outgoing, Published, PublishedBatch, Publisher, STORES_NOTHING};
 pub use reader::LogReader;
 pub use request::{Request, Requests};
 pub use server::{ServerFacts, ServerVerdict};

@@ -37,6 +37,7 @@ pub(crate) struct LinkWatch {
     state: watch::Sender<LinkState>,
     connects: watch::Sender<u64>,
     denials: broadcast::Sender<Denial>,
+    silent_since: watch::Sender<Option<Timestamp>>,
 }
 
 impl LinkWatch {
@@ -46,11 +47,24 @@ impl LinkWatch {
             state: watch::channel(LinkState::Up { generation: 1 }).0,
             connects: watch::channel(0).0,
             denials: broadcast::channel(DENIALS_KEPT).0,
+            silent_since: watch::channel(None).0,
         }
     }
 
     pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
+    }
+
+    /// Since when publishes have been waiting for acknowledgements in vain although the link stands.
+    pub(crate) fn silent_since(&self) -> Option<Timestamp> {
+        *self.silent_since.borrow()
+    }
+
+    /// A publish was acknowledged, or was not within its time.
+    pub(crate) fn acknowledged(&self, acknowledged: bool) {
+        self.silent_since.send_modify(|since| {
+            *since = if acknowledged { None } else { Some(since.unwrap_or_else(now)) };
+        });
     }
 
     /// Listens to denials from now on; subscribe before sending what may be denied.

@@ -23,6 +23,9 @@ use crate::{
 /// How long an acknowledgement may take before the outcome counts as unknown: a busy disk that syncs
 /// every message needs seconds, not more.
 const ACK_WAIT: Duration = Duration::from_secs(10);
+/// What nats-server 2.15 does when it cannot write a stream: it answers no publish to it any more, until it
+/// is started again. So a silence is all that a publisher sees of a full disk.
+pub const STORES_NOTHING: &str = "if this goes on, nats-server cannot write its store: make room on that disk, then start nats-server again";
 /// Longest batch id that JetStream takes, in bytes.
 const BATCH_ID_BYTES_MAX: usize = 64;
 /// The fence's subject, when it is another than the message's. The client library has no name for it.
@@ -141,7 +144,7 @@ impl Publisher {
         messages: &[Outgoing],
         fence: Option<&Fence>,
     ) -> Result<PublishedBatch, PublishError> {
-        let attempt = Attempt { stream, what: format!("the batch {batch_id} of {}", messages.len()) };
+        let attempt = Attempt { stream, what: format!("a batch of {}", messages.len()) };
         let staged = self.stage(&attempt, batch_id, messages, fence)?;
         let link = self.link_up(&attempt)?;
         let mut denials = self.bus.denials();
@@ -183,11 +186,13 @@ impl Publisher {
         let mut now = self.bus.link();
         tokio::select! {
             biased;
-            answer = answer => answer,
+            answer = answer => answer.inspect(|_| self.bus.acknowledged(true)),
             denial = denials.of(ours) => Err(attempt.denied(denial)),
             _ = now.wait_for(|now| *now != link) => Err(attempt.unknown("the connection was lost")),
             () = tokio::time::sleep(ACK_WAIT) => {
-                Err(attempt.unknown(&format!("no acknowledgement came within {} s", ACK_WAIT.as_secs())))
+                self.bus.acknowledged(false);
+                let reason = format!("no acknowledgement came within {} s", ACK_WAIT.as_secs());
+                Err(attempt.error(PublishErrorKind::Unknown, format!("{reason}{}", advice(PublishErrorKind::Unknown))))
             }
         }
     }
@@ -298,8 +303,7 @@ fn acknowledged(attempt: &Attempt<'_>, answer: &Message) -> Result<PublishAck, P
         Ok(Response::Ok(ack)) => Ok(ack),
         Ok(Response::Err { error }) => {
             let kind = kind_of(error.error_code());
-            let advice = advice(kind);
-            Err(attempt.error(kind, format!("{error}{advice}")))
+            Err(attempt.error(kind, format!("{error}{}", advice(kind))))
         }
         Err(e) => {
             let reason = "what answered is not JetStream; look at who else listens on the subject";
@@ -339,17 +343,20 @@ fn kind_of(code: ErrorCode) -> PublishErrorKind {
     }
 }
 
-fn advice(kind: PublishErrorKind) -> &'static str {
-    match kind {
-        PublishErrorKind::Duplicate => "; a part of it is stored already",
-        PublishErrorKind::Fenced => "; another process has the lease, so stop acting",
-        PublishErrorKind::Full => "; raise the log's size limit, or give it disk",
-        PublishErrorKind::TooLarge => "; publish less at once",
-        PublishErrorKind::Busy => "; wait a random moment, then publish plain",
-        PublishErrorKind::NoStream => "; the subject belongs to another stream, or to none",
-        PublishErrorKind::Unknown => "; publish it again unchanged",
-        _ => "",
-    }
+fn advice(kind: PublishErrorKind) -> String {
+    let advice = match kind {
+        PublishErrorKind::Duplicate => "a part of it is stored already",
+        PublishErrorKind::Fenced => "another process has the lease, so stop acting",
+        PublishErrorKind::Full => {
+            "raise the log's size limit (service.log_bytes_max), then start the service again"
+        }
+        PublishErrorKind::TooLarge => "publish less at once",
+        PublishErrorKind::Busy => "wait a random moment, then publish plain",
+        PublishErrorKind::NoStream => "the subject belongs to another stream, or to none",
+        PublishErrorKind::Unknown => return format!("; publish it again unchanged; {STORES_NOTHING}"),
+        _ => return String::new(),
+    };
+    format!("; {advice}")
 }
 
 #[cfg(test)]
