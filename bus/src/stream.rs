@@ -63,7 +63,7 @@ impl From<stream::Info> for StreamState {
 }
 
 impl Bus {
-    /// Makes the stream, or verifies the one that is there. It never weakens and never changes one.
+    /// Makes the stream, or verifies the one that is there, which it never changes.
     ///
     /// Errors: [`BusError::WeakerStream`] names every difference; [`BusError::NoRoom`] when the server
     /// cannot set aside `bytes_max`.
@@ -87,6 +87,32 @@ impl Bus {
             return Ok(existing.into());
         }
         Err(BusError::WeakerStream { stream: spec.name.clone(), differences })
+    }
+
+    /// Raises the size limit of a stream that has a lower one; never lowers one.
+    ///
+    /// Errors: [`BusError::NoRoom`] when the server cannot set aside `bytes_max`, the link.
+    pub async fn raise_limit(&self, stream: &str, bytes_max: i64) -> Result<(), BusError> {
+        let call = Call { verb: "raise the size limit of", object: stream };
+        // As it came, so that settings which this version does not know stay as they are.
+        let mut info: serde_json::Value = self.call(call, &format!("STREAM.INFO.{stream}"), &()).await?;
+        let config = &mut info["config"];
+        if config["max_bytes"].as_i64().is_none_or(|has| has >= bytes_max) {
+            return Ok(());
+        }
+        config["max_bytes"] = bytes_max.into();
+        let raised =
+            self.call::<_, serde_json::Value>(call, &format!("STREAM.UPDATE.{stream}"), config).await;
+        match raised {
+            Err(BusError::Server { code, reason, .. }) if NO_ROOM.contains(&code) => {
+                Err(BusError::NoRoom { stream: stream.to_owned(), bytes_max, reason })
+            }
+            raised => {
+                raised?;
+                tracing::info!(stream, bytes_max, "the log's size limit is raised");
+                Ok(())
+            }
+        }
     }
 
     /// What a stream holds now. Errors: [`BusError::NoStream`], the link.

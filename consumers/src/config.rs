@@ -33,7 +33,7 @@ pub struct ServiceConfig {
     pub target: Name,
     /// The source sites whose logs are projected.
     pub sites: Vec<Name>,
-    /// Size limit of each log that the service makes, in bytes; a full log refuses events.
+    /// Size limit of each log, in bytes; a full log refuses events. A log that has a lower one gets this one.
     pub log_bytes_max: Option<i64>,
     /// Copies of each log in a NATS cluster: 1 on one machine, 3 across zones.
     pub log_replicas: usize,

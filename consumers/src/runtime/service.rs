@@ -159,6 +159,9 @@ impl Service {
             spec.bytes_max = self.config.log_bytes_max.unwrap_or(spec.bytes_max);
             spec.replicas = self.config.log_replicas;
             self.bus.ensure_stream(&spec).await?;
+            if self.config.log_bytes_max.is_some() {
+                self.bus.raise_limit(&spec.name, spec.bytes_max).await?;
+            }
         }
         Ok(())
     }
