@@ -86,11 +86,19 @@ fn is_alive(owner: &Owner, now: Timestamp) -> bool {
 
 fn in_sync(owner: &Owner, now: Timestamp) -> InSync {
     match (&owner.agent, owner.in_sync()) {
-        (Some(_), true) if is_alive(owner, now) => InSync::Yes,
+        (Some(_), true) if is_alive(owner, now) && waiting(owner) == 0 => InSync::Yes,
         (None, _) if owner.at.is_none() && owner.since_sync.outstanding == 0 => InSync::Unproven,
         (None, true) => InSync::Yes,
         _ => InSync::No,
     }
+}
+
+/// Events that waited in the owner's outbox at its last heartbeat and have not come since.
+fn waiting(owner: &Owner) -> u64 {
+    owner.last_heartbeat.as_ref().map_or(0, |seen| match owner.at {
+        Some(at) if at.epoch == seen.at.epoch => (seen.at.seq + seen.outbox_events).saturating_sub(at.seq),
+        _ => seen.outbox_events,
+    })
 }
 
 /// How long the pool has lacked what it lacks of this owner.
@@ -125,6 +133,9 @@ fn reasons(owner: &Owner, now: Timestamp) -> Vec<String> {
     }
     if owner.since_sync.outstanding > 0 {
         why.push(format!("{source} announced {} states that have not come", owner.since_sync.outstanding));
+    }
+    if waiting(owner) > 0 {
+        why.push(format!("{} events of {source} wait in its outbox", waiting(owner)));
     }
     if owner.agent.is_some() && owner.last_sync.is_none() {
         why.push(format!("the first sync of {source} is not complete"));
@@ -184,7 +195,7 @@ pub fn log_alarms(logs: &[LogView], facts: &[LogFactRecord], pools: &[PoolRead])
         .map(|log| {
             let percent = log.full_percent.unwrap_or_default();
             let text = format!(
-                "the log {} is {percent} % full and refuses events at 100 %; raise its max_bytes",
+                "the log {} is {percent} % full and refuses events at 100 %; raise service.log_bytes_max and start the service again",
                 log.stream
             );
             Alarm { kind: AlarmKind::LogFull, text, since: None }

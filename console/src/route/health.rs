@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use bus::LinkState;
-use bus_schema::{PoolId, subject};
+use bus::{LinkState, STORES_NOTHING};
+use bus_schema::{PoolId, Timestamp, subject};
 use projector::{PoolSummary, Reader, StoreError};
 
 use crate::{
@@ -27,11 +27,14 @@ pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: connected, the position read, not too far behind.
+/// `GET /readyz`: connected, acknowledged, the position read, not too far behind.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
     let not_ready = |why: String| Problem::unavailable(format!("not ready: {why}"));
     if let Some(since) = link(&api).down_since {
         return Err(not_ready(format!("NATS cannot be reached since {since}")));
+    }
+    if let Some(since) = api.parts.bus.silent_since() {
+        return Err(not_ready(silent(since)));
     }
     if let Some(trouble) = api.parts.health.vitals().trouble {
         return Err(not_ready(trouble));
@@ -72,6 +75,11 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     let nats = link(api);
     let mut alarms: Vec<_> = reads.iter().flat_map(|read| status::pool_alarms(read, now)).collect();
     alarms.extend(status::log_alarms(&logs, &facts, &reads));
+    alarms.extend(api.parts.bus.silent_since().map(|since| Alarm {
+        kind: AlarmKind::LogFull,
+        text: silent(since),
+        since: Some(since),
+    }));
     alarms.extend(house_alarms(&nats, &vitals, dead_letters));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
@@ -109,6 +117,11 @@ fn link(api: &Api) -> LinkView {
         LinkState::Down { since } => Some(since),
     };
     LinkView { up: down_since.is_none(), down_since, server_version: api.parts.bus.server().version }
+}
+
+/// A link that stands and acknowledges nothing.
+fn silent(since: Timestamp) -> String {
+    format!("NATS acknowledges nothing since {since}; {STORES_NOTHING}")
 }
 
 fn house_alarms(nats: &LinkView, vitals: &Vitals, dead_letters: u64) -> Vec<Alarm> {

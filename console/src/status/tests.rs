@@ -3,7 +3,7 @@
 use bus_schema::{
     Epoch, Hash32, chain::ChainPoint, digest::Digest, event::resource::SyncScope, fact::log::Rewound,
 };
-use projector::{AgentState, Gap, HeldWindow, LastSync, Proof, SinceSync};
+use projector::{AgentState, Gap, HeartbeatSeen, HeldWindow, LastSync, Proof, SinceSync};
 
 use super::*;
 
@@ -87,6 +87,19 @@ fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
     let differs = Some(Proof { at: AT, equal: false, stored_at: ago(2_000) });
     not_in_sync(Owner { proof: differs, ..owner() }, 2_000, "differ");
     not_in_sync(Owner { last_event_at: ago(31_000), ..owner() }, 31_000, "silent");
+    let beat = HeartbeatSeen {
+        at: AT,
+        digest: None,
+        sent_at: ago(3_000),
+        stored_at: ago(3_000),
+        outbox_events: 2,
+        trouble: None,
+        equal: None,
+    };
+    not_in_sync(Owner { last_heartbeat: Some(beat.clone()), ..owner() }, 0, "2 events of");
+    let come = ChainPoint { seq: AT.seq + 2, ..AT };
+    let owner_after = Owner { last_heartbeat: Some(beat), at: Some(come), ..owner() };
+    assert_eq!(pool(&read(vec![owner_after]), NOW).in_sync, InSync::Yes, "they have come");
     let owed = SinceSync { outstanding: 2, oldest_outstanding: Some(ago(9_000)), ..SinceSync::default() };
     not_in_sync(Owner { since_sync: owed, ..owner() }, 9_000, "2 states that have not come");
     let gap = Gap { after: AT, before: AT, place: "FARSIDE_LOCAL:9".to_owned(), stored_at: ago(4_000) };
