@@ -70,7 +70,7 @@ pub(crate) enum AppError {
     Console(#[from] ConsoleError),
     #[error("agent {name}: {source}")]
     Agent { name: String, source: ProducersError },
-    #[error("cannot {verb} {path}: {source}; check that it is writable")]
+    #[error("cannot {verb} {path}: {source}; check that it is writable and that its disk has room")]
     File { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("{0} ended by itself; look at the log above, then start farside again")]
     Ended(String),
