@@ -9,6 +9,7 @@ mod bus;
 mod cli;
 mod contract;
 mod demo_data;
+mod disk;
 mod interop;
 mod kill;
 mod resource;

@@ -40,7 +40,14 @@ pub(crate) fn farside(dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Said {
 }
 
 fn command(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_farside"));
+    command_under(&[], dir)
+}
+
+/// The binary, run by another command.
+fn command_under(prefix: &[String], dir: &Path) -> Command {
+    let words: Vec<_> = prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_farside")]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FARSIDE_")) {
         if name != "FARSIDE_NATS_SERVER" {
             command.env_remove(name);
@@ -72,8 +79,16 @@ impl Up {
 
     /// Starts `farside up` or `farside serve` in a directory that holds a `farside.toml`.
     pub(crate) fn start_as(verb: &str, dir: TempDir) -> Self {
+        Self::start_under(&[], verb, dir)
+    }
+
+    /// The same, run by another command.
+    pub(crate) fn start_under(prefix: &[String], verb: &str, dir: TempDir) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.path().join("up.log")).unwrap();
-        let mut child = command(dir.path())
+        let mut child = command_under(prefix, dir.path())
+            // Who runs it may run it in another directory.
+            .arg("-c")
+            .arg(dir.path().join("farside.toml"))
             .args([verb, "--listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
             .stderr(log)

@@ -20,6 +20,7 @@ pub(crate) const TEST_LOG_BYTES: i64 = 256 << 20;
 /// A running nats-server.
 pub(crate) struct Nats {
     dir: TempDir,
+    store: PathBuf,
     jetstream: String,
     port: u16,
     monitor: u16,
@@ -35,12 +36,22 @@ impl Nats {
     /// Starts one with this inside its `jetstream` block.
     pub(crate) async fn start_with(jetstream: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        Self::start_in(dir, store, jetstream).await
+    }
+
+    /// Starts one that syncs always and has its store there.
+    pub(crate) async fn start_on(store: &Path) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), store.to_owned(), "sync_interval: always").await
+    }
+
+    async fn start_in(dir: TempDir, store: PathBuf, jetstream: &str) -> Self {
         // The server chooses its ports, so no two tests can take the same.
-        let child = spawn(dir.path(), jetstream, -1, -1);
+        let child = spawn(dir.path(), &store, jetstream, -1, -1);
         let (port, monitor) =
             eventually("nats-server says its ports", async || ports(dir.path(), &child)).await;
         let jetstream = jetstream.to_owned();
-        let mut nats = Self { dir, jetstream, port, monitor, child };
+        let mut nats = Self { dir, store, jetstream, port, monitor, child };
         nats.ready().await;
         nats
     }
@@ -78,12 +89,13 @@ impl Nats {
     }
 
     fn spawn_again(&mut self) {
-        self.child = spawn(self.dir.path(), &self.jetstream, self.port.into(), self.monitor.into());
+        let (port, monitor) = (self.port.into(), self.monitor.into());
+        self.child = spawn(self.dir.path(), &self.store, &self.jetstream, port, monitor);
     }
 
     /// The files that hold the messages of a stream, oldest first.
     pub(crate) fn blocks(&self, stream: &str) -> Vec<PathBuf> {
-        let dir = self.dir.path().join("store/jetstream/$G/streams").join(stream).join("msgs");
+        let dir = self.store.join("jetstream/$G/streams").join(stream).join("msgs");
         let mut blocks: Vec<_> = fs::read_dir(dir)
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -119,12 +131,12 @@ fn server_name(dir: &Path) -> String {
     dir.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-fn spawn(dir: &Path, jetstream: &str, port: i32, monitor: i32) -> Child {
-    let (name, dir_text) = (server_name(dir), dir.display());
+fn spawn(dir: &Path, store: &Path, jetstream: &str, port: i32, monitor: i32) -> Child {
+    let (name, dir_text, store) = (server_name(dir), dir.display(), store.display());
     let config = format!(
         "host: 127.0.0.1\nport: {port}\nhttp: \"127.0.0.1:{monitor}\"\nserver_name: \"{name}\"\n\
          ports_file_dir: \"{dir_text}\"\n\
-         jetstream {{ store_dir: \"{dir_text}/store\", max_file_store: 1TB, {jetstream} }}\n"
+         jetstream {{ store_dir: \"{store}\", max_file_store: 1TB, {jetstream} }}\n"
     );
     fs::write(dir.join("nats.conf"), config).unwrap();
     let binary = managed::find_binary(None).unwrap();
