@@ -4,7 +4,7 @@
 use std::{path::Path, time::Instant};
 
 use bus::{Bus, managed::ManagedServer};
-use bus_schema::PoolId;
+use bus_schema::{PoolId, subject};
 use consumers::{Handle, Service, ServiceConfig};
 use projector::{Owner, Store, StoreOptions};
 use tokio::task::JoinHandle;
@@ -25,6 +25,7 @@ pub(crate) struct Million<'a> {
     pub(crate) server: &'a ManagedServer,
     pub(crate) bus: Bus,
     pub(crate) stream: String,
+    pub(crate) target_stream: String,
     pub(crate) pool: PoolId,
     pub(crate) resources: u64,
     agent: Running,
@@ -57,7 +58,8 @@ impl<'a> Million<'a> {
         let source = Source::write(&dir, SITE, resources / RECORDS_A_FILE, RECORDS_A_FILE)?;
         let start = Instant::now();
         let agent = source.agent(server).await?;
-        let million = Self { server, bus, stream, pool: source.pool()?, resources, agent };
+        let target_stream = subject::target_stream(&ServiceConfig::default().target);
+        let million = Self { server, bus, stream, target_stream, pool: source.pool()?, resources, agent };
         let served = million.serve(&dir.join("pool.redb")).await?;
         million.equal(&served).await?;
         eprintln!(

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_nats::{Message, Subscriber};
+use bus::LogMessage;
 use bus_schema::{Stem, command::resource::DIGEST, envelope::Stored, subject};
 use futures_util::StreamExt as _;
 use projector::{Batch, Store, StoreOptions};
@@ -84,34 +85,52 @@ pub(crate) async fn run(million: &Million<'_>, scratch: &Path) -> Outcome<Sectio
     Ok(section)
 }
 
-/// Makes a pool from the log as it is, but for the states of `differences` resources.
+/// Makes a pool from the logs as they are, but for the states of `differences` resources.
 async fn damage(million: &Million<'_>, path: &Path, differences: u64) -> Outcome<()> {
     let store = Store::open(path, StoreOptions::default())?;
-    let state = million.bus.stream_state(&million.stream).await?;
-    store.begin_log(&million.stream, state.created)?;
-    let mut reader = million.bus.read_log(&million.stream, 1, None).await?;
     let every = million.resources.checked_div(differences).unwrap_or(u64::MAX);
-    let (mut batch, mut changed, mut damaged) = (Batch::new(&million.stream), 0, 0);
-    loop {
+    let (mut changed, mut damaged) = (0, 0);
+    let breaks = |message: &LogMessage| {
+        if !message.subject().ends_with(".changed") {
+            return Ok(message.body().to_vec());
+        }
+        changed += 1;
+        // In the middle of each stretch, so that no two runs damage the same resource.
+        if changed % every != every / 2 || damaged == differences {
+            return Ok(message.body().to_vec());
+        }
+        damaged += 1;
+        broken(message.body())
+    };
+    project(million, &store, &million.stream, breaks).await?;
+    project(million, &store, &million.target_stream, |message| Ok(message.body().to_vec())).await?;
+    if damaged != differences {
+        return Err(format!("{damaged} of {differences} resources were damaged").into());
+    }
+    Ok(())
+}
+
+/// Takes a log into a store, with other bodies.
+async fn project(
+    million: &Million<'_>,
+    store: &Store,
+    stream: &str,
+    mut body: impl FnMut(&LogMessage) -> Outcome<Vec<u8>>,
+) -> Outcome<()> {
+    let state = million.bus.stream_state(stream).await?;
+    store.begin_log(stream, state.created)?;
+    let mut reader = million.bus.read_log(stream, 1, None).await?;
+    let (mut batch, mut last) = (Batch::new(stream), 0);
+    while last < state.last_seq {
         let messages = reader.next_chunk(CHUNK).await?;
-        let last = messages.last().map_or(0, bus::LogMessage::seq);
+        last = messages.last().map_or(last, LogMessage::seq);
         for message in &messages {
-            changed += u64::from(message.subject().ends_with(".changed"));
-            let wrong =
-                changed % every == 0 && damaged < differences && message.subject().ends_with(".changed");
-            damaged += u64::from(wrong);
-            let body = if wrong { broken(message.body())? } else { message.body().to_vec() };
+            let body = body(message)?;
             message.with_stored(|stored| batch.push(Stored { body: &body, ..stored }, message.hash()));
         }
         if batch.len() >= COMMIT || last >= state.last_seq {
-            store.commit(std::mem::replace(&mut batch, Batch::new(&million.stream)))?;
+            store.commit(std::mem::replace(&mut batch, Batch::new(stream)))?;
         }
-        if last >= state.last_seq {
-            break;
-        }
-    }
-    if damaged != differences {
-        return Err(format!("{damaged} of {differences} resources were damaged").into());
     }
     Ok(())
 }

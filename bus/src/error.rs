@@ -181,6 +181,8 @@ pub struct PublishError {
     pub what: String,
     /// What happened and what to do.
     pub reason: String,
+    /// JetStream's own code, when it was JetStream that refused.
+    pub code: Option<u64>,
     /// The cause below, where there is one.
     #[source]
     pub source: Option<Cause>,

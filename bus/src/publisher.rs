@@ -1,8 +1,11 @@
 //! Publishing to a log: plain, or as one atomic batch, each with a fence if need be.
 //!
 //! A batch is staged by the server message by message and stored when its last message, the commit, is
-//! there. The server answers every message: staged ones with an empty payload, a refused one with an
-//! error, the commit with the acknowledgement. So an early refusal is seen at once.
+//! there. The server answers every message that names an inbox: a staged one with an empty payload, a
+//! refused one with an error, the commit with the acknowledgement. A thousand answers cost as much as a
+//! thousand messages, so only the first message and the commit ask for one. When a message between them
+//! was refused, the commit is answered "incomplete" without a reason: then, and only then, the batch is
+//! sent once more with an answer to every message, to learn it.
 
 use std::{str::FromStr, time::Duration};
 
@@ -78,6 +81,15 @@ pub struct Publisher {
     bus: Bus,
 }
 
+/// Which messages of a batch the server is asked to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answers {
+    /// The first, which shows an early refusal, and the commit.
+    Ends,
+    /// All of them.
+    Every,
+}
+
 /// What is being published where, for the text of an error.
 struct Attempt<'a> {
     stream: &'a str,
@@ -87,7 +99,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn error(&self, kind: PublishErrorKind, reason: impl Into<String>) -> PublishError {
         let (stream, what, reason) = (self.stream.to_owned(), self.what.clone(), reason.into());
-        PublishError { kind, stream, what, reason, source: None }
+        PublishError { kind, stream, what, reason, code: None, source: None }
     }
 
     fn caused(&self, kind: PublishErrorKind, reason: &str, source: impl Into<Cause>) -> PublishError {
@@ -144,6 +156,24 @@ impl Publisher {
         messages: &[Outgoing],
         fence: Option<&Fence>,
     ) -> Result<PublishedBatch, PublishError> {
+        let published = self.try_batch(stream, batch_id, messages, fence, Answers::Ends).await;
+        match published {
+            Err(error) if error.code == Some(ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH.0) => {
+                let again = format!("again-{:016x}", getrandom::u64().unwrap_or_default());
+                self.try_batch(stream, &again, messages, fence, Answers::Every).await
+            }
+            published => published,
+        }
+    }
+
+    async fn try_batch(
+        &self,
+        stream: &str,
+        batch_id: &str,
+        messages: &[Outgoing],
+        fence: Option<&Fence>,
+        asked: Answers,
+    ) -> Result<PublishedBatch, PublishError> {
         let attempt = Attempt { stream, what: format!("a batch of {}", messages.len()) };
         let staged = self.stage(&attempt, batch_id, messages, fence)?;
         let link = self.link_up(&attempt)?;
@@ -153,10 +183,15 @@ impl Publisher {
         let closed = "the connection was closed";
         let subscriber = client.subscribe(inbox.clone()).await;
         let mut answers = subscriber.map_err(|e| attempt.caused(PublishErrorKind::Link, closed, e))?;
+        let last = messages.len().saturating_sub(1);
         let sent = async {
-            for (message, headers) in messages.iter().zip(staged) {
+            for (index, (message, headers)) in messages.iter().zip(staged).enumerate() {
                 let (subject, body) = (message.subject.clone(), message.body.clone());
-                let sent = client.publish_with_reply_and_headers(subject, inbox.clone(), headers, body).await;
+                let sent = if asked == Answers::Every || index == 0 || index == last {
+                    client.publish_with_reply_and_headers(subject, inbox.clone(), headers, body).await
+                } else {
+                    client.publish_with_headers(subject, headers, body).await
+                };
                 sent.map_err(|e| attempt.caused(PublishErrorKind::Unknown, closed, e))?;
             }
             // The answer decides; sending alone never ends the attempt well.
@@ -302,8 +337,10 @@ fn acknowledged(attempt: &Attempt<'_>, answer: &Message) -> Result<PublishAck, P
     match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
         Ok(Response::Ok(ack)) => Ok(ack),
         Ok(Response::Err { error }) => {
-            let kind = kind_of(error.error_code());
-            Err(attempt.error(kind, format!("{error}{}", advice(kind))))
+            let code = error.error_code();
+            let kind = kind_of(code);
+            let refused = attempt.error(kind, format!("{error}{}", advice(kind)));
+            Err(PublishError { code: Some(code.0), ..refused })
         }
         Err(e) => {
             let reason = "what answered is not JetStream; look at who else listens on the subject";

@@ -88,6 +88,29 @@ async fn what_cannot_be_stored_is_refused_before_anything_is_sent() {
     assert_eq!(bus.stream_state(SITE).await.unwrap().messages, 0);
 }
 
+/// Between its first message and its commit a batch asks for no answers; what was refused there is told all the same.
+#[tokio::test]
+async fn a_refusal_in_the_middle_of_a_batch_is_told_with_its_reason() {
+    let nats = Nats::start().await;
+    let bus = nats.bus().await;
+    bus.ensure_stream(&site_log()).await.unwrap();
+    let context = async_nats::jetstream::new(nats.client().await);
+    let mut config = context.get_stream(SITE).await.unwrap().cached_info().config.clone();
+    config.max_message_size = 2_000;
+    context.update_stream(config).await.unwrap();
+    let mut large = events(0..10);
+    large[4].body = vec![b'x'; 4_000].into();
+    let mut astray = events(0..10);
+    astray[4].subject = "nobody.listens".into();
+    for (batch, kind) in [(large, PublishErrorKind::TooLarge), (astray, PublishErrorKind::NoStream)] {
+        let error = refused(bus.publisher().publish_batch(SITE, "b", &batch, None).await);
+        assert_eq!(error.kind, kind, "{error}");
+    }
+    assert_eq!(bus.stream_state(SITE).await.unwrap().messages, 0);
+    bus.publisher().publish_batch(SITE, "b", &events(0..10), None).await.unwrap();
+    assert_eq!(bus.stream_state(SITE).await.unwrap().messages, 10);
+}
+
 #[tokio::test]
 async fn a_stale_fence_refuses_a_message_and_a_batch() {
     let nats = Nats::start().await;
