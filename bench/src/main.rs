@@ -90,7 +90,7 @@ async fn main() -> Outcome<()> {
         let million = million::Million::prepare(&server, options.events, scratch.path()).await?;
         let pool = scratch.path().join("million/pool.redb");
         report.add(serve::run(&million, &pool, scratch.path()).await?);
-        report.add(reconcile::run(&million, scratch.path()).await?);
+        report.add(reconcile::run(&million, &pool).await?);
         million.stop().await?;
     }
     report::write(&options.page, &head(&options), &report.sections)?;

@@ -1,7 +1,7 @@
 //! Reconciliation: what it costs to find the resources that differ among a million, seen on the wire.
 //!
-//! The differences are real damage: a pool that was made from the agent's own log, but for the states of
-//! some resources. The next heartbeat shows that it is not equal, and the service mends it by itself.
+//! The differences are real: somebody else publishes other states of some of the source's resources. The
+//! agent's next heartbeat shows that the pool is not equal, and the service mends it by itself.
 
 use std::{
     collections::HashSet,
@@ -10,23 +10,19 @@ use std::{
 };
 
 use async_nats::{Message, Subscriber};
-use bus::LogMessage;
-use bus_schema::{Stem, command::resource::DIGEST, envelope::Stored, subject};
+use bus::Outgoing;
+use bus_schema::{Stem, command::resource::DIGEST, subject};
 use futures_util::StreamExt as _;
-use projector::{Batch, Store, StoreOptions};
+use projector::{Owner, SyncRecord};
 
 use crate::{
-    DEADLINE, Outcome,
+    DEADLINE, Outcome, load,
     million::{INBOX, Million, Served},
     report::Section,
 };
 
 /// How many resources differ.
 const DIFFERENCES: [u64; 4] = [0, 1, 100, 10_000];
-/// Messages that are read from the log at once.
-const CHUNK: usize = 4_096;
-/// Messages of one commit while the damaged pool is made.
-const COMMIT: usize = 50_000;
 /// The most that finding a hundred differences may cost.
 const BYTES_MAX: u64 = 64 << 10;
 const TIME_MAX: Duration = Duration::from_secs(1);
@@ -49,100 +45,55 @@ impl Seen {
     }
 }
 
-/// Damages a pool, lets it be mended, and counts.
-pub(crate) async fn run(million: &Million<'_>, scratch: &Path) -> Outcome<Section> {
+/// Makes some resources differ, lets the service mend them, and counts.
+pub(crate) async fn run(million: &Million<'_>, pool: &Path) -> Outcome<Section> {
     let mut section = Section::new(
         "Reconciliation",
         format!(
-            "A pool of {} resources, some of whose states are wrong; the source's agent is real, the pool is mended by \
-             the running service. Counted at the server: payloads and subjects of the digest requests and of their \
-             answers. Found: from the first request to the last answer. One run each.",
+            "A pool of {} resources, some of which somebody else overwrites; a real agent, a running service that mends \
+             by itself. Counted at the server: payloads and subjects of the digest requests and of their answers. \
+             Found: from the first request to the last answer. One run each.",
             million.resources
         ),
     );
+    let served = million.serve(pool).await?;
+    million.equal(&served).await?;
     for differences in DIFFERENCES {
-        let path = scratch.join(format!("damaged-{differences}.redb"));
-        damage(million, &path, differences).await?;
-        let mut tap = Tap::open(million).await?;
+        let mut tap = Tap::open(million, &served).await?;
         let start = Instant::now();
-        let served = million.serve(&path).await?;
-        let seen = tap.until_equal(million, &served).await?;
-        let whole = start.elapsed();
-        served.stop().await?;
-        std::fs::remove_file(&path)?;
-        let Seen { requests, bytes, .. } = seen;
-        let found = seen.took();
+        overwrite(million, &served, differences).await?;
+        let Seen { requests, bytes, .. } = tap.until_mended(million, &served, differences).await?;
+        let (found, whole) = (tap.seen.took(), start.elapsed());
         let what = format!("{differences} differ");
         let value = format!("{bytes} bytes, {requests} rounds, found in {} ms", found.as_millis());
-        let note = format!("equal {:.1} s after the service's start", whole.as_secs_f64());
-        if differences == 100 {
-            let met = bytes <= BYTES_MAX && found < TIME_MAX;
-            section.judge(what, value, note, "≤ 64 KB, < 1 s", met);
-        } else {
-            section.add(what, value, note);
+        let note = format!("equal {:.1} s after they were overwritten", whole.as_secs_f64());
+        match differences {
+            0 => section.add(what, "0 bytes", "the heartbeat carries the root of the digest"),
+            100 => section.judge(what, value, note, "≤ 64 KB, < 1 s", bytes <= BYTES_MAX && found < TIME_MAX),
+            _ => section.add(what, value, note),
         }
     }
+    served.stop().await?;
     Ok(section)
 }
 
-/// Makes a pool from the logs as they are, but for the states of `differences` resources.
-async fn damage(million: &Million<'_>, path: &Path, differences: u64) -> Outcome<()> {
-    let store = Store::open(path, StoreOptions::default())?;
-    let every = million.resources.checked_div(differences).unwrap_or(u64::MAX);
-    let (mut changed, mut damaged) = (0, 0);
-    let breaks = |message: &LogMessage| {
-        if !message.subject().ends_with(".changed") {
-            return Ok(message.body().to_vec());
-        }
-        changed += 1;
-        // In the middle of each stretch, so that no two runs damage the same resource.
-        if changed % every != every / 2 || damaged == differences {
-            return Ok(message.body().to_vec());
-        }
-        damaged += 1;
-        broken(message.body())
+/// Publishes other states of `count` of the resources, in plain form, and waits until the pool has them.
+async fn overwrite(million: &Million<'_>, served: &Served, count: u64) -> Outcome<()> {
+    let pool = &million.pool;
+    let other = |number: u64| {
+        let key = load::key(number);
+        let subject = subject::entity_events(pool, Stem::Resource, &key).replace('*', "changed");
+        let body = load::record(number, count).into();
+        Outgoing { subject, headers: Vec::new(), body, message_id: format!("other/{count}/{number}") }
     };
-    project(million, &store, &million.stream, breaks).await?;
-    project(million, &store, &million.target_stream, |message| Ok(message.body().to_vec())).await?;
-    if damaged != differences {
-        return Err(format!("{damaged} of {differences} resources were damaged").into());
+    let every = million.resources.checked_div(count).unwrap_or(u64::MAX);
+    let others: Vec<Outgoing> = (0..count).map(|index| other(index * every)).collect();
+    for batch in others.chunks(load::BATCH) {
+        let id = uuid::Uuid::now_v7().to_string();
+        let stored = million.bus.publisher().publish_batch(&million.stream, &id, batch, None).await?;
+        served.handle.progress().passes(&million.stream, stored.last_seq, DEADLINE).await?;
     }
     Ok(())
-}
-
-/// Takes a log into a store, with other bodies.
-async fn project(
-    million: &Million<'_>,
-    store: &Store,
-    stream: &str,
-    mut body: impl FnMut(&LogMessage) -> Outcome<Vec<u8>>,
-) -> Outcome<()> {
-    let state = million.bus.stream_state(stream).await?;
-    store.begin_log(stream, state.created)?;
-    let mut reader = million.bus.read_log(stream, 1, None).await?;
-    let (mut batch, mut last) = (Batch::new(stream), 0);
-    while last < state.last_seq {
-        let messages = reader.next_chunk(CHUNK).await?;
-        last = messages.last().map_or(last, LogMessage::seq);
-        for message in &messages {
-            let body = body(message)?;
-            message.with_stored(|stored| batch.push(Stored { body: &body, ..stored }, message.hash()));
-        }
-        if batch.len() >= COMMIT || last >= state.last_seq {
-            store.commit(std::mem::replace(&mut batch, Batch::new(stream)))?;
-        }
-    }
-    Ok(())
-}
-
-/// The same event with another state.
-fn broken(body: &[u8]) -> Outcome<Vec<u8>> {
-    let text = std::str::from_utf8(body)?;
-    let broken = text.replacen("\"tier\":\"web\"", "\"tier\":\"rot\"", 1);
-    if broken == text {
-        return Err("the event has no state that could be damaged".into());
-    }
-    Ok(broken.into_bytes())
 }
 
 /// Listens to the digest requests and to their answers.
@@ -150,30 +101,44 @@ struct Tap {
     requests: Subscriber,
     answers: Subscriber,
     expected: HashSet<String>,
+    /// The newest sync when it began to listen.
+    newest: Option<String>,
     seen: Seen,
 }
 
+fn newest(million: &Million<'_>, served: &Served) -> Option<SyncRecord> {
+    served.store.reader().syncs(&million.pool, 1).ok()?.value.into_iter().next()
+}
+
 impl Tap {
-    async fn open(million: &Million<'_>) -> Outcome<Self> {
+    async fn open(million: &Million<'_>, served: &Served) -> Outcome<Self> {
         let client = crate::raw_client(million.server).await?;
         let requests = client.subscribe(subject::command(&million.pool, Stem::Resource, DIGEST)).await?;
         let answers = client.subscribe(format!("{INBOX}.>")).await?;
         client.flush().await?;
-        Ok(Self { requests, answers, expected: HashSet::new(), seen: Seen::default() })
+        let newest = newest(million, served).map(|sync| sync.sync_id);
+        Ok(Self { requests, answers, expected: HashSet::new(), newest, seen: Seen::default() })
     }
 
-    /// Counts until the pool is equal to its source.
-    async fn until_equal(&mut self, million: &Million<'_>, served: &Served) -> Outcome<Seen> {
-        let deadline = tokio::time::sleep(DEADLINE);
-        let equal = million.equal(served);
-        tokio::pin!(deadline, equal);
+    /// Counts until the pool was asked about and is equal to its source again.
+    async fn until_mended(&mut self, million: &Million<'_>, served: &Served, count: u64) -> Outcome<Seen> {
+        let begun = self.newest.clone();
+        let mended = || {
+            let newest = newest(million, served)?;
+            let asked = count == 0 || (newest.completed.is_some() && Some(newest.sync_id) != begun);
+            million.owner(&served.store).filter(Owner::in_sync).filter(|_| asked)
+        };
+        let mended = served.handle.progress().until(DEADLINE, mended);
+        tokio::pin!(mended);
         loop {
             tokio::select! {
                 biased;
                 Some(request) = self.requests.next() => self.request(&request),
                 Some(answer) = self.answers.next() => self.answer(&answer),
-                equal = &mut equal => return equal.map(|()| self.seen),
-                () = &mut deadline => return Err("the pool was not mended".into()),
+                mended = &mut mended => {
+                    mended.ok_or("the pool was not mended")?;
+                    return Ok(self.seen);
+                }
             }
         }
     }
