@@ -163,6 +163,11 @@ impl App {
         self.managed.as_ref().map(ManagedServer::url)
     }
 
+    /// The file with the URL that publishers use with the managed NATS.
+    pub(crate) fn publisher_url_file(&self) -> Option<&Path> {
+        self.managed.as_ref().map(ManagedServer::publisher_url_file)
+    }
+
     /// Runs until `shutdown`, or until something fails; then drains, agents first. `ready` is called when
     /// the logs are there and somebody acts for the target, so that whoever waits for it can begin.
     pub(crate) async fn run(

@@ -181,7 +181,7 @@ fn a_bare_socket_is_told_at_once_that_it_may_not_speak_for_the_target() {
 /// Runs Python with the address of the NATS behind it, as the page says.
 fn python(program: &[&std::ffi::OsStr], up: &Up, library: Option<&Path>) -> Output {
     let mut command = Command::new("python3");
-    command.args(program).arg(up.nats_url());
+    command.args(program).arg(up.publisher_url());
     if let Some(library) = library {
         command.env("PYTHONPATH", library);
     }

@@ -55,7 +55,7 @@ impl Bus {
             .connect(options.addresses()?)
             .await
             .map_err(|e| first_connect_error(&options, e))?;
-        let bus = Self { inner: Arc::new(Inner { client, link, servers: options.servers }) };
+        let bus = Self { inner: Arc::new(Inner { client, link, servers: options.shown_servers() }) };
         bus.judge_server()?;
         Ok(bus)
     }
@@ -137,7 +137,7 @@ fn reconnect_pause(attempt: usize) -> Duration {
 }
 
 fn first_connect_error(options: &ConnectOptions, error: ConnectError) -> BusError {
-    let servers = options.servers.clone();
+    let servers = options.shown_servers();
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             BusError::Unauthorized { servers, name: options.name.clone() }

@@ -7,6 +7,8 @@
 //!             nats-server.log   written by nats-server; .out what it says before it has opened its log
 //!             port              the port of the last start
 //!             keys/             service.nk, agent.nk, system.nk: nkey seeds, made at the first start, 0600
+//!                               publisher.password: made at the first start, 0600
+//!                               publisher.url: the address with that password, written at every start, 0600
 //!             jetstream/        the logs
 //! ```
 //! Must not know: streams and who uses them.
@@ -227,6 +229,12 @@ impl ManagedServer {
         Credentials::NkeySeedFile(self.keys.agent.clone())
     }
 
+    /// The file with the URL of the publishers, user and password in it: what any program that publishes
+    /// events of resources, volumes and images connects with. It may do nothing else.
+    pub fn publisher_url_file(&self) -> &Path {
+        &self.keys.publisher_url
+    }
+
     /// How the target connects.
     pub fn service_options(&self, name: &str) -> ConnectOptions {
         connect_options(&self.url, name, &self.keys.service, self.tls_ca_file.as_ref())
@@ -269,7 +277,9 @@ fn launch(
     let name = format!("farside-{:016x}", getrandom::u64().unwrap_or_default());
     config::Config { store_dir, options, port, name: &name, keys }.write()?;
     let scheme = if options.tls.is_some() { "tls" } else { "nats" };
-    let url = format!("{scheme}://{}", std::net::SocketAddr::new(options.host, port));
+    let address = std::net::SocketAddr::new(options.host, port);
+    keys.write_publisher_url(scheme, address)?;
+    let url = format!("{scheme}://{address}");
     let tls_ca_file = options.tls.as_ref().and_then(|tls| tls.ca_file.as_ref());
     let probe = connect_options(&url, "farside managed server", &keys.service, tls_ca_file);
     let system = connect_options(&url, "farside managed server's health", &keys.system, tls_ca_file);

@@ -31,7 +31,8 @@ pub enum Credentials {
 /// Where and how to connect.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectOptions {
-    /// `nats://127.0.0.1:4222`, several separated by commas.
+    /// `nats://127.0.0.1:4222`, several separated by commas. A user and a password in the first one hold for
+    /// all, unless `credentials` say otherwise.
     pub servers: String,
     /// What the server shows in its list of connections.
     pub name: String,
@@ -49,7 +50,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// The addresses. Errors: one that cannot be read, or that a password would leak to.
     pub(crate) fn addresses(&self) -> Result<Vec<ServerAddr>, BusError> {
-        let wrong = |reason: String| BusError::Address { servers: self.servers.clone(), reason };
+        let wrong = |reason: String| BusError::Address { servers: self.shown_servers(), reason };
         let addresses = self
             .servers
             .split(',')
@@ -72,6 +73,25 @@ impl ConnectOptions {
         Ok(addresses)
     }
 
+    /// The addresses without passwords, for texts that people and logs see.
+    pub(crate) fn shown_servers(&self) -> String {
+        let shown = self.servers.split(',').map(|address| match address.rsplit_once('@') {
+            None => address.to_owned(),
+            Some((before, host)) => match before.split_once("://") {
+                Some((scheme, _)) => format!("{scheme}://{host}"),
+                None => host.to_owned(),
+            },
+        });
+        shown.collect::<Vec<_>>().join(",")
+    }
+
+    /// The user and the password that stand in the first address. The client library does not look there.
+    fn user_of_address(&self) -> Result<Option<(String, String)>, BusError> {
+        let addresses = self.addresses()?;
+        let first = addresses.first().filter(|address| address.has_user_pass());
+        Ok(first.and_then(|address| Some((address.username()?.to_owned(), address.password()?.to_owned()))))
+    }
+
     /// The client library's options, but for what the connection itself decides.
     pub(crate) fn client_options(&self) -> Result<async_nats::ConnectOptions, BusError> {
         let mut options = async_nats::ConnectOptions::new().name(&self.name).require_tls(self.tls_required);
@@ -80,7 +100,10 @@ impl ConnectOptions {
         }
         let mut inbox_prefix = self.inbox_prefix.clone();
         options = match &self.credentials {
-            Credentials::None => options,
+            Credentials::None => match self.user_of_address()? {
+                None => options,
+                Some((user, password)) => options.user_and_password(user, password),
+            },
             Credentials::UserPassword { user, password } => {
                 options.user_and_password(user.clone(), password.clone())
             }
@@ -135,9 +158,18 @@ mod tests {
             let error = options(refused, secret.clone()).addresses().unwrap_err().to_string();
             assert!(error.contains("plain text"), "{error}");
         }
-        assert!(options("nats://a:b@nats.example", Credentials::None).addresses().is_err());
+        let error = options("nats://a:hunter2@nats.example", Credentials::None).addresses().unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
         for fine in ["nats://127.0.0.1:4222", "nats://[::1]:4222", "localhost", "tls://nats.example:4222"] {
             options(fine, secret.clone()).addresses().unwrap();
         }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_used_and_never_shown() {
+        let with = options("nats://publisher:hunter2@127.0.0.1:4222, tls://nats.example", Credentials::None);
+        assert_eq!(with.user_of_address().unwrap(), Some(("publisher".to_owned(), "hunter2".to_owned())));
+        assert_eq!(with.shown_servers(), "nats://127.0.0.1:4222, tls://nats.example");
+        assert_eq!(options("localhost", Credentials::None).user_of_address().unwrap(), None);
     }
 }

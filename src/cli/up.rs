@@ -1,5 +1,7 @@
 //! `farside up`: everything on this machine.
 
+use std::path::Path;
+
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +29,11 @@ impl Up {
         self.overrides.apply(&mut context.config);
         let app = App::build(context.config.clone(), Nats::Managed).await?;
         let greeting = format!(
-            "farside is up: http://{} (token in {}), NATS {}, socket {}\n",
+            "farside is up: http://{} (token in {}), NATS {} (publishers: {}), socket {}\n",
             app.address(),
             context.config.token_file().display(),
             app.nats_url().unwrap_or_default(),
+            app.publisher_url_file().unwrap_or(Path::new("")).display(),
             context.config.socket().display()
         );
         app.run(shutdown, move || greet(&greeting)).await?;

@@ -9,7 +9,11 @@ use bus::{Bus, BusError, ConnectOptions, Outgoing, PublishErrorKind};
 use serde_json::{Value, json};
 
 use super::{event, fact};
-use crate::support::{eventually, nats::free_port, nats::site_log, nats::target_log, refused, within};
+use crate::support::{
+    eventually,
+    nats::{dead_letters, free_port, site_log, target_log},
+    refused, within,
+};
 
 async fn start(dir: &Path) -> ManagedServer {
     ManagedServer::start(ManagedOptions::new(dir)).await.unwrap()
@@ -33,7 +37,10 @@ async fn a_store_has_one_owner_and_private_files() {
     assert!(matches!(&error, ManagedError::InUse { .. }) && error.to_string().contains(&holder), "{error}");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&store), mode(&store.join("keys"))), (0o700, 0o700));
-    for file in ["nats-server.conf", "keys/service.nk", "keys/agent.nk", "lock"] {
+    for file in ["nats-server.conf", "keys/service.nk", "keys/agent.nk", "lock"]
+        .into_iter()
+        .chain(["keys/publisher.password", "keys/publisher.url"])
+    {
         assert_eq!(mode(&store.join(file)), 0o600, "{file}");
     }
     let (pid, url) = (server.pid().unwrap(), server.url().to_owned());
@@ -102,6 +109,48 @@ async fn a_dropped_server_ends_and_a_taken_port_is_named() {
     assert!(matches!(refused(ManagedServer::start(open).await), ManagedError::NoTls { .. }));
 }
 
+/// The URL of the publishers, as any client library takes it.
+fn publisher_url(server: &ManagedServer) -> String {
+    fs::read_to_string(server.publisher_url_file()).unwrap().trim().to_owned()
+}
+
+async fn as_publisher(server: &ManagedServer) -> Bus {
+    connect(ConnectOptions { servers: publisher_url(server), ..ConnectOptions::default() }).await
+}
+
+/// What only the service may say: facts, commands to agents and to the target, dead letters, renewals of the lease,
+/// and anything to JetStream itself.
+const SERVICE_ONLY: [&str; 9] = [
+    "far.v1.local.tgt.resource.r1.confirmed",
+    "far.v1.local.tgt.log.lease.lease_acquired",
+    "far.v1.local.cmd.dc1.resource.sync",
+    "far.v1.local.cmd.target.resource.confirm",
+    "far.v1.local.dlq.pump.resource",
+    "far.v1.local.lease.holder",
+    "$JS.API.STREAM.MSG.GET.FARSIDE_LOCAL",
+    "$JS.API.STREAM.PURGE.FARSIDE_LOCAL",
+    "other.things",
+];
+/// What agents say and a publisher may not: access keys, what agents say about themselves, their greeting.
+const AGENTS_ONLY: [&str; 6] = [
+    "far.v1.local.evt.dc1.key.evil.announced",
+    "far.v1.local.evt.prod-eu.key.evil.withdrawn",
+    "far.v1.local.evt.dc1.agent.a1.started",
+    "far.v1.local.evt.dc1.tenant.acme.changed",
+    "far.v1.local.evt.dc1.log.x.parked",
+    "far.v1.local.cmd.dc1.agent.hello",
+];
+
+async fn is_refused(bus: &Bus, subject: &str) {
+    let publisher = bus.publisher();
+    let said = || Outgoing { subject: subject.to_owned(), ..event(1) };
+    let plain = refused(publisher.publish("FARSIDE_LOCAL", &said(), None).await);
+    let batch = refused(publisher.publish_batch("FARSIDE_LOCAL", "b", &[said()], None).await);
+    for error in [plain, batch] {
+        assert_eq!(error.kind, PublishErrorKind::Refused, "{subject}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn each_identity_may_do_its_own_only_and_is_told_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -110,30 +159,92 @@ async fn each_identity_may_do_its_own_only_and_is_told_at_once() {
     service.ensure_stream(&site_log()).await.unwrap();
     service.ensure_stream(&target_log()).await.unwrap();
     let agent = connect(server.agent_options("agent")).await;
-    let anonymous =
-        connect(ConnectOptions { servers: server.url().into(), ..ConnectOptions::default() }).await;
+    let publisher = as_publisher(&server).await;
 
-    for (number, bus) in [&service, &agent, &anonymous].into_iter().enumerate() {
-        bus.publisher().publish("FARSIDE_LOCAL", &event(number), None).await.unwrap();
-        bus.publisher().publish_batch("FARSIDE_LOCAL", "b", &[event(number + 10)], None).await.unwrap();
+    for (number, bus) in [&service, &agent, &publisher].into_iter().enumerate() {
+        for (n, stem) in ["resource", "volume", "image"].into_iter().enumerate() {
+            let number = number * 100 + n;
+            let said = |number: usize| {
+                let subject = format!("far.v1.local.evt.dc1.{stem}.r1.changed");
+                Outgoing { subject, ..event(number) }
+            };
+            let to = bus.publisher();
+            to.publish("FARSIDE_LOCAL", &said(number), None).await.unwrap();
+            to.publish_batch("FARSIDE_LOCAL", "b", &[said(number + 10)], None).await.unwrap();
+        }
+    }
+    for bus in [&service, &agent] {
+        let subject = "far.v1.local.evt.dc1.key.k1.announced".to_owned();
+        let announced = Outgoing { subject, message_id: format!("{:p}", bus), ..event(1) };
+        bus.publisher().publish("FARSIDE_LOCAL", &announced, None).await.unwrap();
     }
     service.publisher().publish("FARSIDE_TGT_LOCAL", &fact(1), None).await.unwrap();
+    let before = service.stream_state("FARSIDE_LOCAL").await.unwrap().messages;
+
     let asked = tokio::time::Instant::now();
-    for bus in [&agent, &anonymous] {
-        let publisher = bus.publisher();
-        let plain = refused(publisher.publish("FARSIDE_TGT_LOCAL", &fact(2), None).await);
-        let batch = refused(publisher.publish_batch("FARSIDE_TGT_LOCAL", "b", &[fact(3)], None).await);
-        let subject = "far.v1.local.dlq.pump.resource".to_owned();
-        let letter = refused(publisher.publish("X", &Outgoing { subject, ..event(1) }, None).await);
-        for error in [plain, batch, letter] {
-            assert_eq!(error.kind, PublishErrorKind::Refused, "{error}");
+    for bus in [&agent, &publisher] {
+        for subject in SERVICE_ONLY {
+            is_refused(bus, subject).await;
+        }
+        for subject in ["far.v1.local.cmd.target.>", "far.v1.*.cmd.*.agent.hello", "far.v1.local.evt.>", ">"]
+        {
+            let heard = bus.serve(subject).await;
+            assert!(matches!(refused(heard), BusError::Denied { .. }), "{subject}");
         }
         assert!(matches!(refused(bus.stream_state("FARSIDE_LOCAL").await), BusError::Denied { .. }));
-        let target = bus.serve("far.v1.local.cmd.target.>").await;
-        assert!(matches!(refused(target), BusError::Denied { .. }));
+        assert!(matches!(refused(bus.ensure_stream(&dead_letters()).await), BusError::Denied { .. }));
+        let read = bus.read_log("FARSIDE_LOCAL", 1, None).await;
+        assert!(matches!(refused(read), BusError::Denied { .. }), "reads nothing");
     }
-    assert!(asked.elapsed() < Duration::from_secs(5), "told at once: {:?}", asked.elapsed());
-    assert!(matches!(refused(anonymous.serve("far.v1.local.cmd.>").await), BusError::Denied { .. }));
+    for subject in AGENTS_ONLY {
+        is_refused(&publisher, subject).await;
+    }
+    assert!(matches!(refused(publisher.serve("far.v1.local.cmd.>").await), BusError::Denied { .. }));
+    assert!(asked.elapsed() < Duration::from_secs(15), "told at once: {:?}", asked.elapsed());
+    assert_eq!(service.stream_state("FARSIDE_LOCAL").await.unwrap().messages, before);
+}
+
+#[tokio::test]
+async fn without_credentials_nobody_comes_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let url = publisher_url(&server);
+    let wrong = url.replace("nats://publisher:", "nats://publisher:x");
+    for servers in [server.url().to_owned(), wrong] {
+        let options = ConnectOptions { servers, ..ConnectOptions::default() };
+        let error = refused(Bus::connect(options).await);
+        assert!(matches!(error, BusError::Unauthorized { .. }), "{error}");
+    }
+    as_publisher(&server).await;
+
+    within("it stops", server.stop()).await;
+    let server = start(dir.path()).await;
+    assert_eq!(publisher_url(&server), url, "the password and the port stay");
+    as_publisher(&server).await;
+}
+
+#[tokio::test]
+async fn the_answer_of_the_log_is_no_way_to_say_what_a_publisher_may_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let service = connect(server.service_options("service")).await;
+    service.ensure_stream(&site_log()).await.unwrap();
+    let password = fs::read_to_string(dir.path().join("keys/publisher.password")).unwrap();
+    let login =
+        async_nats::ConnectOptions::with_user_and_password("publisher".into(), password.trim().into());
+    let client = login.connect(server.url()).await.unwrap();
+    // The log answers on the subject that the publisher names, and may itself say anything.
+    for reply in ["$JS.API.STREAM.PURGE.FARSIDE_LOCAL", "$JS.API.STREAM.DELETE.FARSIDE_LOCAL"] {
+        for number in 0..3 {
+            let Outgoing { subject, body, .. } = event(number);
+            client.publish_with_reply(subject, reply, body).await.unwrap();
+        }
+    }
+    client.flush().await.unwrap();
+    let publisher = as_publisher(&server).await;
+    let last = publisher.publisher().publish("FARSIDE_LOCAL", &event(9), None).await.unwrap();
+    let state = service.stream_state("FARSIDE_LOCAL").await.unwrap();
+    assert_eq!((last.seq, state.first_seq, state.messages), (7, 1, 7));
 }
 
 #[tokio::test]

@@ -117,6 +117,11 @@ impl Up {
         said["url"].as_str().unwrap().to_owned()
     }
 
+    /// The same with the name and the password of the publishers.
+    pub(crate) fn publisher_url(&self) -> String {
+        fs::read_to_string(self.dir().join("data/nats/keys/publisher.url")).unwrap().trim().to_owned()
+    }
+
     /// A connection of its own to the managed server, with the service's key.
     pub(crate) async fn bus(&self) -> Bus {
         let seed = self.dir().join("data/nats/keys/service.nk");

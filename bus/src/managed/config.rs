@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use super::{ManagedError, ManagedOptions, keys::Keys, owner::write_private};
+use super::{
+    ManagedError, ManagedOptions,
+    keys::{Keys, PUBLISHER},
+    owner::write_private,
+};
 use crate::options::private_inbox_prefix;
 
 /// Largest message, in bytes; NATS's own default, written down because the contract counts on it.
@@ -12,6 +16,10 @@ const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 const STORE_BYTES_MAX: u64 = 1 << 50;
 /// The server's log is cut at this size, in bytes.
 const LOG_BYTES_MAX: usize = 10 << 20;
+/// What any publisher may say: what the systems report of their entities. Not `agent` and not `key`: an access
+/// key on the log opens the pool.
+const PUBLISHER_MAY: &str =
+    "\"far.v1.*.evt.*.resource.>\", \"far.v1.*.evt.*.volume.>\", \"far.v1.*.evt.*.image.>\"";
 
 /// What the configuration is made of.
 pub(crate) struct Config<'a> {
@@ -56,7 +64,7 @@ impl Config<'_> {
     }
 
     fn users(&self) -> String {
-        let Keys { service_public, agent_public, system_public, .. } = self.keys;
+        let Keys { service_public, agent_public, system_public, publisher_password, .. } = self.keys;
         let agent_inbox = quoted(&format!("{}.>", private_inbox_prefix(agent_public)));
         let agent = format!(
             "{{ nkey: {agent_public}, permissions: {{\n    \
@@ -65,20 +73,14 @@ impl Config<'_> {
                              deny: [\"far.v1.*.cmd.target.>\", \"far.v1.*.cmd.*.agent.hello\"] }}\n    \
                allow_responses: {{ max: 10, expires: \"10m\" }}\n  }} }}"
         );
-        // Without credentials one may publish events, so that ten lines of any language can; on loopback only.
-        let (anonymous, no_auth_user) = if self.options.host.is_loopback() {
-            let password = format!("{:016x}", getrandom::u64().unwrap_or_default());
-            let anonymous = format!(
-                "\n  {{ user: anonymous, password: \"{password}\", permissions: {{\n    \
-                   publish: {{ allow: [\"far.v1.*.evt.>\"] }}\n    subscribe: {{ allow: [\"_INBOX.>\"] }}\n  }} }}"
-            );
-            (anonymous, "no_auth_user: anonymous\n")
-        } else {
-            (String::new(), "")
-        };
+        let publisher = format!(
+            "{{ user: {PUBLISHER}, password: {}, permissions: {{\n    \
+               publish: {{ allow: [{PUBLISHER_MAY}] }}\n    \
+               subscribe: {{ allow: [\"_INBOX.>\"] }}\n  }} }}",
+            quoted(publisher_password)
+        );
         format!(
-            "accounts {{ $SYS: {{ users: [ {{ nkey: {system_public} }} ] }} }}\n\
-             authorization {{ users: [\n  {{ nkey: {service_public} }}\n  {agent}{anonymous}\n] }}\n{no_auth_user}"
+            "accounts {{ $SYS: {{ users: [ {{ nkey: {system_public} }} ] }} }}\nauthorization {{ users: [\n  {{ nkey: {service_public} }}\n  {agent}\n  {publisher}\n] }}\n"
         )
     }
 }
