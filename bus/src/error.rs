@@ -77,7 +77,7 @@ pub enum BusError {
     },
     /// The server cannot set aside the room that the log may need.
     #[error(
-        "the server has no room to set aside {bytes_max} bytes for the stream {stream}: {reason}; lower the log's size limit, or raise the server's max_file_store"
+        "the server has no room to set aside {bytes_max} bytes for the stream {stream}: {reason}; lower `log_bytes_max` under [service] in farside's configuration, or raise the server's max_file_store (or the account's limit)"
     )]
     NoRoom {
         /// The stream.

@@ -1,5 +1,10 @@
 //! Positions: whether a log still is what a reader remembers of it. Sequences can be used twice after
 //! damage, so a position is the stream, its creation time, the sequence and the message's hash.
+//!
+//! Compared are the ends of the log and the message at the position. Messages that are missing *between* others
+//! change neither, and a position remembers no count of them: they are told as a warning at each check, which
+//! does not tell old ones from new ones, nor those behind the position from those before it. What an agent sent
+//! and the log lost before it was read is found by its chain (`log.gap_found`).
 
 use bus_schema::{Hash32, Timestamp};
 
@@ -36,6 +41,15 @@ impl Bus {
     /// Compares a remembered position with the log. Errors: [`BusError::NoStream`], the link.
     pub async fn check_position(&self, position: &Position) -> Result<PositionVerdict, BusError> {
         let state = self.stream_state(&position.stream).await?;
+        if state.deleted > 0 {
+            let (stream, deleted) = (&position.stream, state.deleted);
+            tracing::warn!(
+                stream,
+                deleted,
+                "the log lacks messages between its first and its last one, which nothing of Farside deletes: look \
+                 at the disk; 'farside rebuild' shows whether the pool differs from what is left"
+            );
+        }
         let found = if position.seq == 0 || out_of_range(position, &state).is_some() {
             None
         } else {

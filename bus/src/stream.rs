@@ -6,7 +6,10 @@ use async_nats::jetstream::{
     ErrorCode,
     stream::{self, Compression, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType},
 };
-use bus_schema::{Timestamp, stream::StreamSpec};
+use bus_schema::{
+    Timestamp,
+    stream::{MESSAGE_BYTES_MAX, StreamSpec},
+};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::Deserialize;
@@ -238,6 +241,13 @@ fn weaknesses(has: &stream::Config, spec: &StreamSpec) -> Vec<String> {
             ),
         ),
         (
+            usize::try_from(has.max_message_size).is_ok_and(|limit| (1..MESSAGE_BYTES_MAX).contains(&limit)),
+            format!(
+                "it takes messages of {} bytes at most; set max_msg_size to {MESSAGE_BYTES_MAX} or more, or to -1",
+                has.max_message_size
+            ),
+        ),
+        (
             has.max_bytes <= 0,
             "it has no size limit, so a full disk stops it without an alarm; set max_bytes".to_owned(),
         ),
@@ -284,7 +294,8 @@ mod tests {
         let made = config_of(&spec);
         assert_eq!(weaknesses(&made, &spec), Vec::<String>::new());
         type Weaken = fn(&mut stream::Config);
-        let weaker: [(&str, Weaken); 8] = [
+        let weaker: [(&str, Weaken); 9] = [
+            ("messages of 65536 bytes", |c| c.max_message_size = 65_536),
             ("memory", |c| c.storage = StorageType::Memory),
             ("discards old", |c| c.discard = DiscardPolicy::Old),
             ("forgets after", |c| c.max_age = Duration::from_secs(60)),

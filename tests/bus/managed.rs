@@ -229,22 +229,28 @@ async fn the_answer_of_the_log_is_no_way_to_say_what_a_publisher_may_not() {
     let server = start(dir.path()).await;
     let service = connect(server.service_options("service")).await;
     service.ensure_stream(&site_log()).await.unwrap();
+    service.ensure_stream(&target_log()).await.unwrap();
     let password = fs::read_to_string(dir.path().join("keys/publisher.password")).unwrap();
     let login =
         async_nats::ConnectOptions::with_user_and_password("publisher".into(), password.trim().into());
     let client = login.connect(server.url()).await.unwrap();
-    // The log answers on the subject that the publisher names, and may itself say anything.
-    for reply in ["$JS.API.STREAM.PURGE.FARSIDE_LOCAL", "$JS.API.STREAM.DELETE.FARSIDE_LOCAL"] {
-        for number in 0..3 {
-            let Outgoing { subject, body, .. } = event(number);
-            client.publish_with_reply(subject, reply, body).await.unwrap();
-        }
+    let replies = [
+        "far.v1.local.tgt.log.target.lease_acquired",
+        "far.v1.local.evt.dc1.key.evil.announced",
+        "$JS.API.STREAM.PURGE.FARSIDE_LOCAL",
+        "$JS.API.STREAM.DELETE.FARSIDE_LOCAL",
+    ];
+    for (number, reply) in replies.into_iter().enumerate() {
+        let Outgoing { subject, body, .. } = event(number);
+        client.publish_with_reply(subject, reply, body).await.unwrap();
     }
     client.flush().await.unwrap();
-    let publisher = as_publisher(&server).await;
-    let last = publisher.publisher().publish("FARSIDE_LOCAL", &event(9), None).await.unwrap();
+    // Answered in order, so the answers to those before are out when this one is here.
+    let last =
+        as_publisher(&server).await.publisher().publish("FARSIDE_LOCAL", &event(9), None).await.unwrap();
     let state = service.stream_state("FARSIDE_LOCAL").await.unwrap();
-    assert_eq!((last.seq, state.first_seq, state.messages), (7, 1, 7));
+    assert_eq!((last.seq, state.first_seq, state.messages), (5, 1, 5), "nothing but what was published");
+    assert_eq!(service.stream_state("FARSIDE_TGT_LOCAL").await.unwrap().messages, 0);
 }
 
 #[tokio::test]

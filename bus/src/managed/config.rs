@@ -18,8 +18,8 @@ const STORE_BYTES_MAX: u64 = 1 << 50;
 const LOG_BYTES_MAX: usize = 10 << 20;
 /// What any publisher may say: what the systems report of their entities. Not `agent` and not `key`: an access
 /// key on the log opens the pool.
-const PUBLISHER_MAY: &str =
-    "\"far.v1.*.evt.*.resource.>\", \"far.v1.*.evt.*.volume.>\", \"far.v1.*.evt.*.image.>\"";
+const PUBLISHER_MAY: [&str; 3] =
+    ["far.v1.*.evt.*.resource.>", "far.v1.*.evt.*.volume.>", "far.v1.*.evt.*.image.>"];
 
 /// What the configuration is made of.
 pub(crate) struct Config<'a> {
@@ -73,14 +73,26 @@ impl Config<'_> {
                              deny: [\"far.v1.*.cmd.target.>\", \"far.v1.*.cmd.*.agent.hello\"] }}\n    \
                allow_responses: {{ max: 10, expires: \"10m\" }}\n  }} }}"
         );
+        // The log answers a publish on the subject that the publisher names, whatever that is: in the same account
+        // it could write such answers to the target's log and fence the lease. In an account of their own the
+        // publishers reach the log as a service, and the answer comes back to them alone.
+        let list = |each: &dyn Fn(&str) -> String| PUBLISHER_MAY.map(each).join(", ");
+        let may = list(&quoted);
+        let exports = list(&|subject| format!("{{ service: {} }}", quoted(subject)));
+        let imports =
+            list(&|subject| format!("{{ service: {{ account: FARSIDE, subject: {} }} }}", quoted(subject)));
         let publisher = format!(
             "{{ user: {PUBLISHER}, password: {}, permissions: {{\n    \
-               publish: {{ allow: [{PUBLISHER_MAY}] }}\n    \
+               publish: {{ allow: [{may}] }}\n    \
                subscribe: {{ allow: [\"_INBOX.>\"] }}\n  }} }}",
             quoted(publisher_password)
         );
         format!(
-            "accounts {{ $SYS: {{ users: [ {{ nkey: {system_public} }} ] }} }}\nauthorization {{ users: [\n  {{ nkey: {service_public} }}\n  {agent}\n  {publisher}\n] }}\n"
+            "accounts {{\n\
+             $SYS: {{ users: [ {{ nkey: {system_public} }} ] }}\n\
+             FARSIDE: {{\n  jetstream: enabled\n  users: [\n  {{ nkey: {service_public} }}\n  {agent}\n  ]\n  \
+               exports: [{exports}]\n}}\n\
+             PUBLISHERS: {{\n  users: [\n  {publisher}\n  ]\n  imports: [{imports}]\n}}\n}}\n"
         )
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::time::{Instant, sleep};
 
 use super::{ManagedError, config, file_error};
@@ -91,14 +91,25 @@ pub(crate) async fn end_leftover(store_dir: &Path) -> Result<(), ManagedError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(file_error("read", &pid_file)(e)),
     };
-    let Some(pid) = pid.filter(|pid| is_server_of(*pid, store_dir)) else { return Ok(()) };
+    let Some(pid) = pid else { return Ok(()) };
+    match runs(pid, store_dir, Path::new(PROCESSES)) {
+        Runs::Server => {}
+        Runs::Other => return Ok(()),
+        Runs::Unknown => {
+            let (pid, file) = (pid.as_raw_nonzero(), pid_file.display());
+            let holder = format!(
+                "process {pid}, or so it may be: what that runs cannot be read here. If it is no nats-server, remove {file}"
+            );
+            return Err(ManagedError::InUse { store_dir: store_dir.to_owned(), holder });
+        }
+    }
     tracing::warn!(pid = pid.as_raw_nonzero(), "ending a nats-server that a killed process left behind");
     for (signal, wait) in [(Signal::TERM, LEFTOVER_WAIT), (Signal::KILL, LEFTOVER_WAIT)] {
         // It may end between the look and the signal, which is as good.
         let _ = kill_process(pid, signal);
         let deadline = Instant::now() + wait;
         while Instant::now() < deadline {
-            if !is_server_of(pid, store_dir) {
+            if runs(pid, store_dir, Path::new(PROCESSES)) != Runs::Server {
                 return Ok(());
             }
             sleep(LOOK_EVERY).await;
@@ -108,11 +119,48 @@ pub(crate) async fn end_leftover(store_dir: &Path) -> Result<(), ManagedError> {
     Err(ManagedError::InUse { store_dir: store_dir.to_owned(), holder })
 }
 
-/// Whether a process is a nats-server that runs on this store's configuration; an ended one is not.
-fn is_server_of(pid: Pid, store_dir: &Path) -> bool {
-    let Ok(command) = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) else { return false };
+/// Where Linux says what a process runs.
+const PROCESSES: &str = "/proc";
+
+/// What a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Runs {
+    /// A nats-server on this store's configuration.
+    Server,
+    /// Something else; or it has ended.
+    Other,
+    /// It lives, and the system does not say what it runs.
+    Unknown,
+}
+
+fn runs(pid: Pid, store_dir: &Path, processes: &Path) -> Runs {
+    let Ok(command) = fs::read(processes.join(pid.as_raw_nonzero().to_string()).join("cmdline")) else {
+        // A process of another user cannot be signalled, and cannot have opened this store.
+        return if test_kill_process(pid).is_ok() { Runs::Unknown } else { Runs::Other };
+    };
     let mut arguments = command.split(|byte| *byte == 0);
     let program = arguments.next().unwrap_or_default();
     let config = config::path(store_dir);
-    program.ends_with(b"nats-server") && arguments.any(|argument| argument == config.as_os_str().as_bytes())
+    let ours = program.ends_with(b"nats-server")
+        && arguments.any(|argument| argument == config.as_os_str().as_bytes());
+    if ours { Runs::Server } else { Runs::Other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_system_does_not_say_what_a_living_process_runs_nothing_is_started_beside_it() {
+        let nowhere = Path::new("/nowhere");
+        let me = rustix::process::getpid();
+        assert_eq!(runs(me, nowhere, nowhere), Runs::Unknown);
+        if Path::new(PROCESSES).join("self/cmdline").exists() {
+            assert_eq!(runs(me, nowhere, Path::new(PROCESSES)), Runs::Other);
+        }
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(ended.id()).unwrap()).unwrap();
+        ended.wait().unwrap();
+        assert_eq!(runs(pid, nowhere, nowhere), Runs::Other, "it has ended");
+    }
 }
