@@ -24,6 +24,13 @@ pub struct IdError {
     rule: &'static str,
 }
 
+impl IdError {
+    /// What the identity is of and which rule it breaks, without the text itself, for where that may be a secret.
+    pub const fn rule(&self) -> (&'static str, &'static str) {
+        (self.what, self.rule)
+    }
+}
+
 fn invalid(what: &'static str, text: &str, rule: &'static str) -> IdError {
     let text = text.chars().take(80).collect();
     IdError { what, text, rule }

@@ -28,8 +28,8 @@ const SYNC_PAUSE_PERCENT: u64 = 25;
 const SOURCE_RETRY: Duration = Duration::from_secs(5);
 /// Readings for one incremental sync before it is given up; the target asks again.
 const SYNC_TRIES_MAX: u32 = 3;
-/// A second look at a file that lost everything: later than the sequencer wants it.
-const SECOND_LOOK: Duration = Duration::from_millis(crate::sequencer::scan::SECOND_LOOK_MS + 100);
+/// What a reading left in doubt is read again after this time: what disturbed it may be over.
+const SECOND_LOOK: Duration = Duration::from_millis(1_600);
 
 /// A part of a reading.
 #[derive(Debug)]
@@ -174,10 +174,13 @@ impl Cluster {
                     self.tries.remove(id);
                 }
                 let (whole, before) = (scan.scope == Scope::Everything, self.trouble());
-                let report = self.sequencer.finish(scan, end, &mut self.guard, now)?;
+                let report = self.sequencer.finish(scan, end, &mut self.guard, (now, at.into_std()))?;
                 self.source_trouble = None;
                 if let Some(scope) = report.again {
                     self.want(scope, at + SECOND_LOOK);
+                }
+                if let Some((scope, after)) = report.settling {
+                    self.want(scope, at + after);
                 }
                 // A partial reading knows nothing of the troubles elsewhere.
                 if whole || !report.trouble.is_empty() {

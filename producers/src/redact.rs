@@ -1,62 +1,27 @@
 //! Takes secrets out of states before anything else sees them: a log that cannot forget must not learn
 //! them. What is taken out leaves a keyed hash behind, so that a change is still a change.
 //!
+//! The rule: a text or a number is taken out when its field's name is that of a secret (`name`), when it stands
+//! anywhere below such a name, or when it gives itself away (`text`). Below such a name only what speaks about
+//! the secret stays: `imagePullSecrets: [{name}]`, `secret: {secretName, items: [{key, path}]}`, a `…Ref`. Truth
+//! values stay always. When in doubt it is taken out: a change of it is still seen, and `open_fields` lets it pass.
+//!
 //! Must not know: where a state came from or where it goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schema::{Hash32, hash::FieldHasher};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+mod name;
+mod text;
 
 /// The field that stands in a state for what was taken out.
 pub const MARK: &str = "farside_redacted";
 /// Hex digits of the keyed hash that are shown: enough to see a change, useless to try out guesses
 /// without the ledger's salt.
 const MARK_HEX: usize = 16;
-
-/// Words that make a field's name look like a credential, compared without case and separators.
-const CREDENTIAL_WORDS: [&str; 16] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "pwd",
-    "secret",
-    "token",
-    "privatekey",
-    "apikey",
-    "accesskey",
-    "secretkey",
-    "credential",
-    "authorization",
-    "connectionstring",
-    "sshkey",
-    "sessionkey",
-    "snmpcommunity",
-];
-/// Endings of names that speak *about* a credential: where it is, what it is called, how long it lives.
-const REFERENCE_ENDINGS: [&str; 20] = [
-    "name",
-    "names",
-    "namespace",
-    "ref",
-    "refs",
-    "path",
-    "file",
-    "id",
-    "arn",
-    "url",
-    "uri",
-    "type",
-    "kind",
-    "version",
-    "ttl",
-    "policy",
-    "seconds",
-    "enabled",
-    "count",
-    "length",
-];
 
 /// What to take out beyond the rules, and what to leave in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +44,7 @@ pub struct Redactor {
 impl Redactor {
     /// A redactor with the ledger's salt.
     pub fn new(salt: Hash32, config: &RedactConfig) -> Self {
-        let plain = |names: &BTreeSet<String>| names.iter().map(|name| folded(name)).collect();
+        let plain = |names: &BTreeSet<String>| names.iter().map(|name| name::folded(name)).collect();
         Self { salt, secret: plain(&config.secret_fields), open: plain(&config.open_fields) }
     }
 
@@ -92,17 +57,30 @@ impl Redactor {
         self.walk(state);
     }
 
+    /// Takes out of a resource's labels what their names or their texts give away. A label stays a text.
+    pub fn redact_labels(&self, labels: &mut BTreeMap<String, String>) {
+        for (name, value) in labels.iter_mut().filter(|(_, value)| !value.is_empty()) {
+            if self.is_secret(name) || self.gives_itself_away(value) {
+                *value = format!("{MARK}:{}", self.mark(name, value));
+            }
+        }
+    }
+
     /// Replaces one value, whatever it is.
     pub fn hide(&self, name: &str, value: &mut Value) {
         if value.is_null() || value.get(MARK).is_some() {
             return;
         }
+        *value = json!({ MARK: self.mark(name, &value.to_string()) });
+    }
+
+    fn mark(&self, name: &str, value: &str) -> String {
         let hash = FieldHasher::new("farside redacted v1")
             .field(&self.salt.0)
             .field(name.as_bytes())
-            .field(value.to_string().as_bytes())
+            .field(value.as_bytes())
             .finish();
-        *value = json!({ MARK: hash.to_string()[..MARK_HEX] });
+        hash.to_string()[..MARK_HEX].to_owned()
     }
 
     fn hide_fields(&self, state: &mut Value, field: &str) {
@@ -114,68 +92,92 @@ impl Redactor {
     fn walk(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => self.walk_object(fields),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.walk(item)),
-            Value::String(text) if gives_itself_away(text) => self.hide("", value),
+            Value::Array(items) => self.walk_list(items),
+            Value::String(text) if self.gives_itself_away(text) => self.hide("", value),
             _ => {}
         }
     }
 
     fn walk_object(&self, fields: &mut Map<String, Value>) {
         // An environment variable is a pair {name, value}: its name stands in another field.
-        let named = fields.get("name").or_else(|| fields.get("key")).and_then(Value::as_str);
+        let named = NAME_FIELDS.iter().find_map(|field| fields.get(*field)).and_then(Value::as_str);
         let named_secret = named.filter(|name| self.is_secret(name)).map(str::to_owned);
         for (name, value) in fields.iter_mut() {
-            let pair = named_secret.as_deref().filter(|_| name == "value");
+            let pair = named_secret.as_deref().filter(|_| name.eq_ignore_ascii_case("value"));
             match pair.or_else(|| self.is_secret(name).then_some(name.as_str())) {
-                Some(name) if holds_text(value) => self.hide(name, value),
-                _ if name == LAST_APPLIED => self.hide(name, value),
-                _ => self.walk(value),
+                Some(name) => self.hide_below(name, value),
+                None if name == LAST_APPLIED => self.hide(name, value),
+                None => self.walk(value),
             }
         }
     }
 
-    fn is_secret(&self, name: &str) -> bool {
-        let name = folded(name);
-        if self.open.contains(&name) {
-            return false;
+    /// A command line may say `--password` in one place and the password in the next.
+    fn walk_list(&self, items: &mut [Value]) {
+        let mut flag = None;
+        for item in items {
+            let name = flag.take();
+            if let Value::String(text) = &*item {
+                let alone = text.strip_prefix('-').filter(|name| !name.contains('='));
+                flag = alone.filter(|name| self.is_secret(name)).map(str::to_owned);
+            }
+            match name {
+                Some(name) if item.as_str().is_some_and(|text| !text.starts_with('-')) => {
+                    self.hide(&name, item);
+                }
+                _ => self.walk(item),
+            }
         }
-        self.secret.contains(&name)
-            || (CREDENTIAL_WORDS.iter().any(|word| name.contains(word))
-                && !REFERENCE_ENDINGS.iter().any(|ending| name.ends_with(ending)))
+    }
+
+    /// Takes out what stands below a secret name, but for what speaks about the secret.
+    fn hide_below(&self, name: &str, value: &mut Value) {
+        match value {
+            Value::Null | Value::Bool(_) => {}
+            Value::String(text) if text.is_empty() => {}
+            Value::String(_) | Value::Number(_) => self.hide(name, value),
+            // A list of texts is one secret; of a list of objects each is looked into.
+            Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+                items.iter_mut().for_each(|item| self.hide_below(name, item));
+            }
+            Value::Array(items) => {
+                if items.iter().any(|item| !item.is_boolean() && !item.is_null()) {
+                    self.hide(name, value);
+                }
+            }
+            Value::Object(fields) => {
+                // {key, path}: which part of a secret is mounted where.
+                let mounted = fields.contains_key("path");
+                for (name, value) in fields.iter_mut() {
+                    let about = self.is_open(name) || name::speaks_about(name) || (mounted && name == "key");
+                    if about && !self.is_secret(name) {
+                        self.walk(value);
+                    } else {
+                        self.hide_below(name, value);
+                    }
+                }
+            }
+        }
+    }
+
+    fn gives_itself_away(&self, text: &str) -> bool {
+        text::gives_itself_away(text, &|name| self.is_secret(name))
+    }
+
+    fn is_open(&self, name: &str) -> bool {
+        self.open.contains(&name::folded(name))
+    }
+
+    fn is_secret(&self, name: &str) -> bool {
+        let folded = name::folded(name);
+        !self.open.contains(&folded) && (self.secret.contains(&folded) || name::is_secret(name))
     }
 }
 
+/// Fields that hold the name of what stands beside them in `value`.
+const NAME_FIELDS: [&str; 4] = ["name", "key", "Name", "Key"];
 /// kubectl keeps the whole manifest here once more, secrets and all.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-fn folded(name: &str) -> String {
-    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// Whether a field's value is the credential itself: text, or a list of it. An object below such a name
-/// is a reference or a section and is looked into.
-fn holds_text(value: &Value) -> bool {
-    match value {
-        Value::String(text) => !text.is_empty(),
-        Value::Number(_) => true,
-        Value::Array(items) => items.iter().any(holds_text) && !items.iter().any(Value::is_object),
-        _ => false,
-    }
-}
-
-/// Whether a text is a secret under any name: a private key, a signed token, a URL with a password.
-fn gives_itself_away(text: &str) -> bool {
-    let pem = text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----");
-    let signed = text.starts_with("eyJ") && text.matches('.').count() == 2 && !text.contains(' ');
-    pem || signed || url_has_password(text)
-}
-
-fn url_has_password(text: &str) -> bool {
-    let Some((_, rest)) = text.split_once("://") else { return false };
-    let authority = rest.split(['/', '?', '#', ' ']).next().unwrap_or_default();
-    let Some((user, _)) = authority.rsplit_once('@') else { return false };
-    user.split_once(':').is_some_and(|(_, password)| !password.is_empty())
-}
 
 #[cfg(test)]
 mod tests {
@@ -200,6 +202,13 @@ mod tests {
             json!({"any": pem}),
             json!({"dsn": format!("postgres://app:{S}@db/x")}),
             json!({"ansible_ssh_pass_phrase": 1, "ansible_become_password": S}),
+            json!({"credentials": {"user": "app", "value": S}}),
+            json!({"credentials": {"primary": [{"value": S}, {"nested": {"deep": S}}]}}),
+            json!({"db_pass": S, "secret_id": S, "psk": S, "user": {"client-key-data": S}}),
+            json!({"args": ["serve", format!("--password={S}")], "command": ["x", "--db-token", S]}),
+            json!({"data": {"app.properties": format!("user=a\npassword={S}\n")}}),
+            json!({"note": format!("https://example.org, then amqp://app:{S}@mq/")}),
+            json!({"Tags": [{"Key": "admin_password", "Value": S}]}),
             json!({"metadata": {"annotations": {LAST_APPLIED: format!("{{\"data\":\"{S}\"}}")}}}),
         ] {
             let text = redacted(state.clone()).to_string();
@@ -215,6 +224,12 @@ mod tests {
             json!({"imagePullSecrets": [{"name": "regcred"}], "kms_secret_arn": "arn:x", "password": ""}),
             json!({"url": "https://example.org/a@b:c", "note": "eyJ is a prefix"}),
             json!({"env": [{"name": "MODE", "value": "fast"}]}),
+            json!({"volumes": [{"name": "v", "secret": {"secretName": "tls", "items": [{"key": "tls.crt", "path": "c"}]}}]}),
+            json!({"env": [{"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]}),
+            json!({"password": {"valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}}),
+            json!({"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 3607, "audience": "vault"}}]}),
+            json!({"args": ["--token-file=/run/t", "--password=$(DB_PASSWORD)", "--authorization-mode=Node,RBAC"]}),
+            json!({"bypass": "lane", "pass_count": 3, "access_key_id": "AKIA", "http_tokens_enabled": "x"}),
         ] {
             assert_eq!(redacted(state.clone()), state);
         }
@@ -242,5 +257,25 @@ mod tests {
         Redactor::new(Hash32::ZERO, &config).redact("Thing", &mut state);
         assert_eq!(state["busToken"], "x");
         assert!(state["PIN"].get(MARK).is_some());
+    }
+
+    #[test]
+    fn labels_are_redacted_by_name_and_by_text_and_stay_texts() {
+        let redactor = Redactor::new(Hash32::of(b"salt"), &RedactConfig::default());
+        let labels = [
+            ("admin_password", "hunter2"),
+            ("farside.example/api_token", "hunter2"),
+            ("dsn", "postgres://app:hunter2@db"),
+            ("tier", "db"),
+            ("secrets.example/owner", "team-a"),
+            ("token", ""),
+        ];
+        let mut labels: BTreeMap<String, String> =
+            labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        redactor.redact_labels(&mut labels);
+        assert!(!labels.values().any(|value| value.contains("hunter2")), "{labels:?}");
+        assert!(labels["admin_password"].starts_with(MARK) && labels["dsn"].starts_with(MARK));
+        let open = [labels["tier"].as_str(), &labels["secrets.example/owner"], &labels["token"]];
+        assert_eq!(open, ["db", "team-a", ""]);
     }
 }

@@ -82,10 +82,15 @@ pub struct Draft {
 }
 
 impl Record {
-    /// Makes a record. Errors: in words, which rule of the contract the resource breaks.
+    /// Makes a record. Errors: in words, which rule of the contract the resource breaks; never what it says.
     pub fn new(draft: Draft, place: Place) -> Result<Self, String> {
-        let key = ResourceKey::new(&draft.kind, &draft.id).map_err(|e| e.to_string())?;
-        let number = |e: serde_json::Error| format!("the state of {key} has no canonical text: {e}");
+        let broken = |e: bus_schema::id::IdError| {
+            let (what, rule) = e.rule();
+            format!("its {what} is not valid: {rule}")
+        };
+        let key = ResourceKey::new(&draft.kind, &draft.id).map_err(broken)?;
+        let number =
+            |_| format!("the state of {key} holds a number that no double can hold; write it as a text");
         let canonical = canonical::text(&draft.state).map_err(number)?;
         let state_hash = Hash32::of(canonical.as_bytes());
         let state = serde_json::to_string(&draft.state).map_err(number)?;
@@ -93,16 +98,19 @@ impl Record {
         let revision = own
             .unwrap_or_else(|| state_hash.to_string()[..REVISION_HEX].to_owned())
             .parse()
-            .map_err(|e: bus_schema::id::IdError| format!("{key}: {e}"))?;
+            .map_err(broken)?;
         let tenant = match draft.tenant {
             None => None,
-            Some(text) => Some(text.parse().map_err(|e: bus_schema::id::IdError| format!("{key}: {e}"))?),
+            Some(text) => Some(text.parse().map_err(broken)?),
         };
         Ok(Self { key, revision, state, state_hash, labels: draft.labels, tenant, place })
     }
 }
 
 /// Something of the source that could not be taken in. What was known at that place before stays known.
+///
+/// A fault travels in events, which stay for ever: its place and its reason hold nothing of what the source
+/// says there. What a parser repeats of it is the detail, and stays in the agent's own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Where.
@@ -111,6 +119,20 @@ pub struct Fault {
     pub subtree: bool,
     /// Why, and what to do.
     pub reason: String,
+    /// What the agent's own log says beyond it.
+    pub detail: Option<String>,
+}
+
+impl Fault {
+    /// A fault of a place alone.
+    pub fn new(place: Place, reason: impl Into<String>) -> Self {
+        Self { place, subtree: false, reason: reason.into(), detail: None }
+    }
+
+    /// A fault of a place and everything below it.
+    pub fn of_tree(place: Place, reason: impl Into<String>) -> Self {
+        Self { subtree: true, ..Self::new(place, reason) }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -124,10 +146,22 @@ impl fmt::Display for Fault {
 pub enum Seen {
     /// A resource.
     Record(Record),
-    /// A file without anything in it: half-written, or meant so.
-    Empty(Place),
+    /// A file that was read to its end, for sources that have files. It is there, so what is missing from it may
+    /// still be written.
+    File(FileSeen),
     /// Something that could not be taken in.
     Fault(Fault),
+}
+
+/// A file that was read to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSeen {
+    /// The file.
+    pub place: Place,
+    /// Another number once it has been written to: made of its size and the time of its last change.
+    pub stamp: u64,
+    /// Whether nothing stood in it: half-written, or meant so.
+    pub empty: bool,
 }
 
 /// How much of the source is read.
@@ -192,6 +226,16 @@ pub enum SourceError {
         /// The program.
         command: String,
         /// Why.
+        reason: String,
+    },
+    /// It cannot be told whether others could.
+    #[error(
+        "whether others may write {path} cannot be told: {reason}; nothing is run that is not known to be safe: make it readable, or correct the command"
+    )]
+    Unjudged {
+        /// The file.
+        path: String,
+        /// What the operating system said.
         reason: String,
     },
     /// Others could change what the agent runs.

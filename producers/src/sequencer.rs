@@ -4,7 +4,10 @@
 //!
 //! Must not know: NATS, sources' technologies, tasks or timers.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    time::Instant,
+};
 
 use bus_schema::{
     Hash32, Name, Source, Timestamp,
@@ -75,8 +78,8 @@ pub(crate) struct Sequencer {
     contested: HashSet<String>,
     /// Faults of the last whole reading, which were said.
     faults: HashSet<String>,
-    /// Files that held resources and were empty, since when.
-    emptied: HashMap<String, Timestamp>,
+    /// Files from which resources are missing: their stamp, and since when it is the same.
+    shrunk: HashMap<String, (u64, Instant)>,
     /// What was reported as too large, so that it is reported once.
     too_large: BTreeMap<String, u64>,
 }
@@ -112,7 +115,7 @@ impl Sequencer {
             preface: Vec::new(),
             contested: HashSet::new(),
             faults: HashSet::new(),
-            emptied: HashMap::new(),
+            shrunk: HashMap::new(),
             too_large: BTreeMap::new(),
         };
         sequencer.build_trie()?;

@@ -6,13 +6,17 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
-    Dirty, Fault, Found, Go, Inventory, ListEnd, Place, Scope, Seen, SourceError, Wanted, format::Reader,
+    Dirty, Fault, FileSeen, Found, Go, Inventory, ListEnd, Place, Scope, Seen, SourceError, Wanted,
+    format::Reader,
 };
 
 #[cfg(test)]
@@ -53,11 +57,9 @@ impl Directory {
     }
 
     fn read_file(&self, found: &walk::Found, each: &mut dyn FnMut(Seen) -> Go) -> Go {
-        let fault = |reason: String| {
-            Seen::Fault(Fault { place: Place::whole(found.place.clone()), subtree: false, reason })
-        };
-        let text = match read_text(&found.path) {
-            Ok(text) => text,
+        let fault = |reason: String| Seen::Fault(Fault::new(Place::whole(found.place.clone()), reason));
+        let (text, stamp) = match read_text(&found.path) {
+            Ok(read) => read,
             // Gone between the walk and the reading: as if the walk had not met it.
             Err(ReadFault::Gone) => return Go::On,
             Err(ReadFault::Because(reason)) => return each(fault(reason)),
@@ -69,8 +71,12 @@ impl Directory {
         });
         match (read.stopped, others) {
             (true, _) => Go::Stop,
-            (false, 0) if !read.explicit_empty => each(Seen::Empty(Place::whole(found.place.clone()))),
-            _ => Go::On,
+            // What it says to be gone on purpose is not still being written.
+            _ if read.explicit_empty => Go::On,
+            (false, others) => {
+                let place = Place::whole(found.place.clone());
+                each(Seen::File(FileSeen { place, stamp, empty: others == 0 }))
+            }
         }
     }
 }
@@ -80,19 +86,30 @@ enum ReadFault {
     Because(String),
 }
 
-fn read_text(path: &Path) -> Result<String, ReadFault> {
+/// The text, and the stamp of the file before it was read.
+fn read_text(path: &Path) -> Result<(String, u64), ReadFault> {
     let because = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => ReadFault::Gone,
         _ => ReadFault::Because(format!("the file cannot be read: {e}")),
     };
-    let size = fs::metadata(path).map_err(because)?.len();
+    let meta = fs::metadata(path).map_err(because)?;
+    let size = meta.len();
     if size > FILE_BYTES_MAX {
         return Err(ReadFault::Because(format!(
             "the file has {size} bytes, more than {FILE_BYTES_MAX}; cut it into smaller ones"
         )));
     }
     let bytes = fs::read(path).map_err(because)?;
-    String::from_utf8(bytes).map_err(|e| ReadFault::Because(format!("the file is not UTF-8: {e}")))
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|e| ReadFault::Because(format!("the file is not UTF-8: {e}")))?;
+    Ok((text, stamp(&meta)))
+}
+
+/// The same while nobody writes to the file and no other one takes its place.
+fn stamp(meta: &fs::Metadata) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Inventory for Directory {
@@ -134,12 +151,10 @@ impl Inventory for Directory {
                 match seen {
                     Seen::Record(record) if missing.remove(record.key.as_str()) => found.records.push(record),
                     Seen::Fault(fault) => found.faults.push(fault),
-                    Seen::Empty(place) => found.faults.push(Fault {
-                        place,
-                        subtree: false,
-                        reason: "the file is empty: it may be half-written".to_owned(),
-                    }),
-                    Seen::Record(_) => {}
+                    Seen::File(FileSeen { place, empty: true, .. }) => {
+                        found.faults.push(Fault::new(place, "the file is empty: it may be half-written"));
+                    }
+                    Seen::Record(_) | Seen::File(_) => {}
                 }
                 if missing.is_empty() { Go::Stop } else { Go::On }
             })?;

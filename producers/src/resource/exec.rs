@@ -4,10 +4,14 @@
 use std::{
     env, fs,
     io::{self, Read},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
+        Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -17,7 +21,7 @@ use std::{
 
 use super::{Found, Go, Inventory, ListEnd, Scope, Seen, SourceError, Wanted, format::Reader};
 
-/// How much of what a failing command said is repeated, in bytes.
+/// How much of what a failing command said is repeated in the agent's log, in bytes.
 const COMPLAINT_BYTES_MAX: usize = 2_000;
 /// How often a running command is looked at.
 const POLL: Duration = Duration::from_millis(10);
@@ -40,12 +44,14 @@ pub struct Exec {
     options: ExecOptions,
     reader: Reader,
     stopped: AtomicBool,
+    /// What was said last in the agent's log.
+    told: Mutex<String>,
 }
 
 impl Exec {
     /// The inventory that a command prints. Errors: others may write the command or its configuration.
     pub fn new(options: ExecOptions, reader: Reader) -> Result<Self, SourceError> {
-        let exec = Self { options, reader, stopped: AtomicBool::new(false) };
+        let exec = Self { options, reader, stopped: AtomicBool::new(false), told: Mutex::default() };
         exec.check_safe()?;
         Ok(exec)
     }
@@ -66,7 +72,24 @@ impl Exec {
         let program = find_program(self.name())
             .ok_or_else(|| self.fault("there is no such program; name it with its full path"))?;
         refuse_writable(&program)?;
+        // `sh inventory.sh` runs the script, not only the shell.
+        let arguments = self.options.command.iter().skip(1);
+        let values = arguments
+            .flat_map(|argument| [Some(argument.as_str()), argument.split_once('=').map(|(_, v)| v)]);
+        for file in values.flatten().map(Path::new).filter(|path| path.exists()) {
+            refuse_writable(file)?;
+        }
         Ok(program)
+    }
+
+    /// Says in the agent's own log what the source said: an event must not carry it. Once, until it says
+    /// something else.
+    fn log_detail(&self, detail: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != detail {
+            tracing::warn!(command = self.name(), detail, "the command gave no inventory");
+            detail.clone_into(&mut told);
+        }
     }
 
     fn run(&self) -> Result<String, SourceError> {
@@ -96,8 +119,8 @@ impl Exec {
         let status = child.wait().map_err(|e| self.fault(e.to_string()))?;
         if !status.success() {
             let said = complaint.recv_timeout(POLL).map(|said| said.bytes).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said).trim().to_owned();
-            return Err(self.fault(format!("it failed ({status}): {said}")));
+            self.log_detail(String::from_utf8_lossy(&said).trim());
+            return Err(self.fault(format!("it failed ({status}); what it said is in the agent's log")));
         }
         self.text(printed)
     }
@@ -167,12 +190,41 @@ fn find_program(name: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-/// Refuses a file that others could change under the agent.
+const GROUP: u32 = 0o020;
+const OTHERS: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// Refuses a file that others could change or replace under the agent: others may write neither to it nor, unless
+/// it keeps each one's files apart as `/tmp` does, to the directory that it or a link to it stands in. Of a group
+/// only the owner's own (the one of the same number) may; into a directory any, since who is in the group
+/// of `/usr/local/bin` is the administrator's decision.
 pub fn refuse_writable(path: &Path) -> Result<(), SourceError> {
-    const GROUP: u32 = 0o020;
-    const OTHERS: u32 = 0o002;
-    let mode = fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    let who = match (mode & GROUP != 0, mode & OTHERS != 0) {
+    let unjudged =
+        |e: io::Error| SourceError::Unjudged { path: path.display().to_string(), reason: e.to_string() };
+    let real = fs::canonicalize(path).map_err(unjudged)?;
+    let meta = fs::metadata(&real).map_err(unjudged)?;
+    let who = if meta.is_dir() { writers(&meta) & !GROUP } else { writers(&meta) };
+    refuse(path, who)?;
+    for directory in [path.parent(), real.parent()].into_iter().flatten() {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let meta = fs::metadata(directory).map_err(unjudged)?;
+        refuse(directory, writers(&meta) & !GROUP)?;
+    }
+    Ok(())
+}
+
+/// Who else may write: bits of [`GROUP`] and [`OTHERS`].
+fn writers(meta: &fs::Metadata) -> u32 {
+    let mode = meta.permissions().mode();
+    if meta.is_dir() && mode & STICKY != 0 {
+        return 0;
+    }
+    let own_group = meta.uid() != 0 && meta.uid() == meta.gid();
+    mode & OTHERS | if own_group { 0 } else { mode & GROUP }
+}
+
+fn refuse(path: &Path, writers: u32) -> Result<(), SourceError> {
+    let who = match (writers & GROUP != 0, writers & OTHERS != 0) {
         (false, false) => return Ok(()),
         (true, false) => "its group",
         (false, true) => "others",
@@ -188,13 +240,16 @@ impl Inventory for Exec {
         let read = self.reader.read(self.name(), &text, &mut |seen| {
             match &seen {
                 Seen::Record(_) => records += 1,
-                Seen::Fault(fault) => _ = first_fault.get_or_insert_with(|| fault.to_string()),
-                Seen::Empty(_) => {}
+                Seen::Fault(fault) => _ = first_fault.get_or_insert_with(|| fault.clone()),
+                Seen::File(_) => {}
             }
             each(seen)
         });
         match first_fault {
-            Some(fault) if records == 0 => Err(self.fault(fault)),
+            Some(fault) if records == 0 => {
+                self.log_detail(fault.detail.as_deref().unwrap_or_default());
+                Err(self.fault(fault.to_string()))
+            }
             _ => Ok(ListEnd { explicit_empty: read.explicit_empty }),
         }
     }
@@ -207,7 +262,7 @@ impl Inventory for Exec {
                     found.records.push(record);
                 }
                 Seen::Fault(fault) => found.faults.push(fault),
-                Seen::Record(_) | Seen::Empty(_) => {}
+                Seen::Record(_) | Seen::File(_) => {}
             }
             Go::On
         })?;
@@ -262,7 +317,7 @@ mod tests {
     #[test]
     fn failing_silent_endless_and_nonsensical_commands_are_errors_and_never_empty_inventories() {
         for (script, why) in [
-            ("echo '[]'; echo no account >&2; exit 3", "no account"),
+            ("echo '[]'; echo no account >&2; exit 3", "it failed (exit status: 3)"),
             ("true", "printed nothing"),
             ("echo 'not json'", "not recognised"),
             ("echo '{\"kind\":'", "not JSON"),
@@ -292,7 +347,11 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("agent.toml");
         fs::write(&file, "").unwrap();
-        for (mode, who) in [(0o620, "its group"), (0o602, "others"), (0o666, "its group and others")] {
+        let own_group = fs::metadata(&file).unwrap().uid() != 0;
+        for (mode, who) in [(0o620, "its group"), (0o602, "others"), (0o666, "others")] {
+            if own_group && who == "its group" {
+                continue;
+            }
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             let error = refuse_writable(&file).unwrap_err().to_string();
             assert!(
@@ -302,5 +361,46 @@ mod tests {
         }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(refuse_writable(&file).is_ok());
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(
+            refuse_writable(&file).unwrap_err().to_string().contains("others"),
+            "others could replace it"
+        );
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(refuse_writable(&file).is_ok(), "each one's files are kept apart");
+        let gone = refuse_writable(&directory.path().join("gone"));
+        assert!(matches!(gone, Err(SourceError::Unjudged { .. })), "what cannot be judged is not safe");
+    }
+
+    #[test]
+    fn a_script_that_others_may_write_is_refused_behind_its_interpreter_too() {
+        let directory = TempDir::new().unwrap();
+        let script = directory.path().join("inv.sh");
+        fs::write(&script, "echo '[]'").unwrap();
+        let redactor = Redactor::new(Hash32::ZERO, &RedactConfig::default());
+        let reader = Reader { redactor, tenant_label: "t".into(), tenant: None, format: None };
+        for (argument, mode, safe) in [
+            (script.display().to_string(), 0o666, false),
+            (format!("--file={}", script.display()), 0o666, false),
+            (script.display().to_string(), 0o644, true),
+        ] {
+            fs::set_permissions(&script, fs::Permissions::from_mode(mode)).unwrap();
+            let options = ExecOptions {
+                command: vec!["/bin/sh".into(), argument.clone()],
+                timeout: Duration::from_secs(20),
+                output_bytes_max: 10_000,
+                config_file: None,
+            };
+            let made = Exec::new(options, reader.clone());
+            assert_eq!(made.is_ok(), safe, "{argument} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_a_failing_command_says_stays_with_the_agent() {
+        for script in ["echo hunter2 >&2; exit 1", "echo '{\"kind\": hunter2'", "echo 'hunter2: *hunter2'"] {
+            let error = list(script).unwrap_err();
+            assert!(!error.contains("hunter2"), "{script}: {error}");
+        }
     }
 }

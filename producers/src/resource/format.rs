@@ -79,7 +79,7 @@ impl Reader {
     }
 
     fn document(&self, value: Value, place: &Place, each: &mut dyn FnMut(Seen) -> Go) -> Go {
-        let fault = |reason: String| Fault { place: place.clone(), subtree: false, reason };
+        let fault = |reason: String| Fault::new(place.clone(), reason);
         let Some(format) = recognised(&value) else {
             return each(Seen::Fault(fault(UNRECOGNISED.to_owned())));
         };
@@ -106,6 +106,7 @@ impl Reader {
             // A label's value may not hold a slash in Kubernetes.
             draft.tenant = draft.labels.get(&self.tenant_label).map(|text| text.replace('.', "/"));
         }
+        self.redactor.redact_labels(&mut draft.labels);
         let default = self.tenant.as_ref();
         draft.tenant = draft.tenant.or_else(|| default.map(TenantId::to_string));
         Record::new(draft, place.clone())

@@ -2,9 +2,10 @@
 //! when the whole has been seen and may be believed.
 
 use std::{
-    collections::{HashSet, hash_map::RandomState},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
     path::Path,
+    time::{Duration, Instant},
 };
 
 use bus_schema::{ResourceKey, Timestamp};
@@ -13,15 +14,16 @@ use super::Sequencer;
 use crate::{
     ledger::{LedgerError, Reading, inventory::is_at_or_below},
     resource::{
-        Fault, ListEnd, Place, Record, Scope, Seen,
+        Fault, ListEnd, Record, Scope, Seen,
         guard::{Count, Guard, Verdict},
     },
 };
 
 /// Faults that are repeated in words; the others are counted.
 const FAULTS_TOLD_MAX: usize = 20;
-/// How long a file that lost all its documents at once is not believed, in milliseconds.
-pub(crate) const SECOND_LOOK_MS: u64 = 1_500;
+/// How long a file must have been left alone before it is believed that what is missing from it is gone: a
+/// program that writes it slowly, or pauses between two documents, looks the same.
+pub(crate) const SETTLE: Duration = Duration::from_secs(10);
 
 /// A reading under way.
 pub(crate) struct Scan {
@@ -41,7 +43,8 @@ pub(crate) struct Scan {
     faults_count: u64,
     kept_paths: HashSet<String>,
     kept_trees: Vec<String>,
-    empty: Vec<Place>,
+    /// Stamps of the files that were read, by the hash of their paths.
+    files: HashMap<u64, u64>,
     contested: HashSet<String>,
 }
 
@@ -52,6 +55,8 @@ pub(crate) struct ScanReport {
     pub(crate) trouble: Vec<String>,
     /// What has to be read again soon.
     pub(crate) again: Option<Scope>,
+    /// What has to be read again after a time, when it may have settled.
+    pub(crate) settling: Option<(Scope, Duration)>,
 }
 
 impl Scan {
@@ -68,7 +73,7 @@ impl Scan {
             faults_count: 0,
             kept_paths: HashSet::new(),
             kept_trees: Vec::new(),
-            empty: Vec::new(),
+            files: HashMap::new(),
             contested: HashSet::new(),
         }
     }
@@ -123,9 +128,10 @@ impl Sequencer {
         for seen in part {
             match seen {
                 Seen::Fault(fault) => scan.fault(fault),
-                Seen::Empty(place) => scan.empty.push(place),
+                Seen::File(file) => {
+                    scan.files.insert(scan.hashes.hash_one(file.place.path.as_str()), file.stamp);
+                }
                 Seen::Record(record) => {
-                    self.emptied.remove(&record.place.path);
                     let Some(before) = self.place_of(&reading, scan, &record)? else { continue };
                     let Some(fact) = self.meaning(&record, before, job.as_ref())? else { continue };
                     if scan.fresh.contains(&record.key) {
@@ -171,7 +177,7 @@ impl Sequencer {
         // Nothing at this path is in doubt, so it is told without keeping anything.
         scan.faults_count += 1;
         if scan.faults.len() < FAULTS_TOLD_MAX {
-            scan.faults.push(Fault { place: record.place.clone(), subtree: false, reason });
+            scan.faults.push(Fault::new(record.place.clone(), reason));
         }
         Ok(None)
     }
@@ -182,11 +188,11 @@ impl Sequencer {
         mut scan: Scan,
         end: ListEnd,
         guard: &mut Guard,
-        now: Timestamp,
+        (now, at): (Timestamp, Instant),
     ) -> Result<ScanReport, LedgerError> {
         let mut report = ScanReport::default();
-        self.look_twice(&mut scan, &mut report, now)?;
         let missing = self.missing(&scan)?;
+        let missing = self.settled(&scan, missing, &mut report, at);
         let whole = scan.scope == Scope::Everything;
         if whole {
             self.contested = std::mem::take(&mut scan.contested);
@@ -213,7 +219,8 @@ impl Sequencer {
     /// Says each fault once, and all of them in short.
     fn tell(&mut self, scan: &Scan) -> Option<String> {
         for fault in scan.faults.iter().filter(|fault| !self.faults.contains(&fault.to_string())) {
-            tracing::warn!(pool = %self.source.pool, %fault, "not taken in; what was known from there is kept");
+            let detail = fault.detail.as_deref();
+            tracing::warn!(pool = %self.source.pool, %fault, detail, "not taken in; what was known from there is kept");
         }
         if scan.scope == Scope::Everything {
             self.faults = scan.faults.iter().map(ToString::to_string).collect();
@@ -222,40 +229,45 @@ impl Sequencer {
         Some(format!("{count} documents could not be taken in; the first is {first}"))
     }
 
-    /// A file that held resources and is empty now may be half-written: it is looked at twice.
-    fn look_twice(
+    /// What of the missing is gone: its file is gone too, or has been left alone for a while. The rest is kept.
+    fn settled(
         &mut self,
-        scan: &mut Scan,
+        scan: &Scan,
+        missing: Vec<(ResourceKey, String)>,
         report: &mut ScanReport,
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        let reading = self.ledger.reading()?;
-        let mut again = Vec::new();
-        for place in std::mem::take(&mut scan.empty) {
-            if reading.keys_at(&self.cluster, &place.path)?.is_empty() {
+        at: Instant,
+    ) -> Vec<ResourceKey> {
+        let (mut shrunk, mut waiting, mut gone) = (HashMap::new(), BTreeMap::new(), Vec::new());
+        for (key, path) in missing {
+            let Some(stamp) = scan.files.get(&scan.hashes.hash_one(path.as_str())) else {
+                gone.push(key);
                 continue;
+            };
+            let before = self.shrunk.get(&path).filter(|(before, _)| before == stamp);
+            let since = before.map_or(at, |(_, since)| *since);
+            let age = at.saturating_duration_since(since);
+            shrunk.insert(path.clone(), (*stamp, since));
+            match SETTLE.checked_sub(age).filter(|left| !left.is_zero()) {
+                Some(left) => _ = waiting.insert(path, left),
+                None => gone.push(key),
             }
-            let since = *self.emptied.entry(place.path.clone()).or_insert(now);
-            if now.ms_since(since) >= SECOND_LOOK_MS {
-                self.emptied.remove(&place.path);
-                continue;
-            }
-            scan.kept_paths.insert(place.path.clone());
-            again.push(place.path);
         }
-        if !again.is_empty() {
-            report.again = Some(Scope::Places(again));
-        }
-        Ok(())
+        let left = waiting.values().max().copied();
+        report.settling = left.map(|left| (Scope::Places(waiting.into_keys().collect()), left));
+        // What this reading did not cover stays as it was.
+        self.shrunk.retain(|path, _| !scan.covers(path));
+        self.shrunk.extend(shrunk);
+        gone
     }
 
-    fn missing(&self, scan: &Scan) -> Result<Vec<ResourceKey>, LedgerError> {
+    /// What was known in the scope of a reading and was not seen, each with its path.
+    fn missing(&self, scan: &Scan) -> Result<Vec<(ResourceKey, String)>, LedgerError> {
         let reading = self.ledger.reading()?;
         let mut missing = Vec::new();
         match &scan.scope {
             Scope::Everything => reading.each_item(&self.cluster, |key, item| {
                 if !scan.has_seen(key) && !scan.keeps(&item.path) {
-                    missing.extend(key.parse::<ResourceKey>());
+                    missing.extend(key.parse::<ResourceKey>().map(|key| (key, item.path.clone())));
                 }
                 true
             })?,
@@ -263,9 +275,8 @@ impl Sequencer {
                 for place in places {
                     for key in reading.keys_at(&self.cluster, place)? {
                         let path = reading.item(&self.cluster, key.as_str())?.map(|item| item.path);
-                        if !scan.has_seen(key.as_str()) && path.is_some_and(|path| !scan.keeps(&path)) {
-                            missing.push(key);
-                        }
+                        let path = path.filter(|path| !scan.has_seen(key.as_str()) && !scan.keeps(path));
+                        missing.extend(path.map(|path| (key, path)));
                     }
                 }
                 missing.sort_unstable();

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     ledger::outbox::Parcel,
-    resource::{Draft, Fault, Found, ListEnd, Place, Record, Scope, Seen, Wanted, guard::Guard},
+    resource::{Draft, Fault, FileSeen, Found, ListEnd, Place, Record, Scope, Seen, Wanted, guard::Guard},
 };
 
 struct Bench {
@@ -20,6 +20,7 @@ struct Bench {
     sequencer: Option<Sequencer>,
     guard: Guard,
     clock: i64,
+    at: Instant,
 }
 
 fn rules() -> Rules {
@@ -53,8 +54,9 @@ fn vms(range: std::ops::Range<u64>) -> Vec<Seen> {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench =
-            Self { directory: TempDir::new().unwrap(), sequencer: None, guard: Guard::default(), clock: 0 };
+        let directory = TempDir::new().unwrap();
+        let (guard, at) = (Guard::default(), Instant::now());
+        let mut bench = Self { directory, sequencer: None, guard, clock: 0, at };
         bench.reopen(rules());
         bench
     }
@@ -78,10 +80,9 @@ impl Bench {
     }
 
     fn scan(&mut self, mut scan: Scan, seen: Vec<Seen>) -> scan::ScanReport {
-        let now = self.now();
-        let mut guard = self.guard;
+        let (now, at, mut guard) = (self.now(), self.at, self.guard);
         self.seq().absorb(&mut scan, seen, now).unwrap();
-        let report = self.seq().finish(scan, ListEnd::default(), &mut guard, now).unwrap();
+        let report = self.seq().finish(scan, ListEnd::default(), &mut guard, (now, at)).unwrap();
         self.guard = guard;
         report
     }
@@ -295,8 +296,8 @@ fn what_cannot_be_read_is_kept_and_a_full_sync_keeps_it_alive_with_a_notice() {
     bench.whole(vms(0..3));
     bench.drain();
     let fault = || {
-        let reason = "half-written".into();
-        Seen::Fault(Fault { place: Place { path: "2.json".into(), line: 7 }, subtree: false, reason })
+        let reason = "half-written";
+        Seen::Fault(Fault::new(Place { path: "2.json".into(), line: 7 }, reason))
     };
     let report = bench.whole(vec![vm("0", 1), vm("1", 1), fault()]);
     assert!(report.trouble[0].contains("2.json:7"), "{report:?}");
@@ -306,18 +307,55 @@ fn what_cannot_be_read_is_kept_and_a_full_sync_keeps_it_alive_with_a_notice() {
     assert_eq!(told[3], "noticed Vm/2 for full");
 }
 
+fn file(path: &str, stamp: u64, empty: bool) -> Seen {
+    Seen::File(FileSeen { place: Place::whole(path), stamp, empty })
+}
+
 #[test]
-fn an_empty_file_is_looked_at_twice() {
+fn a_loss_inside_a_file_that_is_still_there_waits_until_nobody_has_written_to_it_for_a_while() {
+    let in_one = |n: u64| Seen::Record(record_at("all.json", &n.to_string(), json!({ "n": n })));
+    let mut bench = Bench::new();
+    bench.whole((0..4).map(in_one).chain([file("all.json", 1, false)]).collect());
+    bench.drain();
+    let places = Scope::Places(vec!["all.json".into()]);
+    let again = |bench: &mut Bench, seen| bench.scan(Scan::new(places.clone(), None, false), seen);
+
+    // Emptied by a program that writes it anew, then a valid beginning, then a pause, then the rest.
+    let report = bench.whole(vec![file("all.json", 2, true)]);
+    assert_eq!(report.settling, Some((places.clone(), scan::SETTLE)));
+    bench.at += scan::SETTLE;
+    let report = again(&mut bench, vec![in_one(0), file("all.json", 3, false)]);
+    assert_eq!(
+        report.settling,
+        Some((places.clone(), scan::SETTLE)),
+        "it was written to: from the beginning"
+    );
+    bench.at += scan::SETTLE / 2;
+    let report = again(&mut bench, vec![in_one(0), file("all.json", 3, false)]);
+    assert_eq!(report.settling, Some((places.clone(), scan::SETTLE / 2)));
+    bench.clock += 1_000_000;
+    bench.whole(vec![in_one(0), file("all.json", 3, false)]);
+    assert!(bench.drain().is_empty(), "a clock that is set is no time that has passed");
+    let report = again(&mut bench, (0..4).map(in_one).chain([file("all.json", 4, false)]).collect());
+    assert_eq!((report.settling, bench.drain().len()), (None, 0));
+
+    // A real deletion.
+    let fewer = || (0..3).map(in_one).chain([file("all.json", 5, false)]).collect();
+    again(&mut bench, fewer());
+    assert!(bench.drain().is_empty());
+    bench.at += scan::SETTLE;
+    again(&mut bench, fewer());
+    assert_eq!(bench.drain(), ["deleted Vm/3"]);
+}
+
+#[test]
+fn a_file_that_is_gone_takes_its_resources_with_it_at_once() {
     let mut bench = Bench::new();
     bench.whole(vms(0..3));
     bench.drain();
-    let seen = || vec![vm("0", 1), vm("1", 1), Seen::Empty(Place::whole("2.json"))];
-    let report = bench.whole(seen());
-    assert_eq!(report.again, Some(Scope::Places(vec!["2.json".into()])));
-    assert!(bench.drain().is_empty());
-    bench.clock += scan::SECOND_LOOK_MS as i64;
-    bench.whole(seen());
-    assert_eq!(bench.drain(), ["deleted Vm/2"]);
+    let report =
+        bench.whole(vec![vm("0", 1), file("0.json", 1, false), vm("1", 1), file("1.json", 1, false)]);
+    assert_eq!((report.settling, bench.drain()), (None, vec!["deleted Vm/2".to_owned()]));
 }
 
 #[test]
@@ -332,11 +370,11 @@ fn an_empty_inventory_is_held_until_three_readings_agree() {
     }
     bench.whole(Vec::new());
     assert_eq!(bench.drain().len(), 20);
-    let now = bench.now();
+    let (now, at) = (bench.now(), bench.at);
     bench.whole(vms(0..2));
     let mut guard = Guard::default();
     let end = ListEnd { explicit_empty: true };
-    bench.seq().finish(Scan::new(Scope::Everything, None, true), end, &mut guard, now).unwrap();
+    bench.seq().finish(Scan::new(Scope::Everything, None, true), end, &mut guard, (now, at)).unwrap();
     assert_eq!(bench.drain().len(), 4, "an explicit empty passes at once");
 }
 
@@ -474,7 +512,7 @@ fn a_read_pushes_what_it_found_and_refuses_what_it_cannot_believe() {
         assert!(bench.drain().is_empty());
         refused
     };
-    let fault = Fault { place: Place::whole("x.json"), subtree: false, reason: "broken".into() };
+    let fault = Fault::new(Place::whole("x.json"), "broken");
     let faulty = Found { records: Vec::new(), faults: vec![fault] };
     assert!(refused(&mut bench, &wanted(2..3), &faulty).contains("x.json: broken"));
     assert!(refused(&mut bench, &wanted(2..20), &Found::default()).contains("18 of 19"));

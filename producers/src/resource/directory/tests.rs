@@ -37,7 +37,11 @@ fn list(directory: &Directory, scope: &Scope) -> (All, ListEnd) {
         match seen {
             Seen::Record(record) => all.keys.push(record.key.id().to_owned()),
             Seen::Fault(fault) => all.faults.push((fault.place.to_string(), fault.subtree)),
-            Seen::Empty(place) => all.empty.push(place.path),
+            Seen::File(file) => {
+                if file.empty {
+                    all.empty.push(file.place.path);
+                }
+            }
         }
         Go::On
     });
@@ -85,7 +89,7 @@ fn a_root_that_vanishes_during_the_reading_is_unreachable() {
     let error = directory.list(&Scope::Everything, &mut |_| {
         fs::rename(&base, root.path().join("elsewhere")).unwrap();
         fs::create_dir(&base).unwrap();
-        Go::On
+        Go::Stop
     });
     assert!(matches!(error, Err(SourceError::Unreachable { .. })), "{error:?}");
 }
@@ -112,6 +116,43 @@ fn a_file_beyond_the_limit_or_not_utf8_is_a_fault() {
     fs::write(root.path().join("latin.json"), [b'{', 0xff]).unwrap();
     let (all, _) = list(&directory(root.path()), &Scope::Everything);
     assert_eq!(all.faults.len(), 2);
+}
+
+#[test]
+fn endings_are_compared_without_case_and_a_name_that_is_not_utf8_is_a_fault() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let root = TempDir::new().unwrap();
+    write(&root, "UPPER.JSON", &vm("upper"));
+    write(&root, "b/Mixed.Yaml", &vm("mixed"));
+    // Not every file system takes such a name.
+    if fs::write(root.path().join("b").join(OsStr::from_bytes(b"latin-\xe9.json")), vm("latin")).is_err() {
+        return;
+    }
+    fs::write(root.path().join("b").join(OsStr::from_bytes(b"\xe9.txt")), "").unwrap();
+    let (all, _) = list(&directory(root.path()), &Scope::Everything);
+    assert_eq!(all.keys, ["upper", "mixed"]);
+    assert_eq!(all.faults, [("b".to_owned(), false)], "one fault, and nothing else below it is in doubt");
+}
+
+#[test]
+fn a_file_that_was_written_to_has_another_stamp() {
+    let root = TempDir::new().unwrap();
+    let stamp = || {
+        let mut stamps = Vec::new();
+        let mut each = |seen| {
+            if let Seen::File(file) = seen {
+                stamps.push(file.stamp);
+            }
+            Go::On
+        };
+        directory(root.path()).list(&Scope::Everything, &mut each).unwrap();
+        stamps
+    };
+    write(&root, "a.json", &vm("a"));
+    let (first, again) = (stamp(), stamp());
+    assert_eq!((first.len(), &first), (1, &again));
+    write(&root, "a.json", &(vm("a") + &vm("b")));
+    assert_ne!(stamp(), first);
 }
 
 #[test]

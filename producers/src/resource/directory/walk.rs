@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
+    ffi::{OsStr, OsString},
     fs::{self, Metadata},
     io,
     os::unix::fs::MetadataExt,
@@ -51,7 +52,7 @@ impl<'a> Walk<'a> {
 
     /// Visits a place and everything below it; one that is gone has nothing below it.
     pub(super) fn visit(&self, place: &str, each: &mut Each<'_>) -> Go {
-        let fault = |reason: String| Fault { place: Place::whole(place), subtree: true, reason };
+        let fault = |reason: String| Fault::of_tree(Place::whole(place), reason);
         let path = self.root.join(place);
         let real = match fs::canonicalize(&path) {
             Ok(real) => real,
@@ -78,8 +79,7 @@ impl<'a> Walk<'a> {
         if fs::symlink_metadata(path).is_err() {
             return Go::On;
         }
-        let reason = "the link leads nowhere".to_owned();
-        each(Err(Fault { place: Place::whole(place), subtree: true, reason }))
+        each(Err(Fault::of_tree(Place::whole(place), "the link leads nowhere")))
     }
 
     fn enter(&self, path: &Path, place: &str, meta: &Metadata, each: &mut Each<'_>) -> Go {
@@ -90,10 +90,23 @@ impl<'a> Walk<'a> {
             Ok(names) => names,
             Err(e) => {
                 let reason = format!("the directory cannot be listed: {e}");
-                return each(Err(Fault { place: Place::whole(place), subtree: true, reason }));
+                return each(Err(Fault::of_tree(Place::whole(place), reason)));
             }
         };
         for name in names {
+            let name = match name.into_string() {
+                Ok(name) => name,
+                Err(name) if !may_matter(path, &name) => continue,
+                Err(name) => {
+                    // Nothing that is known comes from there, so nothing is in doubt.
+                    let reason = "a name in it is not UTF-8; rename it, or it stays unread";
+                    let detail = Some(name.to_string_lossy().into_owned());
+                    if each(Err(Fault { detail, ..Fault::new(Place::whole(place), reason) })) == Go::Stop {
+                        return Go::Stop;
+                    }
+                    continue;
+                }
+            };
             let child = if place.is_empty() { name } else { format!("{place}/{name}") };
             if self.visit(&child, each) == Go::Stop {
                 return Go::Stop;
@@ -104,22 +117,26 @@ impl<'a> Walk<'a> {
 }
 
 /// Names in a directory in order, without hidden ones: editors and volume mounts keep their own there.
-fn names(path: &Path) -> io::Result<Vec<String>> {
+fn names(path: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        match name.to_str() {
-            Some(name) if !name.starts_with('.') => names.push(name.to_owned()),
-            _ => {}
+        if !name.as_encoded_bytes().starts_with(b".") {
+            names.push(name);
         }
     }
     names.sort_unstable();
     Ok(names)
 }
 
+/// Whether something of this name would be looked into, could its name be written.
+fn may_matter(directory: &Path, name: &OsStr) -> bool {
+    is_candidate(&name.to_string_lossy()) || directory.join(name).is_dir()
+}
+
 fn is_candidate(place: &str) -> bool {
     Path::new(place)
         .extension()
         .and_then(|ending| ending.to_str())
-        .is_some_and(|ending| ENDINGS.contains(&ending))
+        .is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }

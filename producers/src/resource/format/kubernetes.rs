@@ -35,9 +35,9 @@ fn object(value: Value, list_kind: &str, list_api: Option<&str>) -> Result<Draft
     let kind = text(&fields, "kind").unwrap_or_else(|| list_kind.to_owned());
     let api = text(&fields, "apiVersion").or_else(|| list_api.map(str::to_owned)).unwrap_or_default();
     let Some(Value::Object(metadata)) = fields.get_mut("metadata") else {
-        return Err(format!("the {kind} has no metadata"));
+        return Err("the object has no metadata".to_owned());
     };
-    let name = text(metadata, "name").ok_or_else(|| format!("the {kind} has no metadata.name"))?;
+    let name = text(metadata, "name").ok_or("the object has no metadata.name")?;
     let namespace = text(metadata, "namespace");
     let revision = text(metadata, "resourceVersion");
     let labels = string_map(metadata.get("labels"));

@@ -47,7 +47,7 @@ fn state_resource(mut resource: Value, redactor: &Redactor, each: &mut HandOver<
     let base = format!("{module}{data}{kind}.{name}");
     let provider = resource.get("provider").cloned().unwrap_or_default();
     let Some(Value::Array(instances)) = instances else {
-        return each(Err(format!("{base} has no list of instances")));
+        return each(Err("a resource of the state has no list of instances".to_owned()));
     };
     all(instances, |mut instance| {
         let id = match instance.get("index_key") {

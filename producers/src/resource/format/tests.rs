@@ -17,7 +17,7 @@ fn read(path: &str, text: &str) -> (Vec<Record>, Vec<Fault>, Read) {
         match seen {
             Seen::Record(record) => records.push(record),
             Seen::Fault(fault) => faults.push(fault),
-            Seen::Empty(place) => panic!("{place}"),
+            Seen::File(file) => panic!("{file:?}"),
         }
         Go::On
     });
@@ -146,4 +146,42 @@ fn strange_ids_travel_as_they_are() {
     }
     let (records, faults, _) = read("r.json", &json!({"kind": "Vm", "id": "x".repeat(1025)}).to_string());
     assert!(records.is_empty() && faults[0].reason.contains("1024"), "{faults:?}");
+}
+
+#[test]
+fn what_a_bad_document_says_stays_out_of_the_reason() {
+    let bad = [
+        ("r.json", r#"{"kind": "Vm", "id": "a", "labels": "hunter2"}"#, "labels"),
+        ("r.json", r#"{"kind": "Vm", "id": "a", "labels": {"a": 1, "hunter2": 2}}"#, "labels"),
+        ("r.json", r#"{"kind": "Vm", "id": "a", "hunter2": 1}"#, "fields beside"),
+        ("r.json", r#"{"kind": "hunter2 hunter2/", "id": "a"}"#, "not valid"),
+        ("r.json", r#"{"kind": "Vm", "id": "a", "tenant": "hunter2/hunter2/hunter2"}"#, "tenant"),
+        ("r.json", r#"{"kind": "Vm", "id": "a", "password": hunter2}"#, "not JSON"),
+        ("r.yaml", "kind: Vm\nid: a\nstate: *hunter2\n", "not YAML"),
+        ("r.yaml", "kind: Vm\nid: a\nstate: \"hunter2\n", "not YAML"),
+        ("r.yaml", "apiVersion: v1\nkind: hunter2\n", "metadata"),
+    ];
+    for (path, text, why) in bad {
+        let (records, faults, _) = read(path, text);
+        assert!(records.is_empty(), "{text}");
+        let told = faults[0].to_string();
+        assert!(told.contains(why) && !told.contains("hunter2"), "{text}: {told}");
+    }
+    let (_, faults, _) = read("r.yaml", "state: *hunter2\n");
+    assert!(faults[0].detail.as_ref().is_some_and(|detail| detail.contains("anchor")), "{faults:?}");
+}
+
+#[test]
+fn labels_give_no_secret_away_in_any_format() {
+    let record =
+        json!({"kind": "Vm", "id": "a", "state": 1, "labels": {"api_token": "hunter2", "tier": "db"}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"db_pass": "hunter2"}}});
+    let state = json!({"version": 4, "resources": [{"mode": "managed", "type": "vm", "name": "d", "instances": [
+        {"attributes": {"id": "i", "tags": {"admin_password": "hunter2", "dsn": "pg://a:hunter2@db"}}}]}]});
+    for document in [record, pod, state] {
+        let (records, faults, _) = read("x.json", &document.to_string());
+        assert_eq!((records.len(), faults.len()), (1, 0));
+        let said = format!("{:?}{}", records[0].labels, records[0].state);
+        assert!(!said.contains("hunter2") && said.contains(crate::redact::MARK), "{said}");
+    }
 }

@@ -12,6 +12,8 @@ const YAML_NODES_MAX: usize = 2_000_000;
 /// replay a few hundred.
 const YAML_REPLAYED_MAX: usize = 100_000;
 
+const NOT_JSON: &str = "it is not JSON that can be read";
+
 type Document = Result<(Value, u64), Fault>;
 
 /// Cuts and parses a text.
@@ -48,8 +50,9 @@ fn says_nothing(chunk: &str) -> bool {
     })
 }
 
-fn fault(path: &str, line: u64, reason: String) -> Fault {
-    Fault { place: Place { path: path.to_owned(), line }, subtree: false, reason }
+/// What a parser says may repeat the document, so it is the detail.
+fn fault(path: &str, line: u64, reason: &str, detail: String) -> Fault {
+    Fault { detail: Some(detail), ..Fault::new(Place { path: path.to_owned(), line }, reason) }
 }
 
 fn yaml_document(path: &str, chunk: &str, first_line: u64) -> Document {
@@ -65,7 +68,7 @@ fn yaml_document(path: &str, chunk: &str, first_line: u64) -> Document {
     serde_saphyr::from_str_with_options::<Value>(chunk, options).map(|value| (value, first_line)).map_err(
         |error| {
             let inside = error.location().map_or(1, |location| location.line().max(1));
-            fault(path, first_line + inside - 1, format!("it is not YAML that can be read: {error}"))
+            fault(path, first_line + inside - 1, "it is not YAML that can be read", error.to_string())
         },
     )
 }
@@ -87,10 +90,9 @@ fn json(path: &str, text: &str, each: &mut dyn FnMut(Document) -> Go) -> bool {
             json_lines(path, text, each);
             true
         }
-        Err(_) if path.ends_with(".yaml") || path.ends_with(".yml") => false,
+        Err(_) if [".yaml", ".yml"].iter().any(|ending| path.to_ascii_lowercase().ends_with(ending)) => false,
         Err(error) => {
-            let reason = format!("it is not JSON that can be read: {error}");
-            each(Err(fault(path, error.line() as u64, reason)));
+            each(Err(fault(path, error.line() as u64, NOT_JSON, error.to_string())));
             true
         }
     }
@@ -105,7 +107,7 @@ fn json_items(path: &str, text: &str, items: &[&RawValue], each: &mut dyn FnMut(
         at = from;
         let document = serde_json::from_str(item.get())
             .map(|value| (value, line))
-            .map_err(|e| fault(path, line, format!("it is not JSON that can be read: {e}")));
+            .map_err(|e| fault(path, line, NOT_JSON, e.to_string()));
         if each(document) == Go::Stop {
             return;
         }
@@ -130,7 +132,7 @@ fn json_lines(path: &str, text: &str, each: &mut dyn FnMut(Document) -> Go) {
         }
         let document = serde_json::from_str(line)
             .map(|value| (value, number))
-            .map_err(|e| fault(path, number, format!("the line is not JSON that can be read: {e}")));
+            .map_err(|e| fault(path, number, NOT_JSON, e.to_string()));
         if each(document) == Go::Stop {
             return;
         }
