@@ -76,8 +76,13 @@ impl Exec {
         let arguments = self.options.command.iter().skip(1);
         let values = arguments
             .flat_map(|argument| [Some(argument.as_str()), argument.split_once('=').map(|(_, v)| v)]);
-        for file in values.flatten().map(Path::new).filter(|path| path.exists()) {
-            refuse_writable(file)?;
+        for file in values.flatten().map(Path::new) {
+            match file.try_exists() {
+                Ok(true) => refuse_writable(file)?,
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(unjudged(file, &e)),
+                // It is no file: a word, an option, an address.
+                Ok(false) | Err(_) => {}
+            }
         }
         Ok(program)
     }
@@ -119,8 +124,12 @@ impl Exec {
         let status = child.wait().map_err(|e| self.fault(e.to_string()))?;
         if !status.success() {
             let said = complaint.recv_timeout(POLL).map(|said| said.bytes).unwrap_or_default();
-            self.log_detail(String::from_utf8_lossy(&said).trim());
-            return Err(self.fault(format!("it failed ({status}); what it said is in the agent's log")));
+            let said = String::from_utf8_lossy(&said);
+            let said = said.trim();
+            self.log_detail(said);
+            let where_said =
+                if said.is_empty() { "it said nothing" } else { "what it said is in the agent's log" };
+            return Err(self.fault(format!("it failed ({status}); {where_said}")));
         }
         self.text(printed)
     }
@@ -199,8 +208,7 @@ const STICKY: u32 = 0o1000;
 /// only the owner's own (the one of the same number) may; into a directory any, since who is in the group
 /// of `/usr/local/bin` is the administrator's decision.
 pub fn refuse_writable(path: &Path) -> Result<(), SourceError> {
-    let unjudged =
-        |e: io::Error| SourceError::Unjudged { path: path.display().to_string(), reason: e.to_string() };
+    let unjudged = |e| unjudged(path, &e);
     let real = fs::canonicalize(path).map_err(unjudged)?;
     let meta = fs::metadata(&real).map_err(unjudged)?;
     let who = if meta.is_dir() { writers(&meta) & !GROUP } else { writers(&meta) };
@@ -211,6 +219,10 @@ pub fn refuse_writable(path: &Path) -> Result<(), SourceError> {
         refuse(directory, writers(&meta) & !GROUP)?;
     }
     Ok(())
+}
+
+fn unjudged(path: &Path, error: &io::Error) -> SourceError {
+    SourceError::Unjudged { path: path.display().to_string(), reason: error.to_string() }
 }
 
 /// Who else may write: bits of [`GROUP`] and [`OTHERS`].
