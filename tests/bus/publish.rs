@@ -217,5 +217,5 @@ async fn a_size_limit_that_the_server_has_no_room_for_is_a_clear_error() {
     let spec = StreamSpec { bytes_max: 2 << 40, ..site_log() };
     let error = refused(bus.ensure_stream(&spec).await);
     assert!(matches!(error, BusError::NoRoom { .. }), "{error:?}");
-    assert!(error.to_string().contains("lower the log's size limit"), "{error}");
+    assert!(error.to_string().contains("log_bytes_max` under [service]"), "{error}");
 }
