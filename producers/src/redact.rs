@@ -4,7 +4,7 @@
 //! The rule: a text or a number is taken out when its field's name is that of a secret (`name`), when it stands
 //! anywhere below such a name, or when it gives itself away (`text`). Below such a name only what speaks about
 //! the secret stays: `imagePullSecrets: [{name}]`, `secret: {secretName, items: [{key, path}]}`, a `…Ref`. Truth
-//! values stay always. When in doubt it is taken out: a change of it is still seen, and `open_fields` lets it pass.
+//! values and switches (`required`) stay always. When in doubt it is taken out: a change of it is still seen, and `open_fields` lets it pass.
 //!
 //! Must not know: where a state came from or where it goes.
 
@@ -134,7 +134,7 @@ impl Redactor {
     fn hide_below(&self, name: &str, value: &mut Value) {
         match value {
             Value::Null | Value::Bool(_) => {}
-            Value::String(text) if text.is_empty() => {}
+            Value::String(text) if text.is_empty() || text::is_switch(text) => {}
             Value::String(_) | Value::Number(_) => self.hide(name, value),
             // A list of texts is one secret; of a list of objects each is looked into.
             Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
@@ -229,7 +229,7 @@ mod tests {
             json!({"password": {"valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}}),
             json!({"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 3607, "audience": "vault"}}]}),
             json!({"args": ["--token-file=/run/t", "--password=$(DB_PASSWORD)", "--authorization-mode=Node,RBAC"]}),
-            json!({"bypass": "lane", "pass_count": 3, "access_key_id": "AKIA", "http_tokens_enabled": "x"}),
+            json!({"bypass": "lane", "pass_count": 3, "access_key_id": "AKIA", "http_tokens": "required"}),
         ] {
             assert_eq!(redacted(state.clone()), state);
         }

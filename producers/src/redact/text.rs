@@ -6,7 +6,10 @@
 //! Must not know: where the text came from.
 
 /// Values that are switches, not secrets.
-const SWITCHES: [&str; 9] = ["true", "false", "yes", "no", "on", "off", "null", "none", "nil"];
+const SWITCHES: [&str; 13] = [
+    "true", "false", "yes", "no", "on", "off", "null", "none", "nil", "required", "optional", "enabled",
+    "disabled",
+];
 /// How a value begins that is filled in from elsewhere.
 const PLACEHOLDERS: [&str; 7] = ["$(", "${", "{{", "%(", "<", "**", "env:"];
 
@@ -14,6 +17,11 @@ const PLACEHOLDERS: [&str; 7] = ["$(", "${", "{{", "%(", "<", "**", "env:"];
 pub(super) fn gives_itself_away(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
     let pem = text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----");
     pem || has_signed_token(text) || has_url_with_password(text) || has_assignment(text, is_secret)
+}
+
+/// Whether a value is a switch, like the `required` of AWS's `http_tokens`.
+pub(super) fn is_switch(value: &str) -> bool {
+    SWITCHES.iter().any(|switch| value.eq_ignore_ascii_case(switch))
 }
 
 /// A JWT: three parts, of which the first is base64 of `{"`.
@@ -71,7 +79,7 @@ fn is_value(after: &str) -> bool {
         name.starts_with(|c: char| c.is_ascii_uppercase())
             && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
     });
-    let switch = SWITCHES.iter().any(|switch| word.eq_ignore_ascii_case(switch));
+    let switch = is_switch(word);
     !word.is_empty() && !switch && !variable && !PLACEHOLDERS.iter().any(|begin| value.starts_with(begin))
         // What opens here is a section, of which each line is looked at by itself.
         && !matches!(word, "{" | "[" | "|" | ">" | "|-" | ">-")
