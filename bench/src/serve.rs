@@ -29,7 +29,7 @@ const READS: u64 = 20_000;
 /// Reads in process: they take microseconds.
 const READS_IN_PROCESS: u64 = 200_000;
 /// Keys of the bucket beside it.
-const BUCKET_KEYS: u64 = 10_000;
+const BUCKET_KEYS: u64 = 2_000;
 /// Steps through the resources in an order that no cache foresees: a prime.
 const STRIDE: u64 = 479_001_599;
 /// The most memory that the service may hold, in bytes.
