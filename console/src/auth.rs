@@ -266,7 +266,7 @@ fn speak_for(
 
 fn announced_for(key: &AccessKey) -> Option<PoolId> {
     match &key.origin {
-        KeyOrigin::Source(pool) => Some(pool.clone()),
+        KeyOrigin::Source { pool, .. } => Some(pool.clone()),
         KeyOrigin::Target => None,
     }
 }

@@ -101,7 +101,7 @@ impl From<AccessKey> for KeyView {
     fn from(key: AccessKey) -> Self {
         let AccessKey { key_id, origin, tenant, not_after, since, revoked_at, .. } = key;
         let announced_by = match origin {
-            KeyOrigin::Source(pool) => Some(pool),
+            KeyOrigin::Source { pool, .. } => Some(pool),
             KeyOrigin::Target => None,
         };
         Self { key_id, tenant, announced_by, not_after, since, revoked_at }

@@ -233,17 +233,6 @@ impl<'a> Cell<'a> {
         self.head.deleted_at.is_none()
     }
 
-    /// Whether the row was last touched at or before a window's opening, so that a full answer lacks it.
-    /// A window does not outlive its epoch, so a row of another epoch is older.
-    pub(crate) fn is_before_window(&self, low: ChainPoint, incarnation: u32, opened_seq: u64) -> bool {
-        let Head { epoch, chain_seq, seq, .. } = self.head;
-        if self.head.chained {
-            epoch != low.epoch.0 || chain_seq <= low.seq
-        } else {
-            (epoch, seq) < (u64::from(incarnation), opened_seq)
-        }
-    }
-
     /// The row as it is shown.
     pub(crate) fn show(&self, key: &str, owner: &str, stream: &str) -> Option<Row> {
         let parts = self.tail().split()?;

@@ -98,9 +98,10 @@ impl<'t> Commit<'t, '_> {
     }
 
     fn item(&mut self, item: Item) -> Db<()> {
-        let counts = item.run.is_none_or(|run| self.counts(run, item.chain_seq));
+        let counts = item.run.is_none_or(|run| self.counts(run, item.chain_seq, item.seq, item.stored_at));
         match item.effect {
             Effect::Run => item.run.map_or(Ok(()), |run| self.resolve(run, item.stored_at)),
+            _ if item.run.is_none() && self.log.has_read(item.seq, item.stored_at) => Ok(()),
             Effect::Fact(fact) => self.fact(fact, item.seq, item.stored_at),
             _ if !counts => Ok(()),
             Effect::DeadLetter(letter) => {
@@ -117,9 +118,13 @@ impl<'t> Commit<'t, '_> {
         }
     }
 
-    /// Whether an event of a run is taken in.
-    fn counts(&self, run: usize, chain_seq: u64) -> bool {
-        self.outcomes[run].is_some_and(|outcome| chain_seq == 0 || chain_seq > outcome.after)
+    /// Whether an event of a run is taken in: a chained one by its place in the chain, another one unless it
+    /// was taken in before its log was rewound (see `docs/decisions/0004-rewound-logs.md`).
+    fn counts(&self, run: usize, chain_seq: u64, seq: u64, stored_at: i64) -> bool {
+        self.outcomes[run].is_some_and(|outcome| match chain_seq {
+            0 => !self.log.has_read(seq, stored_at),
+            place => place > outcome.after,
+        })
     }
 
     /// The tables of a pool, made if the pool is new.

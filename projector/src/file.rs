@@ -158,6 +158,7 @@ fn prepare(database: &Database) -> Db<u64> {
     txn.open_table(tables::CONFIRMATIONS)?;
     txn.open_table(tables::SYNCS)?;
     txn.open_table(tables::SYNC_IDS)?;
+    txn.open_table(tables::FIRST_REQUESTS)?;
     txn.open_table(tables::LOG_FACTS)?;
     txn.open_table(tables::EMPTY_CONFIRMED)?;
     txn.commit()?;

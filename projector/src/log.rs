@@ -19,12 +19,30 @@ pub(crate) struct LogState {
     pub(crate) hash: Hash32,
     pub(crate) time: Timestamp,
     pub(crate) incarnation: u32,
+    /// The largest sequence that was taken in before the last rewind.
+    pub(crate) read_seq: u64,
+    /// The largest time of a message that was taken in before it.
+    pub(crate) read_time: Timestamp,
 }
 
 impl LogState {
     /// A log of which nothing was read.
     pub(crate) fn new(number: u16, created: Timestamp) -> Self {
-        Self { number, created, seq: 0, hash: Hash32::ZERO, time: Timestamp::default(), incarnation: 1 }
+        let (hash, time, read_time) = (Hash32::ZERO, Timestamp::default(), Timestamp::default());
+        Self { number, created, seq: 0, hash, time, incarnation: 1, read_seq: 0, read_time }
+    }
+
+    /// The log once more from its start, as another incarnation.
+    pub(crate) fn rewound(self, created: Timestamp) -> Self {
+        let (read_seq, read_time) = (self.read_seq.max(self.seq), self.time);
+        let incarnation = self.incarnation + 1;
+        Self { created, seq: 0, hash: Hash32::ZERO, incarnation, read_seq, read_time, ..self }
+    }
+
+    /// Whether a message that stands here was taken in before the last rewind. What a log got after it lost
+    /// its tail may stand at the same places, but it was stored later.
+    pub(crate) fn has_read(&self, seq: u64, stored_at: i64) -> bool {
+        seq <= self.read_seq && stored_at <= self.read_time.unix_ms()
     }
 
     /// The position as it is shown.

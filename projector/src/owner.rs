@@ -19,8 +19,9 @@ pub struct Owner {
     pub at: Option<ChainPoint>,
     /// The hash of that event.
     pub hash: Option<Hash32>,
-    /// Epochs that are over; an event of one of these is refused for ever.
-    pub retired: Vec<Epoch>,
+    /// Epochs that are over, oldest first, each with its last event that was taken in (seq 0 = none was):
+    /// what comes again up to there is a repeat, anything behind it is refused for ever.
+    pub retired: Vec<ChainPoint>,
     /// Root and count of its live resources.
     pub digest: Digest,
     /// Chained events that were taken in, each once.
@@ -41,12 +42,17 @@ pub struct Owner {
     pub gap: Option<Gap>,
     /// Its chain has two branches since here, until it starts a new epoch.
     pub fork: Option<Fork>,
-    /// The sync answer that is being received.
-    pub window: Option<Window>,
-    /// A full sync's end that would delete too much and waits for `resource.empty_confirmed`.
+    /// The sync answers that are being received; they may overlap.
+    pub windows: Vec<Window>,
+    /// The oldest end of a full sync that would delete too much and waits for `resource.empty_confirmed`.
     pub held_window: Option<HeldWindow>,
-    /// The last sync answer that was closed.
+    /// The last sync answer that was closed, of any scope, and whole or not.
     pub last_sync: Option<LastSync>,
+    /// When the log stored the end of the last answer that had everything, was whole and is not held back.
+    pub last_full: Option<Timestamp>,
+    /// When the target log stored the last first request (R1) to it.
+    #[serde(default)]
+    pub last_first: Option<Timestamp>,
     /// What came since then.
     pub since_sync: SinceSync,
 }
@@ -55,15 +61,20 @@ impl Owner {
     /// Whether the pool was proved to have what the owner has (equal digests at one place of the chain)
     /// and nothing is missing, doubled, held back or outstanding since.
     ///
-    /// Before the first complete sync equal digests prove little: an agent that has listed half of its
-    /// source so far has told that half.
+    /// Before the first full answer that was whole, equal digests prove little: an agent that has listed half
+    /// of its source so far has told that half.
     pub fn in_sync(&self) -> bool {
-        self.last_sync.is_some()
+        self.last_full.is_some()
             && self.proof.is_some_and(|proof| proof.equal)
             && self.gap.is_none()
             && self.fork.is_none()
             && self.held_window.is_none()
             && self.since_sync.outstanding == 0
+    }
+
+    /// Whether an epoch is over.
+    pub fn has_retired(&self, epoch: Epoch) -> bool {
+        self.retired.iter().any(|last| last.epoch == epoch)
     }
 }
 
@@ -151,6 +162,8 @@ pub struct Window {
     pub low: ChainPoint,
     /// The stream sequence of the opening: the same for rows of unchained events.
     pub opened_seq: u64,
+    /// The log's incarnation then.
+    pub incarnation: u32,
     /// When the log stored the opening.
     pub opened_at: Timestamp,
     /// Why the answer cannot be trusted to be complete; its end will delete nothing.
@@ -212,4 +225,13 @@ pub struct SinceSync {
     pub outstanding: u64,
     /// When the log stored the first notice of the row that has waited longest.
     pub oldest_outstanding: Option<Timestamp>,
+}
+
+impl SinceSync {
+    /// Counts a change of so many bytes; none = the event counts nothing.
+    pub(crate) fn count(&mut self, bytes: Option<u64>) {
+        let Some(bytes) = bytes else { return };
+        self.changes = self.changes.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
 }

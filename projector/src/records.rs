@@ -12,7 +12,7 @@ use bus_schema::{
 };
 use serde::{Deserialize, Serialize};
 
-/// An access key (R7). Two origins may use one `key_id`: compare a secret with each of them.
+/// An access key (R7). Several origins may use one `key_id`: compare a secret with each of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AccessKey {
     /// The key's public name.
@@ -38,14 +38,24 @@ impl AccessKey {
     pub fn is_good_at(&self, moment: Timestamp) -> bool {
         self.revoked_at.is_none() && self.not_after.is_none_or(|end| moment < end)
     }
+
+    /// Whether this source announced it.
+    pub fn is_of(&self, owner: &str) -> bool {
+        matches!(&self.origin, KeyOrigin::Source { source, .. } if source == owner)
+    }
 }
 
 /// Who made an access key known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyOrigin {
-    /// A source of this pool announced it.
-    Source(PoolId),
+    /// This source of this pool announced it.
+    Source {
+        /// The pool.
+        pool: PoolId,
+        /// CloudEvents `source`: the owner that a first request asks.
+        source: String,
+    },
     /// The target issued it.
     Target,
 }

@@ -150,10 +150,7 @@ impl Store {
             let mut logs = txn.open_table(tables::LOGS)?;
             let state = match log::read(&logs, stream)? {
                 None => LogState::new(log::all(&logs)?.len() as u16, created),
-                Some(known) => {
-                    let incarnation = known.incarnation + 1;
-                    LogState { created, seq: 0, hash: Hash32::ZERO, incarnation, ..known }
-                }
+                Some(known) => known.rewound(created),
             };
             log::write(&mut logs, stream, &state)?;
             forget_stated(txn, stream)?;
@@ -208,7 +205,9 @@ impl Store {
                 txn.delete_table(redb::TableDefinition::<&str, &[u8]>::new(table))?;
             }
             let pool = name.as_str();
-            txn.open_table(tables::KEYS)?.retain(|(_, origin), _| origin != pool)?;
+            let of_pool = |origin: &str| origin.split(' ').next() == Some(pool);
+            txn.open_table(tables::KEYS)?.retain(|(_, origin), _| !of_pool(origin))?;
+            txn.open_table(tables::FIRST_REQUESTS)?.retain(|(of, _), _| of != pool)?;
             txn.open_table(tables::CONFIRMATIONS)?.retain_in((pool, 0)..=(pool, u64::MAX), |_, _| false)?;
             txn.open_table(tables::SYNCS)?.retain_in((pool, 0)..=(pool, u64::MAX), |_, _| false)?;
             txn.open_table(tables::SYNC_IDS)?.retain(|(of, _), _| of != pool)?;

@@ -3,7 +3,7 @@
 use redb::TableDefinition;
 
 /// The format that this build writes; it reads no newer one.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 
 /// Numbers of the store itself, see the `META_*` keys.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -24,7 +24,7 @@ pub(crate) const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new
 pub(crate) const PENDING_NAMES: TableDefinition<'_, &str, u64> = TableDefinition::new("pending_names");
 /// Names of outbox entries whose fact is in the target log: a replay does not state them again.
 pub(crate) const STATED: TableDefinition<'_, &str, ()> = TableDefinition::new("stated");
-/// Key id and origin (`site/cluster`, or empty for the target) → access key.
+/// Key id and origin (`site/cluster source`, or empty for the target) → access key.
 pub(crate) const KEYS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("keys");
 /// Tenant → its state.
 pub(crate) const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
@@ -37,6 +37,9 @@ pub(crate) const CONFIRMATIONS: TableDefinition<'_, (&str, u64), &[u8]> =
 pub(crate) const SYNCS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("syncs");
 /// Pool and sync id → number.
 pub(crate) const SYNC_IDS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("sync_ids");
+/// Pool and owner → when the last first request to it was stated, in ms.
+pub(crate) const FIRST_REQUESTS: TableDefinition<'_, (&str, &str), i64> =
+    TableDefinition::new("first_requests");
 /// Number → fact about a log.
 pub(crate) const LOG_FACTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log_facts");
 /// Pool, owner and sync id of window closes that a person let pass.

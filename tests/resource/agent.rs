@@ -149,7 +149,7 @@ async fn r9_an_agent_out_of_an_old_backup_is_told_to_send_everything_and_the_poo
     equal(&target, 2).await;
     let owner = target.owner(&dc1(), OWNER).unwrap();
     assert_ne!(owner.at.unwrap().epoch, before.at.unwrap().epoch);
-    assert!(owner.retired.contains(&before.at.unwrap().epoch));
+    assert!(owner.has_retired(before.at.unwrap().epoch));
     agent.stop().await;
 }
 

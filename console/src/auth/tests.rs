@@ -26,7 +26,10 @@ fn key(tenant: &str, secret: &str) -> AccessKey {
     let salt = Hash32::of(b"salt");
     AccessKey {
         key_id: "any".parse().unwrap(),
-        origin: KeyOrigin::Source("local/dc1".parse().unwrap()),
+        origin: KeyOrigin::Source {
+            pool: "local/dc1".parse().unwrap(),
+            source: "/local/dc1/resource/inv".to_owned(),
+        },
         tenant: tenant.parse().unwrap(),
         salt,
         hash: secret_hash(&salt, secret),

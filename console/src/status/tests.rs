@@ -39,7 +39,7 @@ fn owner() -> Owner {
         proof: Some(Proof { at: AT, equal: true, stored_at: ago(5_000) }),
         gap: None,
         fork: None,
-        window: None,
+        windows: vec![],
         held_window: None,
         last_sync: Some(LastSync {
             sync_id: "s0".to_owned(),
@@ -53,6 +53,8 @@ fn owner() -> Owner {
             broken: None,
             equal: true,
         }),
+        last_full: Some(ago(60_000)),
+        last_first: None,
         since_sync: SinceSync::default(),
     }
 }

@@ -200,9 +200,11 @@ fn owner(source: &Source) -> Owner {
         proof: None,
         gap: None,
         fork: None,
-        window: None,
+        windows: vec![],
         held_window: None,
         last_sync: Some(last_sync("earlier")),
+        last_full: Some(Timestamp::default()),
+        last_first: None,
         since_sync: projector::SinceSync::default(),
     }
 }
@@ -210,7 +212,7 @@ fn owner(source: &Source) -> Owner {
 fn key(pool: &PoolId) -> AccessKey {
     AccessKey {
         key_id: "ak-1".parse().unwrap(),
-        origin: KeyOrigin::Source(pool.clone()),
+        origin: KeyOrigin::Source { pool: pool.clone(), source: format!("/{pool}/resource/inv") },
         tenant: "acme".parse::<TenantId>().unwrap(),
         salt: Hash32::ZERO,
         hash: Hash32::ZERO,

@@ -133,7 +133,7 @@ impl Registry {
     /// A level-1 tenant exists when it was created, or when a source announced a key of it.
     fn has_level1(&self, level1: &Name) -> bool {
         let is_it = |tenant: &TenantId| tenant.level1 == *level1 && tenant.level2.is_none();
-        let announced = self.keys.iter().filter(|key| matches!(key.origin, KeyOrigin::Source(_)));
+        let announced = self.keys.iter().filter(|key| matches!(key.origin, KeyOrigin::Source { .. }));
         self.tenants.iter().any(|known| is_it(&known.tenant))
             || announced.into_iter().any(|key| is_it(&key.tenant))
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn registry() -> Registry {
-        let source = KeyOrigin::Source("local/dc1".parse().unwrap());
+        let source = KeyOrigin::Source { pool: "local/dc1".parse().unwrap(), source: String::new() };
         Registry {
             tenants: vec![tenant("acme", true), tenant("acme/web", true), tenant("acme/ops", false)],
             keys: vec![

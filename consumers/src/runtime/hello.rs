@@ -21,7 +21,7 @@ const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(2);
 /// What an agent shall do, by what the pool has of it.
 pub fn answer(hello: &Hello, owner: Option<&Owner>) -> HelloReply {
     let last = owner.and_then(|owner| owner.at.zip(owner.hash));
-    let retired = owner.is_some_and(|owner| owner.retired.contains(&hello.at.epoch));
+    let retired = owner.is_some_and(|owner| owner.has_retired(hello.at.epoch));
     let forked =
         owner.is_some_and(|owner| owner.fork.as_ref().is_some_and(|fork| fork.at.epoch == hello.at.epoch));
     let verdict = if retired || forked || last.is_some_and(|last| is_behind(hello, last)) {
@@ -111,7 +111,7 @@ mod tests {
             agent: None,
             at: Some(ChainPoint { epoch: Epoch(epoch), seq }),
             hash: Some(Hash32::of(hash.as_bytes())),
-            retired: vec![Epoch(1)],
+            retired: vec![ChainPoint { epoch: Epoch(1), seq: 5 }],
             digest: Digest { root: Default::default(), count: 0 },
             applied: 0,
             repeats: 0,
@@ -122,9 +122,11 @@ mod tests {
             proof: None,
             gap: None,
             fork: None,
-            window: None,
+            windows: vec![],
             held_window: None,
             last_sync: None,
+            last_full: None,
+            last_first: None,
             since_sync: SinceSync::default(),
         }
     }

@@ -25,11 +25,8 @@ pub(crate) struct Run {
     pub(crate) owner: usize,
     /// The chain that the steps are of; none for unchained events.
     pub(crate) chain: Option<RunChain>,
-    /// Unchained events in it.
-    pub(crate) unchained: u64,
-    /// What unchained events add to the owner's counters.
-    pub(crate) changes: u64,
-    pub(crate) change_bytes: u64,
+    /// Its unchained events.
+    pub(crate) unchained: Vec<Unchained>,
     /// When the log stored the last event.
     pub(crate) last_stored_at: i64,
 }
@@ -48,7 +45,7 @@ pub(crate) struct RunChain {
 impl RunChain {
     /// The chain sequence of the last step.
     pub(crate) fn last_seq(&self) -> u64 {
-        self.first.seq + self.steps.len() as u64 - 1
+        self.first.seq.saturating_add(self.steps.len() as u64).saturating_sub(1)
     }
 }
 
@@ -58,6 +55,17 @@ pub(crate) struct Step {
     pub(crate) hash: Hash32,
     /// The stream sequence.
     pub(crate) seq: u64,
+    pub(crate) stored_at: i64,
+    /// Bytes of state, when the event counts as a change since the last sync.
+    pub(crate) counted: Option<u64>,
+}
+
+/// One event without a place in a chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unchained {
+    /// The stream sequence.
+    pub(crate) seq: u64,
+    pub(crate) stored_at: i64,
     /// Bytes of state, when the event counts as a change since the last sync.
     pub(crate) counted: Option<u64>,
 }

@@ -167,6 +167,10 @@ impl Batch {
         at: Standing,
     ) -> Result<(), Fault> {
         check_token(envelope.subject.token, &event.entity())?;
+        if matches!(event, Event::Key(_)) && envelope.link.is_none() {
+            let reason = "an access key is taken from an agent's chain only, so that nobody else can announce or withdraw it; configure it at the agent ([[clusters.keys]])";
+            return Err(Fault::new("farepoch", reason));
+        }
         let effect = match event {
             Event::Agent(event) => Effect::Agent(event),
             Event::Key(event) => Effect::Key(event),

@@ -4,7 +4,7 @@ use bus_schema::{Envelope, Hash32, chain::Link, envelope::Stored};
 
 use super::{
     Batch, OwnerSlot, PoolSlot,
-    fold::{Effect, Item, Run, RunChain, Step},
+    fold::{Effect, Item, Run, RunChain, Step, Unchained},
 };
 
 /// What an event that leaves nothing but a step costs, for [`Batch::bytes`].
@@ -28,12 +28,12 @@ impl Batch {
             return;
         }
         let run = &mut self.runs[at.run];
-        match run.chain.as_mut().and_then(|chain| chain.steps.last_mut()) {
-            Some(step) => step.counted = Some(bytes),
-            None => {
-                run.changes += 1;
-                run.change_bytes += bytes;
-            }
+        let counted = match &mut run.chain {
+            Some(chain) => chain.steps.last_mut().map(|step| &mut step.counted),
+            None => run.unchained.last_mut().map(|event| &mut event.counted),
+        };
+        if let Some(counted) = counted {
+            *counted = Some(bytes);
         }
     }
 
@@ -47,12 +47,14 @@ impl Batch {
         let (seq, stored_at) = (message.seq, message.stored_at.unix_ms());
         let run = match link {
             None => self.unchained_run(owner, stored_at),
-            Some((link, hash)) => self.chained_run(owner, link, Step { hash, seq, counted: None }, stored_at),
+            Some((link, hash)) => {
+                self.chained_run(owner, link, Step { hash, seq, stored_at, counted: None }, stored_at)
+            }
         };
         let slot = &mut self.runs[run];
         slot.last_stored_at = stored_at;
         if link.is_none() {
-            slot.unchained += 1;
+            slot.unchained.push(Unchained { seq, stored_at, counted: None });
         }
         let chain_seq = link.map_or(0, |(link, _)| link.at.seq);
         self.bytes += STEP_BYTES;
@@ -63,7 +65,7 @@ impl Batch {
         let current = self.owners[owner].chained.and_then(|run| Some((run, self.runs[run].chain.as_mut()?)));
         if let Some((run, chain)) = current
             && chain.first.epoch == link.at.epoch
-            && chain.last_seq() + 1 == link.at.seq
+            && chain.last_seq().checked_add(1) == Some(link.at.seq)
             && chain.steps.last().is_some_and(|last| last.hash == link.prev)
         {
             chain.steps.push(step);
@@ -87,7 +89,7 @@ impl Batch {
     fn begin_run(&mut self, owner: usize, chain: Option<RunChain>, stored_at: i64) -> usize {
         let run = self.runs.len();
         let seq = chain.as_ref().and_then(|chain| chain.steps.first()).map_or(self.last_seq, |step| step.seq);
-        self.runs.push(Run { owner, chain, unchained: 0, changes: 0, change_bytes: 0, last_stored_at: 0 });
+        self.runs.push(Run { owner, chain, unchained: Vec::new(), last_stored_at: 0 });
         let item = Item { seq, stored_at, run: Some(run), chain_seq: 0, effect: Effect::Run };
         self.segment().items.push(item);
         run

@@ -3,7 +3,8 @@
 //! ```text
 //! run's epoch          run's first event                           outcome
 //! ------------------   -----------------------------------------   -----------------------------------
-//! retired              any                                         refused, each a dead letter
+//! retired              up to the epoch's last that was taken in    repeats
+//! retired              behind it                                   refused, each a dead letter
 //! new                  seq 1                                       taken in; the old epoch is retired
 //! new                  later                                       taken in, a gap
 //! current              next, names the last one's hash             taken in
@@ -16,7 +17,7 @@
 //! A fork is stated once; until a new epoch, what cannot be told apart from its branch is refused.
 
 use bus_schema::{
-    Hash32, Timestamp,
+    Epoch, Hash32, Timestamp,
     chain::ChainPoint,
     fact::{
         Fact,
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::{
     batch::{Run, RunChain, Step},
+    log::LogState,
     owner::{Fork, Gap, Owner},
     pending::{DeadLetter, Stated},
     tables::Db,
@@ -48,21 +50,21 @@ struct Verdict {
     /// Index of the first step that is taken in; none = nothing is.
     from: Option<usize>,
     facts: Vec<LogFact>,
-    /// Whether the steps before `from`, or all, are of an epoch that is over.
-    retired: bool,
+    /// Index of the first step that is refused because its epoch is over; none = no such step.
+    retired: Option<usize>,
 }
 
 impl Commit<'_, '_> {
     /// Decides what of a run is taken in, and brings its owner up to date.
     pub(super) fn resolve(&mut self, run: usize, stored_at: i64) -> Db<()> {
         let runs = self.runs;
-        let (stream, run_data) = (self.stream, &runs[run]);
+        let (stream, run_data, log) = (self.stream, &runs[run], self.log.clone());
         let (pool, number) = self.pool_of(run)?;
         let owner = &mut pool.side.owners.get(number)?.owner;
         owner.last_event_at = owner.last_event_at.max(Timestamp::from_unix_ms(run_data.last_stored_at));
         let Some(chain) = &run_data.chain else {
-            take_in_unchained(owner, run_data);
-            let epoch = u64::from(self.log.incarnation);
+            take_in_unchained(owner, run_data, &log);
+            let epoch = u64::from(log.incarnation);
             self.outcomes[run] = Some(Outcome { after: 0, owner: number, epoch });
             return Ok(());
         };
@@ -80,15 +82,17 @@ impl Commit<'_, '_> {
         for fact in verdict.facts {
             self.outbox.add(&outbox::name(&fact), &Stated::Fact(Fact::Log(fact)))?;
         }
-        if verdict.retired {
-            self.refuse_retired(&source, chain)?;
+        if let Some(from) = verdict.retired {
+            self.refuse_retired(&source, chain.first.epoch, &chain.steps[from..])?;
         }
         Ok(())
     }
 
-    fn refuse_retired(&mut self, source: &str, chain: &RunChain) -> Db<()> {
-        let epoch = chain.first.epoch;
-        for step in &chain.steps {
+    fn refuse_retired(&mut self, source: &str, epoch: Epoch, steps: &[Step]) -> Db<()> {
+        for step in steps {
+            if self.log.has_read(step.seq, step.stored_at) {
+                continue;
+            }
             let letter = DeadLetter {
                 stream: self.stream.to_owned(),
                 seq: step.seq,
@@ -112,17 +116,20 @@ impl Commit<'_, '_> {
 }
 
 fn break_window(owner: &mut Owner, reason: &str) {
-    if let Some(window) = &mut owner.window
-        && window.broken.is_none()
-    {
-        window.broken = Some(reason.to_owned());
+    for window in &mut owner.windows {
+        window.broken.get_or_insert_with(|| reason.to_owned());
     }
 }
 
-fn take_in_unchained(owner: &mut Owner, run: &Run) {
-    owner.unchained += run.unchained;
-    owner.since_sync.changes += run.changes;
-    owner.since_sync.bytes += run.change_bytes;
+fn take_in_unchained(owner: &mut Owner, run: &Run, log: &LogState) {
+    for event in &run.unchained {
+        if log.has_read(event.seq, event.stored_at) {
+            owner.repeats += 1;
+            continue;
+        }
+        owner.unchained += 1;
+        owner.since_sync.count(event.counted);
+    }
 }
 
 fn take_in(owners: &mut Owners<'_>, number: u32, chain: &RunChain, from: usize) -> Db<()> {
@@ -132,10 +139,7 @@ fn take_in(owners: &mut Owners<'_>, number: u32, chain: &RunChain, from: usize) 
     owner.at = Some(ChainPoint { epoch: chain.first.epoch, seq: chain.last_seq() });
     owner.hash = Some(last.hash);
     owner.applied += steps.len() as u64;
-    for bytes in steps.iter().filter_map(|step| step.counted) {
-        owner.since_sync.changes += 1;
-        owner.since_sync.bytes += bytes;
-    }
+    steps.iter().for_each(|step| owner.since_sync.count(step.counted));
     owners.keep_hashes(number, chain.first.seq + from as u64, steps.iter().map(|step| step.hash))
 }
 
@@ -144,15 +148,17 @@ fn judge(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Verd
     let record = owners.get(number)?;
     let owner = &mut record.owner;
     let all = chain.steps.len() as u64;
-    if owner.retired.contains(&chain.first.epoch) {
-        owner.refused += all;
-        return Ok(Verdict { from: None, facts: Vec::new(), retired: true });
+    if let Some(last) = owner.retired.iter().find(|last| last.epoch == chain.first.epoch) {
+        let known = known_steps(last.seq, chain);
+        owner.repeats += known as u64;
+        owner.refused += all - known as u64;
+        return Ok(Verdict { from: None, facts: Vec::new(), retired: Some(known) });
     }
     match owner.at {
         Some(last) if last.epoch == chain.first.epoch => {
             let mut facts = Vec::new();
             let from = judge_current(owners, number, last, stretch, &mut facts)?;
-            Ok(Verdict { from, facts, retired: false })
+            Ok(Verdict { from, facts, retired: None })
         }
         last => {
             begin_epoch(owner, last);
@@ -163,18 +169,22 @@ fn judge(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Verd
                 None
             };
             owners.forget_hashes(number)?;
-            Ok(Verdict { from: Some(0), facts: gap.into_iter().collect(), retired: false })
+            Ok(Verdict { from: Some(0), facts: gap.into_iter().collect(), retired: None })
         }
     }
 }
 
-/// A new epoch makes an end of everything that spoke of the old one; a full sync follows it.
+/// How many steps stand at or before a place that the chain has reached.
+fn known_steps(last_seq: u64, chain: &RunChain) -> usize {
+    last_seq.saturating_add(1).saturating_sub(chain.first.seq).min(chain.steps.len() as u64) as usize
+}
+
+/// A new epoch makes an end of what spoke of the old one's chain; a full sync follows it.
 fn begin_epoch(owner: &mut Owner, last: Option<ChainPoint>) {
-    owner.retired.extend(last.map(|last| last.epoch));
+    owner.retired.extend(last);
     owner.fork = None;
     owner.proof = None;
-    owner.window = None;
-    owner.held_window = None;
+    owner.windows.clear();
 }
 
 fn judge_current(
@@ -185,7 +195,7 @@ fn judge_current(
     facts: &mut Vec<LogFact>,
 ) -> Db<Option<usize>> {
     let Stretch { chain, stream, .. } = *stretch;
-    let known = (last.seq + 1).saturating_sub(chain.first.seq).min(chain.steps.len() as u64) as usize;
+    let known = known_steps(last.seq, chain);
     let mut prev = chain.first_prev;
     for (seq, step) in (chain.first.seq..).zip(&chain.steps[..known]) {
         let applied = owners.recent_hash(number, seq)?;
@@ -204,7 +214,7 @@ fn judge_current(
     let owner = &mut record.owner;
     let Some(next) = chain.steps.get(known) else { return Ok(None) };
     let rest = (chain.steps.len() - known) as u64;
-    if chain.first.seq + known as u64 == last.seq + 1 {
+    if chain.first.seq.saturating_add(known as u64) == last.seq.saturating_add(1) {
         if owner.hash == Some(prev) {
             return Ok(Some(known));
         }

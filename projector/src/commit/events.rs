@@ -66,9 +66,10 @@ impl Commit<'_, '_> {
     }
 
     fn source_key(&mut self, run: usize, event: KeyEvent, stored_at: Timestamp) -> Db<()> {
+        let source = self.owners[self.runs[run].owner].source.to_string();
         let (pool, _) = self.pool_of(run)?;
         let pool = pool.name.parse().map_err(|_| tables::damaged("a pool's name"))?;
-        let origin = KeyOrigin::Source(pool);
+        let origin = KeyOrigin::Source { pool, source };
         match event {
             KeyEvent::Announced(key) => {
                 let (tenant, salt, hash, not_after) = (key.tenant, key.salt, key.hash, key.not_after);
@@ -142,8 +143,8 @@ fn hear(owner: &mut Owner, beat: Heartbeat, stored_at: Timestamp) {
 /// The epoch never comes back. What was dropped is missing until the full sync that follows.
 fn close_epoch(owner: &mut Owner, closed: &EpochClosed, stored_at: Timestamp) {
     let is_current = owner.at.is_some_and(|at| at.epoch == closed.epoch);
-    if !is_current && !owner.retired.contains(&closed.epoch) {
-        owner.retired.push(closed.epoch);
+    if !is_current && !owner.has_retired(closed.epoch) {
+        owner.retired.push(ChainPoint { epoch: closed.epoch, seq: 0 });
     }
     if closed.dropped > 0 {
         let at = owner.at.unwrap_or(ChainPoint { epoch: closed.epoch, seq: 0 });

@@ -2,6 +2,7 @@
 
 use bus_schema::{
     Name, Timestamp,
+    command::resource::SyncReason,
     fact::{
         Fact,
         key::KeyFact,
@@ -41,6 +42,10 @@ impl Commit<'_, '_> {
         match fact {
             ResourceFact::SyncRequested(fact) => {
                 let (pool, id, owner) = (fact.pool.to_string(), fact.sync_id.clone(), fact.owner.clone());
+                if fact.reason == SyncReason::First {
+                    let mut table = self.txn.open_table(tables::FIRST_REQUESTS)?;
+                    table.insert((pool.as_str(), owner.as_str()), at.unix_ms())?;
+                }
                 sync(self.txn, &pool, &id, owner, |record| record.requested = Some((at, fact)))
             }
             ResourceFact::SyncCompleted(fact) => {
@@ -199,7 +204,8 @@ pub(super) fn end_key(txn: &WriteTransaction, key_id: &Name, origin: &KeyOrigin,
 
 fn origin_text(origin: &KeyOrigin) -> String {
     match origin {
-        KeyOrigin::Source(pool) => pool.to_string(),
+        // A pool's name has no blank.
+        KeyOrigin::Source { pool, source } => format!("{pool} {source}"),
         KeyOrigin::Target => String::new(),
     }
 }

@@ -9,6 +9,7 @@ use bus_schema::{
 use redb::{ReadableTable, Table};
 use serde::{Deserialize, Serialize};
 
+use super::window::Held;
 use crate::{
     owner::{Owner, SinceSync},
     tables::{Db, damaged, read_json, write_json},
@@ -31,16 +32,12 @@ pub(crate) struct OwnerRecord {
 }
 
 /// What the next decisions about an owner need beside what is shown.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Marks {
     /// The stream sequence of the event behind the gap.
     pub(super) gap_seq: u64,
-    /// The log's incarnation when the window was opened.
-    pub(super) window_incarnation: u32,
-    /// The same of the held window.
-    pub(super) held_incarnation: u32,
-    /// The number of the log that held the held window's end.
-    pub(super) held_log: u16,
+    /// Ends of full syncs that were held when they came and still have rows, oldest first.
+    pub(super) held: Vec<Held>,
 }
 
 /// The owners that a transaction touches.
@@ -126,10 +123,10 @@ impl<'t> Owners<'t> {
         first_seq: u64,
         hashes: impl ExactSizeIterator<Item = Hash32>,
     ) -> Db<()> {
-        let end = first_seq + hashes.len() as u64;
+        let end = first_seq.saturating_add(hashes.len() as u64);
         let oldest = end.saturating_sub(RECENT_MAX);
         let skip = oldest.saturating_sub(first_seq);
-        for (seq, hash) in (first_seq + skip..).zip(hashes.skip(skip as usize)) {
+        for (seq, hash) in (first_seq.saturating_add(skip)..=end).zip(hashes.skip(skip as usize)) {
             self.recent.insert((number, seq), short(&hash))?;
         }
         self.recent.retain_in((number, 0)..(number, oldest), |_, _| false)?;
@@ -170,9 +167,11 @@ fn unheard(pool: PoolId, source: &str) -> Owner {
         proof: None,
         gap: None,
         fork: None,
-        window: None,
+        windows: Vec::new(),
         held_window: None,
         last_sync: None,
+        last_full: None,
+        last_first: None,
         since_sync: SinceSync::default(),
     }
 }

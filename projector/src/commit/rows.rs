@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     Commit,
     pool::{PoolWriter, Side},
+    window::Tiers,
 };
 use crate::{
     batch::{Candidate, Change, Changes, NoticeChange},
@@ -50,9 +51,10 @@ impl Commit<'_, '_> {
     }
 
     fn counted(&self, candidate: Candidate) -> Option<Counted> {
-        let outcome = self.outcomes[candidate.run as usize].as_ref()?;
-        let counts = candidate.chain_seq == 0 || candidate.chain_seq > outcome.after;
-        counts.then_some(Counted { owner: outcome.owner, epoch: outcome.epoch, candidate })
+        let run = candidate.run as usize;
+        let counts = self.counts(run, candidate.chain_seq, candidate.seq, candidate.stored_at);
+        let outcome = self.outcomes[run].filter(|_| counts)?;
+        Some(Counted { owner: outcome.owner, epoch: outcome.epoch, candidate })
     }
 }
 
@@ -63,6 +65,10 @@ impl PoolWriter<'_> {
         let mut changed = false;
         for change in changes {
             let old = row.as_deref().map(Cell::read).transpose()?;
+            let old = match (old, &change.candidate.change) {
+                (Some(old), Change::Notice(_)) if self.side.is_kept(&old)? => None,
+                (old, _) => old,
+            };
             let mut bytes = Vec::new();
             after(old.as_ref(), key, &change, log)?.write(&mut bytes);
             row = Some(bytes);
@@ -87,6 +93,13 @@ impl PoolWriter<'_> {
 }
 
 impl Side<'_> {
+    /// Whether a row is there only because a close that would delete it is held: a notice builds nothing
+    /// on such a row, since a person's word, which may be read sooner or later, would have it gone.
+    fn is_kept(&mut self, cell: &Cell<'_>) -> Db<bool> {
+        let record = self.owners.get(cell.head.owner)?;
+        Ok(!record.marks.held.is_empty() && Tiers::of(record).find(cell).is_some())
+    }
+
     /// Brings digests, indexes and counters from the old row to the new one.
     fn follow(&mut self, key: &str, old: Option<&Cell<'_>>, new: &Cell<'_>) -> Db<()> {
         let owner_stays = old.is_some_and(|old| old.head.owner == new.head.owner);

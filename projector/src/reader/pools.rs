@@ -1,6 +1,6 @@
 //! Pools and their owners.
 
-use bus_schema::PoolId;
+use bus_schema::{PoolId, Timestamp};
 use redb::{ReadTransaction, ReadableTable};
 
 use super::{Answer, PoolCounters, PoolSummary, Reader, find_pool};
@@ -65,7 +65,7 @@ pub(super) fn owner(
     let Some((_, names)) = find_pool(txn, pool)? else { return Ok(None) };
     let table = txn.open_table(names.owners())?;
     let Some(record) = table.get(source)? else { return Ok(None) };
-    let record = read_json("an owner", record.value())?;
+    let record = recall(txn, read_json("an owner", record.value())?)?;
     Ok(Some((record, names)))
 }
 
@@ -79,7 +79,15 @@ pub(super) fn owners(txn: &ReadTransaction, pool: &PoolId) -> Db<Vec<OwnerRecord
 
 fn owners_of(txn: &ReadTransaction, names: &PoolTables) -> Db<Vec<OwnerRecord>> {
     let table = txn.open_table(names.owners())?;
-    table.iter()?.map(|entry| read_json("an owner", entry?.1.value())).collect()
+    table.iter()?.map(|entry| recall(txn, read_json("an owner", entry?.1.value())?)).collect()
+}
+
+/// Adds what the target log says of an owner: it may be known before the owner is.
+fn recall(txn: &ReadTransaction, mut record: OwnerRecord) -> Db<OwnerRecord> {
+    let (owner, table) = (&mut record.owner, txn.open_table(tables::FIRST_REQUESTS)?);
+    let asked = table.get((owner.pool.to_string().as_str(), owner.source.as_str()))?;
+    owner.last_first = asked.map(|asked| Timestamp::from_unix_ms(asked.value()));
+    Ok(record)
 }
 
 fn summary(txn: &ReadTransaction, pool: PoolId, state: &PoolState, paused: bool) -> Db<PoolSummary> {
@@ -106,9 +114,9 @@ fn are_in_sync(owners: &[Owner]) -> bool {
 
 fn sum<'a>(counters: impl Iterator<Item = &'a SinceSync>) -> SinceSync {
     counters.fold(SinceSync::default(), |sum, one| SinceSync {
-        changes: sum.changes + one.changes,
-        bytes: sum.bytes + one.bytes,
-        outstanding: sum.outstanding + one.outstanding,
+        changes: sum.changes.saturating_add(one.changes),
+        bytes: sum.bytes.saturating_add(one.bytes),
+        outstanding: sum.outstanding.saturating_add(one.outstanding),
         oldest_outstanding: [sum.oldest_outstanding, one.oldest_outstanding].into_iter().flatten().min(),
     })
 }

@@ -16,12 +16,14 @@ use crate::{
 impl Reader {
     /// The access keys that sources of a pool announced, withdrawn ones too.
     pub fn keys(&self, pool: &PoolId) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        self.ask(|txn| keys_of(txn, &KeyOrigin::Source(pool.clone())))
+        self.ask(|txn| {
+            keys_of(txn, |origin| matches!(origin, KeyOrigin::Source { pool: of, .. } if of == pool))
+        })
     }
 
     /// The access keys that the target issued, revoked ones too.
     pub fn issued_keys(&self) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        self.ask(|txn| keys_of(txn, &KeyOrigin::Target))
+        self.ask(|txn| keys_of(txn, |origin| *origin == KeyOrigin::Target))
     }
 
     /// The access keys of a name, one per origin.
@@ -79,6 +81,18 @@ impl Reader {
         })
     }
 
+    /// One sync, however long ago it was among the last of its pool that are kept.
+    pub fn sync(&self, pool: &PoolId, sync_id: &str) -> Result<Answer<Option<SyncRecord>>, StoreError> {
+        self.ask(|txn| {
+            let (ids, pool) = (txn.open_table(tables::SYNC_IDS)?, pool.to_string());
+            let Some(number) = ids.get((pool.as_str(), sync_id))?.map(|number| number.value()) else {
+                return Ok(None);
+            };
+            let record = txn.open_table(tables::SYNCS)?.get((pool.as_str(), number))?;
+            record.map(|record| read_json("a sync", record.value())).transpose()
+        })
+    }
+
     /// The volumes of a pool that have failed extents.
     pub fn volumes(&self, pool: &PoolId) -> Result<Answer<Vec<VolumeState>>, StoreError> {
         self.ask(|txn| {
@@ -117,12 +131,12 @@ impl Reader {
     }
 }
 
-fn keys_of(txn: &ReadTransaction, origin: &KeyOrigin) -> Db<Vec<AccessKey>> {
+fn keys_of(txn: &ReadTransaction, wanted: impl Fn(&KeyOrigin) -> bool) -> Db<Vec<AccessKey>> {
     let table = txn.open_table(tables::KEYS)?;
     let mut found = Vec::new();
     for entry in table.iter()? {
         let key: AccessKey = read_json("a key", entry?.1.value())?;
-        if key.origin == *origin {
+        if wanted(&key.origin) {
             found.push(key);
         }
     }

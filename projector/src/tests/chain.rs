@@ -136,7 +136,7 @@ fn a_new_epoch_supersedes_and_the_old_one_is_refused_for_ever() {
     let pool = given(&log);
     pool.then("dc1", &[("Pod/0", "new"), ("Pod/1", "1")]);
     let owner = pool.owner(&agent);
-    assert_eq!((owner.retired, owner.refused), (vec![Epoch(1)], 2));
+    assert_eq!((owner.retired, owner.refused), (vec![ChainPoint { epoch: Epoch(1), seq: 2 }], 2));
     assert_eq!(owner.at, Some(ChainPoint { epoch: Epoch(9), seq: 1 }));
     let reasons = pool.reasons();
     assert_eq!(reasons.len(), 2);

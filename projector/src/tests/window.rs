@@ -60,7 +60,7 @@ fn r2_a_full_answer_deletes_what_it_does_not_have_and_keeps_what_changed_meanwhi
     let last = owner.last_sync.clone().unwrap();
     assert_eq!((last.swept, last.broken, last.equal), (2, None, true));
     assert_eq!((owner.since_sync.changes, owner.since_sync.bytes), (0, 0));
-    assert!(owner.in_sync() && owner.window.is_none());
+    assert!(owner.in_sync() && owner.windows.is_empty());
 }
 
 #[test]
