@@ -160,8 +160,10 @@ fn an_epoch_that_was_closed_with_losses_is_not_in_sync() {
     let mut agent = Agent::new("dc1", "inv");
     let mut log = log_of(&mut agent, 0..2);
     let digest = given(&log).digest(&agent);
-    let low = agent.open(&mut log, "s1", SyncScope::Incremental);
-    agent.close(&mut log, "s1", SyncScope::Incremental, low, digest);
+    let low = agent.open(&mut log, "s1", SyncScope::Full);
+    agent.changed(&mut log, "Pod/0", "1", "{}");
+    agent.changed(&mut log, "Pod/1", "1", "{}");
+    agent.close(&mut log, "s1", SyncScope::Full, low, digest);
     let mut pool = given(&log);
     assert!(pool.owner(&agent).in_sync());
     agent.rebase(2);
@@ -270,7 +272,7 @@ fn after_a_rewind_a_place_in_the_log_means_another_message() {
         agent.unchained(&mut log, "Pod", id);
     }
     let mut pool = given(&log);
-    let mut again = Log::default();
+    let mut again = Log::written_after(&log);
     again.append("nonsense.2", Vec::new(), Vec::new());
     // The log has forgotten both; a full answer has one of them.
     let low = agent.open(&mut again, "s1", SyncScope::Full);

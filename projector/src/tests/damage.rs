@@ -54,7 +54,7 @@ fn a_newer_format_is_refused_with_what_to_do() {
     txn.commit().unwrap();
     drop(database);
     let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("written by format 3, this build reads up to 1"), "{error}");
+    assert!(error.contains("written by format 3, this build reads up to 2"), "{error}");
     assert!(error.contains("run a newer farside, or 'farside rebuild'"), "{error}");
     drop(directory);
 }

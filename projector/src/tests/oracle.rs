@@ -1,7 +1,7 @@
 //! The naive pool: maps in memory, one event after the other, nothing coalesced. What the real one must
 //! agree with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bus_schema::{
     Envelope, Epoch, Hash32, Timestamp, canonical,
@@ -23,6 +23,7 @@ use super::support::{Message, TARGET, at};
 #[derive(Default)]
 pub(super) struct Oracle {
     pub(super) pools: BTreeMap<String, OraclePool>,
+    confirmed: BTreeSet<(String, String, String)>,
 }
 
 #[derive(Default)]
@@ -50,7 +51,7 @@ pub(super) struct OracleOwner {
     at: Option<ChainPoint>,
     hash: Hash32,
     hashes: HashMap<(Epoch, u64), Hash32>,
-    retired: Vec<Epoch>,
+    retired: Vec<ChainPoint>,
     pub(super) applied: u64,
     pub(super) repeats: u64,
     pub(super) refused: u64,
@@ -61,8 +62,17 @@ pub(super) struct OracleOwner {
     pub(super) is_forked: bool,
     pub(super) heartbeat: Option<Option<bool>>,
     pub(super) equal_close: Option<bool>,
-    window: Option<Window>,
-    held: Option<(String, Window, u64, Timestamp)>,
+    windows: Vec<Window>,
+    held: Vec<Held>,
+}
+
+/// A close that was held.
+#[derive(Clone)]
+struct Held {
+    window: Window,
+    seq: u64,
+    closed_at: Timestamp,
+    is_confirmed: bool,
 }
 
 #[derive(Clone)]
@@ -94,16 +104,24 @@ impl Oracle {
             Some(link) => owner.chain(link, envelope.hash.unwrap(), seq),
         };
         if is_in {
-            pool.take_in(&envelope, seq, stored_at);
+            let of = |id: &String| {
+                (envelope.subject.pool().unwrap().to_string(), envelope.source.to_string(), id.clone())
+            };
+            pool.take_in(&envelope, seq, stored_at, &|id| self.confirmed.contains(&of(id)));
         }
     }
 
     fn confirm(&mut self, confirmed: &EmptyConfirmed) {
-        let Some(pool) = self.pools.get_mut(&confirmed.pool.to_string()) else { return };
+        let name = confirmed.pool.to_string();
+        self.confirmed.insert((name.clone(), confirmed.owner.clone(), confirmed.sync_id.clone()));
+        let Some(pool) = self.pools.get_mut(&name) else { return };
         let Some(owner) = pool.owners.get_mut(&confirmed.owner) else { return };
-        if let Some((_, window, seq, closed_at)) = owner.held.take_if(|held| held.0 == confirmed.sync_id) {
+        let found = owner.held.iter().position(|held| held.window.sync_id == confirmed.sync_id);
+        if let Some(tier) = found.filter(|tier| !owner.held[*tier].is_confirmed) {
+            owner.held[tier].is_confirmed = true;
+            let (seq, closed_at) = (owner.held[tier].seq, owner.held[tier].closed_at);
             owner.gap.take_if(|gap| *gap <= seq);
-            pool.sweep(&confirmed.owner, &window, seq, closed_at);
+            pool.bury(&confirmed.owner, Some(tier), None, seq, closed_at);
         }
     }
 }
@@ -112,8 +130,8 @@ impl OracleOwner {
     /// Whether the event is taken in.
     fn chain(&mut self, link: Link, hash: Hash32, seq: u64) -> bool {
         let Link { at: ChainPoint { epoch, seq: chain_seq }, prev } = link;
-        if self.retired.contains(&epoch) {
-            self.refused += 1;
+        if let Some(last) = self.retired.iter().find(|last| last.epoch == epoch) {
+            *(if chain_seq <= last.seq { &mut self.repeats } else { &mut self.refused }) += 1;
             return false;
         }
         match self.at {
@@ -135,8 +153,8 @@ impl OracleOwner {
                 }
             }
             last => {
-                self.retired.extend(last.map(|last| last.epoch));
-                (self.is_forked, self.window, self.held) = (false, None, None);
+                self.retired.extend(last);
+                (self.is_forked, self.windows) = (false, Vec::new());
                 if chain_seq > 1 {
                     self.lose(seq);
                 }
@@ -150,21 +168,38 @@ impl OracleOwner {
 
     fn lose(&mut self, seq: u64) {
         self.gap = Some(seq);
-        if let Some(window) = &mut self.window {
-            window.is_broken = true;
-        }
+        self.windows.iter_mut().for_each(|window| window.is_broken = true);
+    }
+
+    /// Whether the answer lacks a row of the owner.
+    fn is_before(&self, row: &OracleRow, window: &Window) -> bool {
+        let Some(at) = row.chain else { return row.seq < window.opened_seq };
+        let order = |epoch| self.retired.iter().chain(&self.at).position(|last| last.epoch == epoch);
+        (order(at.epoch), at.seq) <= (order(window.low.epoch), window.low.seq)
+    }
+
+    /// Which held close a row of the owner belongs to.
+    fn tier(&self, row: &OracleRow) -> Option<usize> {
+        self.held.iter().position(|held| match row.deleted_at {
+            None => self.is_before(row, &held.window),
+            Some(_) => row.seq == held.seq,
+        })
     }
 }
 
 impl OraclePool {
-    fn take_in(&mut self, envelope: &Envelope<'_>, seq: u64, stored_at: Timestamp) {
+    fn take_in(
+        &mut self,
+        envelope: &Envelope<'_>,
+        seq: u64,
+        stored_at: Timestamp,
+        is_confirmed: &dyn Fn(&String) -> bool,
+    ) {
         let source = envelope.source.to_string();
         let owner = self.owners.get_mut(&source).unwrap();
         let decoded = Event::decode(envelope.subject.stem, envelope.subject.event, &envelope.data);
         let Ok(event) = decoded else {
-            if let Some(window) = &mut owner.window {
-                window.is_broken = true;
-            }
+            owner.windows.iter_mut().for_each(|window| window.is_broken = true);
             return;
         };
         assert!(token::matches(envelope.subject.token, &event.entity()));
@@ -192,6 +227,8 @@ impl OraclePool {
             Event::Resource(ResourceEvent::Noticed(noticed)) => {
                 count(noticed.size_bytes);
                 let old = self.rows.get(&key).filter(|old| old.deleted_at.is_none()).cloned();
+                // A held close would have the row gone: a notice builds nothing on it.
+                let old = old.filter(|old| self.owners[&old.owner].tier(old).is_none());
                 let since =
                     old.as_ref().and_then(|old| old.notice.as_ref()).map_or(stored_at, |notice| notice.3);
                 row.notice =
@@ -209,10 +246,11 @@ impl OraclePool {
             }
             Event::Resource(ResourceEvent::SyncOpened(opened)) => {
                 let (sync_id, low) = (opened.sync_id, opened.low);
-                owner.window = Some(Window { sync_id, low, opened_seq: seq, is_broken: false });
+                owner.windows.push(Window { sync_id, low, opened_seq: seq, is_broken: false });
             }
             Event::Resource(ResourceEvent::SyncClosed(closed)) => {
-                self.close(&source, &closed, seq, stored_at)
+                let is_confirmed = is_confirmed(&closed.sync_id);
+                self.close(&source, &closed, seq, stored_at, is_confirmed);
             }
             Event::Agent(AgentEvent::Heartbeat(beat)) => {
                 let digest = self.digest(&source);
@@ -224,31 +262,84 @@ impl OraclePool {
         }
     }
 
-    fn close(&mut self, source: &str, closed: &SyncClosed, seq: u64, stored_at: Timestamp) {
+    fn close(
+        &mut self,
+        source: &str,
+        closed: &SyncClosed,
+        seq: u64,
+        stored_at: Timestamp,
+        is_confirmed: bool,
+    ) {
         let owner = self.owners.get_mut(source).unwrap();
-        let window =
-            owner.window.take().filter(|window| window.sync_id == closed.sync_id && !window.is_broken);
+        let at = owner.windows.iter().position(|window| window.sync_id == closed.sync_id);
+        let window = at.map(|at| owner.windows.remove(at)).filter(|window| !window.is_broken);
         if closed.scope != SyncScope::Keys {
             (owner.changes, owner.bytes) = (0, 0);
         }
         if let Some(window) = window.filter(|_| closed.scope == SyncScope::Full) {
-            let mine = || self.rows.values().filter(|row| row.owner == source && row.deleted_at.is_none());
-            let absent = mine().filter(|row| row.is_before(&window)).count();
-            let owner = self.owners.get_mut(source).unwrap();
-            if absent >= 10 && absent * 2 > mine().count() {
-                owner.held = Some((closed.sync_id.clone(), window, seq, stored_at));
-            } else {
-                (owner.gap, owner.held) = (None, None);
-                self.sweep(source, &window, seq, stored_at);
-            }
+            self.close_full(source, window, seq, stored_at, is_confirmed);
         }
         let equal = self.digest(source) == closed.digest;
         self.owners.get_mut(source).unwrap().equal_close = Some(equal);
     }
 
-    fn sweep(&mut self, source: &str, window: &Window, seq: u64, closed_at: Timestamp) {
+    fn close_full(
+        &mut self,
+        source: &str,
+        window: Window,
+        seq: u64,
+        closed_at: Timestamp,
+        is_confirmed: bool,
+    ) {
+        let owner = &self.owners[source];
+        let mine = || self.rows.values().filter(|row| row.owner == source);
+        let live = mine().filter(|row| row.deleted_at.is_none());
+        let kept = |tier: Option<usize>| {
+            mine()
+                .filter(|row| tier.map_or(owner.tier(row).is_some(), |tier| owner.tier(row) == Some(tier)))
+                .count()
+        };
+        let is_absent = |row: &&OracleRow| owner.tier(row).is_none() && owner.is_before(row, &window);
+        let absent = live.clone().filter(is_absent).count();
+        let rows = live.clone().filter(|row| owner.tier(row).is_none()).count();
+        let harmless = |absent: usize, rows: usize| absent < 10 || absent * 2 <= rows;
+        let settles = harmless(absent + kept(None), rows + kept(None));
+        let empty: Vec<bool> = (0..owner.held.len()).map(|tier| kept(Some(tier)) == 0).collect();
+        let is_held = !harmless(absent, rows);
+        if settles {
+            for tier in 0..empty.len() {
+                let Held { seq, closed_at, .. } = self.owners[source].held[tier];
+                self.bury(source, Some(tier), None, seq, closed_at);
+            }
+        }
+        if !is_held || is_confirmed {
+            self.owners.get_mut(source).unwrap().gap = None;
+            self.bury(source, None, Some(&window), seq, closed_at);
+        }
+        let owner = self.owners.get_mut(source).unwrap();
+        let mut empty = empty.into_iter();
+        owner.held.retain(|_| !settles && !empty.next().unwrap());
+        if is_held {
+            owner.held.push(Held { window, seq, closed_at, is_confirmed });
+        }
+    }
+
+    /// Makes tombstones of the rows of a held close, or of those that an answer lacks and no held close has.
+    fn bury(
+        &mut self,
+        source: &str,
+        tier: Option<usize>,
+        window: Option<&Window>,
+        seq: u64,
+        closed_at: Timestamp,
+    ) {
+        let owner = &self.owners[source];
         for row in self.rows.values_mut() {
-            if row.owner == source && row.deleted_at.is_none() && row.is_before(window) {
+            let is_it = row.owner == source
+                && row.deleted_at.is_none()
+                && owner.tier(row) == tier
+                && window.is_none_or(|window| owner.is_before(row, window));
+            if is_it {
                 (row.state, row.notice, row.tenant, row.labels) = (None, None, None, BTreeMap::new());
                 (row.seq, row.stored_at, row.source_time) = (seq, closed_at, closed_at);
                 row.deleted_at = Some(closed_at);
@@ -292,13 +383,6 @@ impl OracleRow {
             source_time: envelope.time,
             stored_at,
             deleted_at: None,
-        }
-    }
-
-    fn is_before(&self, window: &Window) -> bool {
-        match self.chain {
-            Some(at) => at.epoch != window.low.epoch || at.seq <= window.low.seq,
-            None => self.seq < window.opened_seq,
         }
     }
 

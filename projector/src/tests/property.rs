@@ -12,7 +12,7 @@ use bus_schema::{
 
 use super::{
     oracle::Oracle,
-    support::{Agent, Log, Message, Pool, SITE, pool_id},
+    support::{Agent, Log, Message, Pool, SITE, TARGET, pool_id},
 };
 use crate::{Pending, compare};
 
@@ -236,6 +236,13 @@ fn check(seed: u64) {
         agrees(pool, &oracle, seed);
     }
     assert_eq!(compare::diff(&fine.reader(), &coarse.reader()).unwrap(), [], "seed {seed}");
+    for first in [SITE, TARGET] {
+        let mut ordered = log.clone();
+        ordered.messages.sort_by_key(|message| message.stream != first);
+        let pool = read_in_cuts(&ordered, &mut random, 100);
+        let found = compare::diff(&fine.reader(), &pool.reader()).unwrap();
+        assert_eq!(found, [], "seed {seed}, {first} first");
+    }
     let outbox = |pool: &Pool| -> Vec<Pending> {
         let mut pending = pool.pending();
         pending.sort_by(|left, right| left.name.cmp(&right.name));

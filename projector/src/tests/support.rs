@@ -48,16 +48,31 @@ pub(super) struct Log {
     pub(super) messages: Vec<Message>,
     site_seq: u64,
     target_seq: u64,
+    /// Messages that were stored before, in the same time, by a log that is gone.
+    stored_before: usize,
 }
 
 impl Log {
+    /// An empty log that begins after another one ended.
+    pub(super) fn written_after(other: &Self) -> Self {
+        Self { stored_before: other.stored_before + other.messages.len(), ..Self::default() }
+    }
+
+    /// Forgets its last messages of the site, as a disk that was not synced does; time goes on.
+    pub(super) fn lose(&mut self, count: usize) {
+        self.messages.truncate(self.messages.len() - count);
+        self.stored_before += count;
+        self.site_seq -= count as u64;
+    }
+
     /// Appends a message to the log that its subject belongs to.
     pub(super) fn append(&mut self, subject: &str, headers: Vec<(String, String)>, body: Vec<u8>) -> u64 {
         let is_target = subject.contains(".tgt.");
         let (stream, seq) =
             if is_target { (TARGET, &mut self.target_seq) } else { (SITE, &mut self.site_seq) };
         *seq += 1;
-        let (seq, stored_at) = (*seq, CREATED + 1000 * (self.messages.len() as i64 + 1));
+        let (seq, stored_at) =
+            (*seq, CREATED + 1000 * ((self.stored_before + self.messages.len()) as i64 + 1));
         self.messages.push(Message { stream, subject: subject.to_owned(), headers, body, seq, stored_at });
         seq
     }

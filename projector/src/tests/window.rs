@@ -9,7 +9,8 @@ use bus_schema::{
     },
 };
 
-use super::support::{Agent, CREATED, Log, given, pool_id};
+use super::support::{Agent, CREATED, Log, SITE, TARGET, given, pool_id};
+use crate::compare;
 
 const NOTHING: Digest = Digest { root: bus_schema::digest::Node(0), count: 0 };
 
@@ -173,7 +174,7 @@ fn the_guard_needs_more_than_half_and_ten_rows() {
 }
 
 #[test]
-fn a_new_epoch_forgets_a_held_window() {
+fn a_held_window_waits_for_a_person_across_a_new_epoch() {
     let mut agent = Agent::new("dc1", "inv");
     let mut log = filled(&mut agent, 12);
     let low = agent.open(&mut log, "s1", Full);
@@ -182,8 +183,113 @@ fn a_new_epoch_forgets_a_held_window() {
     agent.changed(&mut log, "Pod/00", "new", "{}");
     log.fact(&confirmed(&agent, "s1"));
     let pool = given(&log);
-    assert_eq!(pool.rows("dc1").len(), 12);
+    pool.then("dc1", &[("Pod/00", "new")]);
     assert_eq!(pool.owner(&agent).held_window, None);
+    in_any_order(&log);
+}
+
+/// The pool of this log is the same whichever log is read first.
+fn in_any_order(log: &Log) {
+    let live = given(log);
+    for first in [SITE, TARGET] {
+        let mut ordered = log.clone();
+        ordered.messages.sort_by_key(|message| message.stream != first);
+        let again = given(&ordered);
+        assert_eq!(again.export("dc1"), live.export("dc1"), "{first} first");
+        assert_eq!(compare::diff(&live.reader(), &again.reader()).unwrap(), [], "{first} first");
+    }
+}
+
+#[test]
+fn a_confirmed_deletion_stays_after_another_answer_in_whatever_order_logs_are_read() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 30);
+    let low = agent.open(&mut log, "s1", Full);
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    log.fact(&confirmed(&agent, "s1"));
+    let low = agent.open(&mut log, "s2", Full);
+    agent.close(&mut log, "s2", Full, low, NOTHING);
+    given(&log).then("dc1", &[]);
+    in_any_order(&log);
+}
+
+#[test]
+fn a_person_may_confirm_a_held_window_after_another_answer() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 30);
+    let low = agent.open(&mut log, "s1", Full);
+    let closed = agent.close(&mut log, "s1", Full, low, NOTHING);
+    agent.noticed(&mut log, "Pod/07", "2", "{}");
+    let low = agent.open(&mut log, "s2", Full);
+    agent.changed(&mut log, "Pod/03", "1", "{}");
+    agent.close(&mut log, "s2", Full, low, NOTHING);
+    let mut pool = given(&log);
+    let held = pool.owner(&agent).held_window.unwrap();
+    assert_eq!((held.sync_id.as_str(), pool.rows("dc1").len()), ("s1", 29), "s2 lacks what was noticed");
+    log.fact(&confirmed(&agent, "s1"));
+    pool.read_on(&log).then("dc1", &[("Pod/03", "1")]);
+    assert_eq!(pool.owner(&agent).held_window, None);
+    assert_eq!(pool.row("dc1", "Pod/29").unwrap().place, format!("FARSIDE_LOCAL:{closed}"));
+    in_any_order(&log);
+}
+
+#[test]
+fn an_answer_that_has_most_of_it_again_settles_a_held_window() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 30);
+    let low = agent.open(&mut log, "s1", Full);
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    let low = agent.open(&mut log, "s2", Full);
+    (0..20).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n:02}"), "1", "{}");
+    });
+    agent.close(&mut log, "s2", Full, low, NOTHING);
+    let pool = given(&log);
+    assert_eq!((pool.rows("dc1").len(), pool.owner(&agent).held_window), (20, None));
+    log.fact(&confirmed(&agent, "s1"));
+    in_any_order(&log);
+}
+
+#[test]
+fn an_answer_about_keys_inside_a_full_one_leaves_the_full_one_whole() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = filled(&mut agent, 20);
+    let low = agent.open(&mut log, "s1", Full);
+    (0..10).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n:02}"), "1", "{}");
+    });
+    let keys = agent.open(&mut log, "k1", Keys);
+    agent.changed(&mut log, "Pod/00", "1", "{}");
+    agent.close(&mut log, "k1", Keys, keys, NOTHING);
+    agent.sync = Some("s1".to_owned());
+    (10..16).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n:02}"), "1", "{}");
+    });
+    agent.close(&mut log, "s1", Full, low, NOTHING);
+    let pool = given(&log);
+    let last = pool.owner(&agent).last_sync.unwrap();
+    assert_eq!((pool.rows("dc1").len(), last.swept, last.broken), (16, 4, None));
+}
+
+#[test]
+fn only_a_whole_full_answer_makes_an_owner_in_sync() {
+    for (scope, hole, expected) in
+        [(Keys, false, false), (Incremental, false, false), (Full, true, false), (Full, false, true)]
+    {
+        let mut agent = Agent::new("dc1", "inv");
+        let mut log = Log::default();
+        let low = agent.open(&mut log, "s1", scope);
+        if hole {
+            let bad = agent.say("resource", "Pod/x", "changed", b"{}".to_vec());
+            log.repeat(&bad);
+        }
+        agent.changed(&mut log, "Pod/00", "1", "{}");
+        let digest = given(&log).digest(&agent);
+        agent.close(&mut log, "s1", scope, low, digest);
+        let pool = given(&log);
+        assert_eq!(pool.owner(&agent).in_sync(), expected, "{scope:?} {hole}");
+        assert_eq!(pool.owner(&agent).last_full.is_some(), expected, "{scope:?} {hole}");
+    }
 }
 
 #[test]
