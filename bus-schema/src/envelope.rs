@@ -16,7 +16,7 @@ use crate::{
     hash::Hash32,
     id::{OWNER_BYTES_MAX, Source, Stem, TenantId},
     subject::EventSubject,
-    text::{decimal, is_object},
+    text::{COUNT_MAX, decimal, not_an_object},
     time::Timestamp,
 };
 
@@ -153,18 +153,37 @@ impl<'a> Envelope<'a> {
         let subject = EventSubject::parse(message.subject).map_err(|e| reject("subject", e.to_string()))?;
         let (headers, content_type) = from_headers(message.headers)?;
         let form = form_of(&headers, content_type, message.body)?;
-        match form {
+        let envelope = match form {
             Form::Plain => plain(message, subject),
             Form::Binary => {
-                check_content_type(content_type)?;
+                check_content_type("content-type", content_type)?;
                 checked(form, headers, message, subject, Cow::Borrowed(message.body))
+                    .map_err(|error| error.of_attribute(form))?
             }
             Form::Structured => {
                 let mut attributes = from_body(message.body)?;
                 let data = structured_data(&mut attributes)?;
-                checked(form, attributes, message, subject, data)
+                checked(form, attributes, message, subject, data).map_err(|error| error.of_attribute(form))?
             }
-        }
+        };
+        check_key(&envelope)?;
+        Ok(envelope)
+    }
+}
+
+impl EnvelopeError {
+    /// The same with the place where a CloudEvents attribute stands in a message of this form.
+    fn of_attribute(self, form: Form) -> Self {
+        let path = place_of(form, &self.path);
+        Self { path, ..self }
+    }
+}
+
+/// Where a CloudEvents attribute stands: its header, or its JSON path.
+pub fn place_of(form: Form, attribute: &str) -> String {
+    match form {
+        Form::Structured => format!("$.{attribute}"),
+        Form::Binary | Form::Plain => format!("ce-{attribute}"),
     }
 }
 
@@ -257,8 +276,8 @@ fn from_body(body: &[u8]) -> Result<Attributes<'_>, EnvelopeError> {
     let wrong = |why: &str| {
         reject("$", format!("the body is not a structured CloudEvent: {why}; send one JSON object"))
     };
-    if !is_object(body) {
-        return Err(wrong("it is not a JSON object"));
+    if let Some(why) = not_an_object(body) {
+        return Err(wrong(&why));
     }
     serde_json::from_slice(body).map_err(|e| wrong(&e.to_string()))
 }
@@ -277,9 +296,9 @@ fn structured_data<'a>(attributes: &mut Attributes<'a>) -> Result<Cow<'a, [u8]>,
     }
 }
 
-fn plain<'a>(message: Stored<'a>, subject: EventSubject<'a>) -> Result<Envelope<'a>, EnvelopeError> {
+fn plain<'a>(message: Stored<'a>, subject: EventSubject<'a>) -> Envelope<'a> {
     let EventSubject { site, cluster, stem, event, .. } = subject;
-    Ok(Envelope {
+    Envelope {
         form: Form::Plain,
         id: Cow::Owned(format!("{}:{}", message.stream, message.seq)),
         source: Cow::Owned(format!("/{site}/{cluster}/{stem}/{PLAIN_AGENT}")),
@@ -291,7 +310,7 @@ fn plain<'a>(message: Stored<'a>, subject: EventSubject<'a>) -> Result<Envelope<
         sync: None,
         tenant: None,
         data: Cow::Borrowed(message.body),
-    })
+    }
 }
 
 fn checked<'a>(
@@ -307,7 +326,7 @@ fn checked<'a>(
     let id = required("id", found.id)?;
     let source = required("source", found.source)?;
     let event_type = required("type", found.event_type)?;
-    check_content_type(found.datacontenttype.as_deref())?;
+    check_content_type("datacontenttype", found.datacontenttype.as_deref())?;
     check_type(&event_type, subject)?;
     let farside_source = check_source(&source, subject)?;
     let time_text = found.time;
@@ -371,17 +390,23 @@ fn check_chained(source: &str, farside_source: bool) -> Result<(), EnvelopeError
     Ok(())
 }
 
-fn check_content_type(content_type: Option<&str>) -> Result<(), EnvelopeError> {
+/// A key opens a pool: only the source itself may announce or withdraw one (R7).
+fn check_key(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
+    if envelope.subject.stem != Stem::Key || envelope.link.is_some() {
+        return Ok(());
+    }
+    let reason = "an access key is taken from an agent's chain only, so that nobody else can announce or withdraw it; give it to the agent ([[clusters.keys]])";
+    Err(reject(&place_of(envelope.form, "farepoch"), reason))
+}
+
+fn check_content_type(path: &str, content_type: Option<&str>) -> Result<(), EnvelopeError> {
     let Some(content_type) = content_type else { return Ok(()) };
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let ending = essence.rsplit_once('+').map_or("", |(_, ending)| ending);
     if essence.eq_ignore_ascii_case("application/json") || ending.eq_ignore_ascii_case("json") {
         return Ok(());
     }
-    Err(reject(
-        "datacontenttype",
-        format!("data of type {content_type:?} is not accepted; send application/json"),
-    ))
+    Err(reject(path, format!("data of type {content_type:?} is not accepted; send application/json")))
 }
 
 fn check_type(event_type: &str, subject: EventSubject<'_>) -> Result<(), EnvelopeError> {
@@ -436,8 +461,10 @@ fn link(
         }
     };
     let epoch = epoch.parse().map_err(|e: crate::id::IdError| reject("farepoch", e.to_string()))?;
-    let seq = decimal::parse(&seq).filter(|seq| *seq > 0).ok_or_else(|| {
-        reject("farseq", format!("{seq:?} is not a chain sequence; write a decimal number from 1"))
+    let seq = decimal::parse(&seq).filter(|seq| (1..=COUNT_MAX).contains(seq)).ok_or_else(|| {
+        let reason =
+            format!("{seq:?} is not a chain sequence; write a decimal number from 1 to {COUNT_MAX} (2^53)");
+        reject("farseq", reason)
     })?;
     let prev = prev.parse().map_err(|e: crate::hash::HashError| reject("farprev", e.to_string()))?;
     Ok(Some(Link { at: ChainPoint { epoch, seq }, prev }))

@@ -98,9 +98,9 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(
     event: &str,
     data: &'a [u8],
 ) -> Result<T, DecodeError> {
-    if !crate::text::is_object(data) {
+    if let Some(reason) = crate::text::not_an_object(data) {
         let (event, path) = (format!("{stem}.{event}"), "$".to_owned());
-        return Err(DecodeError::Data { event, path, reason: "it is not a JSON object".to_owned() });
+        return Err(DecodeError::Data { event, path, reason });
     }
     serde_json::from_slice(data).map_err(|first| {
         let from = &mut serde_json::Deserializer::from_slice(data);

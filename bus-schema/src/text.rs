@@ -34,10 +34,14 @@ macro_rules! text_form {
 }
 pub(crate) use text_form;
 
-/// Whether some JSON text is an object, by its first byte: serde reads a struct from an array, too,
-/// which no schema allows.
-pub(crate) fn is_object(json: &[u8]) -> bool {
-    json.trim_ascii_start().first() == Some(&b'{')
+/// Why a text cannot be a JSON object, by its first byte: serde reads a struct from an array, too, which no
+/// schema allows. None = it begins as one.
+pub(crate) fn not_an_object(json: &[u8]) -> Option<String> {
+    if json.trim_ascii_start().first() == Some(&b'{') {
+        return None;
+    }
+    let read = serde_json::from_slice::<serde::de::IgnoredAny>(json);
+    Some(read.map_or_else(|why| format!("it is not JSON: {why}"), |_| "it is not a JSON object".to_owned()))
 }
 
 /// The schema of a 64-bit number that travels as [`decimal`].
@@ -68,6 +72,26 @@ pub(crate) fn parts(text: &str, mark: u8) -> impl Iterator<Item = &str> {
         rest = behind;
         Some(part)
     })
+}
+
+/// The largest count that is accepted from outside: 2^53, nine thousand million million. It is what every
+/// JSON reader can hold, and sums of such numbers stay far from the end of 64 bits.
+pub(crate) const COUNT_MAX: u64 = 1 << 53;
+
+/// Counts and sizes as decimal strings, at most [`COUNT_MAX`].
+pub(crate) mod count {
+    use serde::{Deserializer, de::Error};
+
+    pub(crate) use super::decimal::serialize;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let number = super::decimal::deserialize(from)?;
+        if number > super::COUNT_MAX {
+            let most = super::COUNT_MAX;
+            return Err(D::Error::custom(format!("{number} is too large; send at most {most} (2^53)")));
+        }
+        Ok(number)
+    }
 }
 
 /// 64-bit numbers as decimal strings: JSON readers of other languages round numbers above 2^53.

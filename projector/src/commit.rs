@@ -15,9 +15,10 @@ mod window;
 
 use std::collections::BTreeMap;
 
+use bus_schema::fact::{Fact, log::LogFact};
 use redb::WriteTransaction;
 
-pub(crate) use outbox::read_pending;
+pub(crate) use outbox::{pending_key, read_pending};
 pub(crate) use owners::OwnerRecord;
 pub(crate) use pool::PoolState;
 
@@ -25,7 +26,7 @@ use self::{outbox::Outbox, pool::PoolWriter};
 use crate::{
     batch::{Batch, Effect, Item, OwnerSlot, Run, Segment},
     log::LogState,
-    pending::Stated,
+    pending::{DeadLetter, Stated},
     tables::Db,
 };
 
@@ -110,7 +111,7 @@ impl<'t> Commit<'t, '_> {
                         format!("an event of the answer is a dead letter ({}:{})", letter.stream, letter.seq);
                     self.break_window(run, &reason)?;
                 }
-                self.outbox.add(&outbox::parked(&letter.stream, letter.seq), &Stated::DeadLetter(letter))
+                self.park(letter)
             }
             effect => item
                 .run
@@ -143,6 +144,17 @@ impl<'t> Commit<'t, '_> {
         let pool = self.pool(&name)?;
         let number = pool.side.owners.number(&owner.source, &name)?;
         Ok((pool, number))
+    }
+
+    /// Puts a dead letter into the outbox.
+    fn park(&mut self, letter: DeadLetter) -> Db<()> {
+        let (key, seq) = (outbox::parked(&letter.stream, letter.seq), letter.seq);
+        self.outbox.add(&key, self.log.reused(seq), &Stated::DeadLetter(letter))
+    }
+
+    /// Puts what is to be stated about a place of the log into the outbox.
+    fn tell(&mut self, fact: LogFact, seq: u64) -> Db<()> {
+        self.outbox.add(&outbox::name(&fact), self.log.reused(seq), &Stated::Fact(Fact::Log(fact)))
     }
 
     fn place(&self, seq: u64) -> String {

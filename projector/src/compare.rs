@@ -7,7 +7,7 @@ use crate::{
     error::StoreError,
     owner::Owner,
     reader::{Answer, Filter, Reader, line},
-    row::Row,
+    row::{Order, Row},
     tables::Db,
 };
 
@@ -21,6 +21,8 @@ const RECORDS_MAX: usize = 10_000;
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
+    /// Whether what users and tenants see differs, or only what is known about a source.
+    pub of: Of,
     /// The pool, or `target` for what the target log holds.
     pub pool: String,
     /// What differs, for example `row Pod/web`.
@@ -31,9 +33,18 @@ pub struct Difference {
     pub right: Option<String>,
 }
 
+/// What a difference is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Resources, keys, tenants, volumes, images, syncs, confirmations.
+    Content,
+    /// How a source is known: its place in its chain, its last sync, what is missing.
+    Source,
+}
+
 /// What differs between two stores that have read the same logs up to the same positions: at most
-/// [`DIFFERENCES_MAX`] entries. Not compared: the outbox, what depends on when a person released a held
-/// window in relation to other logs, and the log's incarnation.
+/// [`DIFFERENCES_MAX`] entries, resources first. Not compared: the outbox, what depends on when a person
+/// released a held window in relation to other logs, the log's incarnation, and how often what was read.
 pub fn diff(left: &Reader, right: &Reader) -> Result<Vec<Difference>, StoreError> {
     let mut found = Found::default();
     let pools = |reader: &Reader| -> Result<Vec<PoolId>, StoreError> {
@@ -62,8 +73,13 @@ struct Found {
 
 impl Found {
     fn note(&mut self, pool: &dyn ToString, what: &str, left: Option<String>, right: Option<String>) {
+        self.add(Of::Content, pool, what, left, right);
+    }
+
+    fn add(&mut self, of: Of, pool: &dyn ToString, what: &str, left: Option<String>, right: Option<String>) {
         if left != right && self.differences.len() < DIFFERENCES_MAX {
-            self.differences.push(Difference { pool: pool.to_string(), what: what.to_owned(), left, right });
+            let (pool, what) = (pool.to_string(), what.to_owned());
+            self.differences.push(Difference { of, pool, what, left, right });
         }
     }
 
@@ -85,6 +101,7 @@ impl Found {
 }
 
 fn diff_pool(left: &Reader, right: &Reader, pool: &PoolId, found: &mut Found) -> Result<(), StoreError> {
+    diff_rows(Rows::new(left, pool), Rows::new(right, pool), pool, found)?;
     let owners = |reader: &Reader| -> Result<Vec<Owner>, StoreError> {
         Ok(reader.owners(pool)?.value.into_iter().map(of_the_log).collect())
     };
@@ -93,11 +110,12 @@ fn diff_pool(left: &Reader, right: &Reader, pool: &PoolId, found: &mut Found) ->
     let same =
         |owners: &[Owner], source: &str| owners.iter().find(|owner| owner.source == source).and_then(text);
     for owner in &left_owners {
-        found.note(pool, &format!("owner {}", owner.source), text(owner), same(&right_owners, &owner.source));
+        let (what, other) = (format!("owner {}", owner.source), same(&right_owners, &owner.source));
+        found.add(Of::Source, pool, &what, text(owner), other);
     }
     for owner in &right_owners {
         if same(&left_owners, &owner.source).is_none() {
-            found.note(pool, &format!("owner {}", owner.source), None, text(owner));
+            found.add(Of::Source, pool, &format!("owner {}", owner.source), None, text(owner));
         }
     }
     found.records(pool, "keys", left.keys(pool), right.keys(pool))?;
@@ -107,16 +125,21 @@ fn diff_pool(left: &Reader, right: &Reader, pool: &PoolId, found: &mut Found) ->
     let (left_confirmed, right_confirmed) =
         (left.confirmations(pool, RECORDS_MAX), right.confirmations(pool, RECORDS_MAX));
     found.records(pool, "confirmations", left_confirmed, right_confirmed)?;
-    found.records(pool, "schedule paused", left.is_paused(pool), right.is_paused(pool))?;
-    diff_rows(Rows::new(left, pool), Rows::new(right, pool), pool, found)
+    found.records(pool, "schedule paused", left.is_paused(pool), right.is_paused(pool))
 }
 
-/// An owner without what depends on when the target log was read in relation to the site's.
+/// An owner without what depends on when the target log was read in relation to the site's, and without
+/// counters: a log that was read again after a rewind has been counted differently.
 fn of_the_log(mut owner: Owner) -> Owner {
     owner.proof = None;
     if let Some(last) = &mut owner.last_sync {
         (last.equal, last.swept) = (false, 0);
     }
+    if let Some(last) = &mut owner.last_heartbeat {
+        last.equal = None;
+    }
+    (owner.applied, owner.repeats, owner.refused, owner.unchained) = (0, 0, 0, 0);
+    (owner.since_sync.changes, owner.since_sync.bytes) = (0, 0);
     owner
 }
 
@@ -134,7 +157,7 @@ fn diff_rows(
             (Some(row), None) | (None, Some(row)) => row.key.clone(),
             (Some(row), Some(second)) => row.key.clone().min(second.key.clone()),
         };
-        let of_key = |row: &mut Option<Row>| row.take_if(|row| row.key == key);
+        let of_key = |row: &mut Option<Row>| row.take_if(|row| row.key == key).map(of_any_incarnation);
         let (left_row, right_row) = (of_key(&mut one), of_key(&mut other));
         if left_row.is_some() {
             one = left.next()?;
@@ -149,6 +172,14 @@ fn diff_rows(
         }
     }
     Ok(())
+}
+
+/// A row without the log's incarnation, which says how often a pool has read the log.
+fn of_any_incarnation(mut row: Row) -> Row {
+    if let Order::Unchained { incarnation, .. } = &mut row.order {
+        *incarnation = 0;
+    }
+    row
 }
 
 /// The rows of a pool, page by page.

@@ -5,7 +5,9 @@
 //! * [`Reader`] answers questions about what was committed, and says as of when;
 //! * [`Store::pending`] is the outbox of what the projector wants stated: dead letters and facts.
 //!
-//! What is in the pool is a function of the logs alone, however they were cut into batches.
+//! What is in the pool is a function of the logs alone, however they were cut into batches and whichever
+//! log was read first. A log that loses what was read from it takes nothing out of the pool again, see
+//! `docs/decisions/0004-rewound-logs.md`.
 //!
 //! Must not know: NATS, tokio, the clock (time is the largest stream timestamp seen), decisions.
 

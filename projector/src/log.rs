@@ -39,6 +39,11 @@ impl LogState {
         Self { created, seq: 0, hash: Hash32::ZERO, incarnation, read_seq, read_time, ..self }
     }
 
+    /// The log's incarnation, when what stands here now may not be what stood here before.
+    pub(crate) fn reused(&self, seq: u64) -> Option<u32> {
+        (seq <= self.read_seq).then_some(self.incarnation)
+    }
+
     /// Whether a message that stands here was taken in before the last rewind. What a log got after it lost
     /// its tail may stand at the same places, but it was stored later.
     pub(crate) fn has_read(&self, seq: u64, stored_at: i64) -> bool {

@@ -1,13 +1,13 @@
 //! The outbox: what the projector found while it folded, for the pump to state on the bus.
 
-use bus_schema::fact::Fact;
+use bus_schema::{Timestamp, fact::Fact};
 
 /// Something to state on the bus; kept until [`crate::Store::settle`] is told its id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pending {
     /// Counted up; the same until it is settled.
     pub id: u64,
-    /// A name that is the same whenever the same log is read again: use it in the message id.
+    /// A name that is the same whenever the same log is read: use it in the message id.
     pub name: String,
     /// What to state.
     pub what: Stated,
@@ -29,6 +29,8 @@ pub struct DeadLetter {
     pub stream: String,
     /// The message's sequence in it.
     pub seq: u64,
+    /// When the log stored it: a log that was rewound may have another message there now.
+    pub stored_at: Timestamp,
     /// What is wrong and what to do.
     pub reason: String,
     /// The JSON path or header of the fault.

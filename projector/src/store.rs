@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use bus_schema::{Hash32, PoolId, Timestamp};
-use redb::{ReadableTable, WriteTransaction};
+use redb::ReadableTable;
 
 use crate::{
     batch::Batch,
@@ -13,7 +13,7 @@ use crate::{
     log::{self, LogState},
     pending::Pending,
     reader::Reader,
-    tables::{self, Db, PoolTables, read_json},
+    tables::{self, PoolTables, read_json},
 };
 
 /// How to open a store.
@@ -140,7 +140,8 @@ impl Store {
     }
 
     /// The log does not hold any more what was read from it: read it again from its start as a new
-    /// incarnation. The pool stays as it is until then.
+    /// incarnation. The pool keeps what it has; of what comes again only that counts which is news, see
+    /// `docs/decisions/0004-rewound-logs.md`.
     pub fn rewind(&self, stream: &str, created: Timestamp) -> Result<Position, StoreError> {
         self.restart_log(stream, created)
     }
@@ -153,7 +154,6 @@ impl Store {
                 Some(known) => known.rewound(created),
             };
             log::write(&mut logs, stream, &state)?;
-            forget_stated(txn, stream)?;
             Ok(state.position(stream))
         })
     }
@@ -183,8 +183,11 @@ impl Store {
             let mut names = txn.open_table(tables::PENDING_NAMES)?;
             for id in ids {
                 let Some(stored) = pending.remove(*id)? else { continue };
-                let entry = commit::read_pending(*id, stored.value())?;
-                names.remove(entry.name.as_str())?;
+                let key = commit::pending_key(stored.value())?;
+                let is_it = names.get(key.as_str())?.is_some_and(|known| known.value() == *id);
+                if is_it {
+                    names.remove(key.as_str())?;
+                }
             }
             Ok(())
         })
@@ -227,18 +230,4 @@ impl Store {
         let file_bytes = self.file.file_bytes()?;
         Ok(Size { file_bytes, live_bytes })
     }
-}
-
-/// The sequences of a log that is read again mean other messages: what was found or stated about them
-/// does not silence what is found now.
-fn forget_stated(txn: &WriteTransaction, stream: &str) -> Db<()> {
-    let mut stated = txn.open_table(tables::STATED)?;
-    let mut waiting = txn.open_table(tables::PENDING_NAMES)?;
-    for kind in ["parked", "gap", "fork"] {
-        // ';' follows ':', so the range holds every sequence of the stream.
-        let (from, to) = (format!("{kind}:{stream}:"), format!("{kind}:{stream};"));
-        stated.retain_in(from.as_str()..to.as_str(), |_, ()| false)?;
-        waiting.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{chain::ChainPoint, digest::Digest, event::events, hash::Hash32, text::decimal};
+use crate::{chain::ChainPoint, digest::Digest, event::events, hash::Hash32, text::count};
 
 events! {
     /// A fact about a source's inventory.
@@ -80,7 +80,7 @@ pub struct Noticed<'a> {
     /// SHA-256 over the RFC 8785 text of the state that was not sent.
     pub state_hash: Hash32,
     /// The size of that state's JSON text, in bytes.
-    #[serde(with = "decimal")]
+    #[serde(with = "count")]
     #[schemars(with = "crate::text::Decimal")]
     pub size_bytes: u64,
 }
@@ -153,15 +153,15 @@ pub struct SyncClosed {
     /// The `low` of its opening.
     pub low: ChainPoint,
     /// Resources sent.
-    #[serde(with = "decimal")]
+    #[serde(with = "count")]
     #[schemars(with = "crate::text::Decimal")]
     pub resources: u64,
     /// Deletions sent.
-    #[serde(with = "decimal")]
+    #[serde(with = "count")]
     #[schemars(with = "crate::text::Decimal")]
     pub deleted: u64,
     /// Bytes of state sent.
-    #[serde(with = "decimal")]
+    #[serde(with = "count")]
     #[schemars(with = "crate::text::Decimal")]
     pub bytes: u64,
     /// The digest of everything the owner has, as of the event before this one.

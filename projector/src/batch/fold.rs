@@ -117,6 +117,12 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
+    /// The memory that they hold beside the last one's own entry.
+    pub(super) fn bytes(&self) -> usize {
+        let earlier = self.earlier.iter().map(|change| size_of::<Candidate>() + change.change.bytes());
+        earlier.sum::<usize>() + self.last.change.bytes()
+    }
+
     /// Adds a change, and forgets those that it makes pointless.
     pub(crate) fn add(&mut self, mut next: Candidate) {
         let run = next.run;
@@ -163,6 +169,17 @@ pub(crate) enum Change {
     Notice(Box<NoticeChange>),
     /// It is gone.
     Deleted,
+}
+
+impl Change {
+    /// The memory that it holds elsewhere.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Full { tail, .. } => tail.len(),
+            Self::Notice(_) => size_of::<NoticeChange>(),
+            Self::Deleted => 0,
+        }
+    }
 }
 
 /// An announced state.

@@ -2,7 +2,7 @@
 
 use bus_schema::{
     Envelope, Hash32, Stem,
-    envelope::Stored,
+    envelope::{Stored, place_of},
     event::{
         Event,
         agent::AgentEvent,
@@ -42,6 +42,7 @@ impl Batch {
         let letter = DeadLetter {
             stream: message.stream.to_owned(),
             seq: message.seq,
+            stored_at: message.stored_at,
             reason: fault.reason,
             path: fault.path,
             message: Some(DeadMessage {
@@ -97,7 +98,7 @@ impl Batch {
             .map_err(|error| (Fault { reason: error.reason, path: error.path }, None))?;
         if envelope.link.is_some_and(|link| link.at.seq == 1 && link.prev != Hash32::ZERO) {
             let reason = "the first event of an epoch names an event before it; its farprev is 64 zeros";
-            return Err((Fault::new("farprev", reason), None));
+            return Err((Fault::new(&place_of(envelope.form, "farprev"), reason), None));
         }
         let owner = self.owner(&envelope);
         let link = envelope.link.zip(envelope.hash);
@@ -167,10 +168,6 @@ impl Batch {
         at: Standing,
     ) -> Result<(), Fault> {
         check_token(envelope.subject.token, &event.entity())?;
-        if matches!(event, Event::Key(_)) && envelope.link.is_none() {
-            let reason = "an access key is taken from an agent's chain only, so that nobody else can announce or withdraw it; configure it at the agent ([[clusters.keys]])";
-            return Err(Fault::new("farepoch", reason));
-        }
         let effect = match event {
             Event::Agent(event) => Effect::Agent(event),
             Event::Key(event) => Effect::Key(event),
@@ -219,6 +216,7 @@ impl Batch {
             }
             _ => Vec::new(),
         };
+        self.bytes = self.bytes.saturating_sub(spare.len());
         spare.clear();
         self.key = key;
         spare
@@ -234,14 +232,19 @@ impl Batch {
             segment.rows.resize_with(pools, Default::default);
         }
         let rows = &mut segment.rows[pool];
-        match rows.get_mut(key.as_str()) {
-            Some(changes) => changes.add(candidate),
+        let (before, after) = match rows.get_mut(key.as_str()) {
+            Some(changes) => {
+                let before = changes.bytes();
+                changes.add(candidate);
+                (before, changes.bytes())
+            }
             None => {
                 let size = ENTRY_BYTES + key.len() + candidate.change.bytes();
                 rows.insert(key.as_str().into(), Changes { earlier: Vec::new(), last: candidate });
-                self.bytes += size;
+                (0, size)
             }
-        }
+        };
+        self.bytes = (self.bytes + after).saturating_sub(before);
         self.key = key;
     }
 
@@ -266,16 +269,6 @@ impl Batch {
 
     fn end_segment(&mut self) {
         self.segment().closed = true;
-    }
-}
-
-impl Change {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Full { tail, .. } => tail.len(),
-            Self::Notice(_) => size_of::<NoticeChange>(),
-            Self::Deleted => 0,
-        }
     }
 }
 

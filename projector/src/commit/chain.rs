@@ -19,21 +19,18 @@
 use bus_schema::{
     Epoch, Hash32, Timestamp,
     chain::ChainPoint,
-    fact::{
-        Fact,
-        log::{Forked, GapFound, LogFact},
-    },
+    fact::log::{Forked, GapFound, LogFact},
 };
 
 use super::{
-    Commit, Outcome, outbox,
+    Commit, Outcome,
     owners::{OwnerRecord, Owners, short},
 };
 use crate::{
     batch::{Run, RunChain, Step},
     log::LogState,
     owner::{Fork, Gap, Owner},
-    pending::{DeadLetter, Stated},
+    pending::DeadLetter,
     tables::Db,
 };
 
@@ -49,7 +46,8 @@ struct Stretch<'a> {
 struct Verdict {
     /// Index of the first step that is taken in; none = nothing is.
     from: Option<usize>,
-    facts: Vec<LogFact>,
+    /// What is to be stated, each with the stream sequence of the event that shows it.
+    facts: Vec<(LogFact, u64)>,
     /// Index of the first step that is refused because its epoch is over; none = no such step.
     retired: Option<usize>,
 }
@@ -79,8 +77,8 @@ impl Commit<'_, '_> {
             owner: number,
             epoch: chain.first.epoch.0,
         });
-        for fact in verdict.facts {
-            self.outbox.add(&outbox::name(&fact), &Stated::Fact(Fact::Log(fact)))?;
+        for (fact, seq) in verdict.facts {
+            self.tell(fact, seq)?;
         }
         if let Some(from) = verdict.retired {
             self.refuse_retired(&source, chain.first.epoch, &chain.steps[from..])?;
@@ -99,10 +97,11 @@ impl Commit<'_, '_> {
                 reason: format!(
                     "epoch {epoch} of {source} is over: a newer one has begun; the agent must start a new epoch and send everything"
                 ),
-                path: "farepoch".to_owned(),
+                path: "ce-farepoch".to_owned(),
+                stored_at: Timestamp::from_unix_ms(step.stored_at),
                 message: None,
             };
-            self.outbox.add(&outbox::parked(self.stream, step.seq), &Stated::DeadLetter(letter))?;
+            self.park(letter)?;
         }
         Ok(())
     }
@@ -192,7 +191,7 @@ fn judge_current(
     number: u32,
     last: ChainPoint,
     stretch: &Stretch<'_>,
-    facts: &mut Vec<LogFact>,
+    facts: &mut Vec<(LogFact, u64)>,
 ) -> Db<Option<usize>> {
     let Stretch { chain, stream, .. } = *stretch;
     let known = known_steps(last.seq, chain);
@@ -230,7 +229,7 @@ fn judge_current(
     Ok(Some(known))
 }
 
-fn note_gap(record: &mut OwnerRecord, after: ChainPoint, stretch: &Stretch<'_>) -> LogFact {
+fn note_gap(record: &mut OwnerRecord, after: ChainPoint, stretch: &Stretch<'_>) -> (LogFact, u64) {
     let Stretch { chain, stream, stored_at } = *stretch;
     let OwnerRecord { owner, marks, .. } = record;
     marks.gap_seq = chain.steps.first().map_or(0, |step| step.seq);
@@ -238,7 +237,8 @@ fn note_gap(record: &mut OwnerRecord, after: ChainPoint, stretch: &Stretch<'_>) 
     // The latest one: only a full answer that began after it can fill it.
     owner.gap = Some(Gap { after, before, place: place.clone(), stored_at });
     break_window(owner, &format!("events before {place} are missing"));
-    LogFact::GapFound(GapFound { owner: owner.source.clone(), after, before, place })
+    let fact = GapFound { owner: owner.source.clone(), after, before, place };
+    (LogFact::GapFound(fact), marks.gap_seq)
 }
 
 /// States a fork, once: what follows on the refused branch is of the same fork.
@@ -249,12 +249,13 @@ fn note_fork(
     refused: Hash32,
     stream: &str,
     step: &Step,
-) -> Option<LogFact> {
+) -> Option<(LogFact, u64)> {
     if owner.fork.is_some() {
         return None;
     }
     let place = format!("{stream}:{}", step.seq);
     let applied = applied.unwrap_or_default();
     owner.fork = Some(Fork { at, applied, refused, place: place.clone() });
-    Some(LogFact::Forked(Forked { owner: owner.source.clone(), at, applied, refused, place }))
+    let fact = Forked { owner: owner.source.clone(), at, applied, refused, place };
+    Some((LogFact::Forked(fact), step.seq))
 }

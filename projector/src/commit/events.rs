@@ -76,7 +76,7 @@ impl Commit<'_, '_> {
                 let (key_id, revoked_at) = (key.key_id, None);
                 let key =
                     AccessKey { key_id, origin, tenant, salt, hash, not_after, since: stored_at, revoked_at };
-                facts::put_key(self.txn, &key)
+                facts::put_key(self.txn, key)
             }
             KeyEvent::Withdrawn(key) => facts::end_key(self.txn, &key.key_id, &origin, stored_at),
         }

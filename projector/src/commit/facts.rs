@@ -1,7 +1,7 @@
 //! Facts of the target log: syncs, confirmations, tenants, keys, and what was stated about logs.
 
 use bus_schema::{
-    Name, Timestamp,
+    Name, TenantId, Timestamp,
     command::resource::SyncReason,
     fact::{
         Fact,
@@ -150,6 +150,7 @@ fn tenant_fact(txn: &WriteTransaction, fact: TenantFact, at: Timestamp) -> Db<()
                 let (from, to) = (format!("{}/", fact.tenant), format!("{}0", fact.tenant));
                 // '0' follows '/': the range holds every level-2 tenant below, and nothing else.
                 table.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
+                end_issued_keys(txn, &fact.tenant, at)?;
             }
             return Ok(());
         }
@@ -175,16 +176,43 @@ fn key_fact(txn: &WriteTransaction, fact: KeyFact, since: Timestamp) -> Db<()> {
             let (key_id, tenant, salt, hash, not_after) =
                 (key.key_id, key.tenant, key.salt, key.hash, key.not_after);
             let (origin, revoked_at) = (KeyOrigin::Target, None);
-            put_key(txn, &AccessKey { key_id, origin, tenant, salt, hash, not_after, since, revoked_at })
+            put_key(txn, AccessKey { key_id, origin, tenant, salt, hash, not_after, since, revoked_at })
         }
         KeyFact::Revoked(key) => end_key(txn, &key.key_id, &KeyOrigin::Target, since),
     }
 }
 
-/// Makes a key known, or replaces its secret.
-pub(super) fn put_key(txn: &WriteTransaction, key: &AccessKey) -> Db<()> {
+/// Whoever gets the name of a removed tenant must not get its keys with it.
+fn end_issued_keys(txn: &WriteTransaction, tenant: &TenantId, at: Timestamp) -> Db<()> {
     let mut table = txn.open_table(tables::KEYS)?;
-    table.insert((key.key_id.as_str(), origin_text(&key.origin).as_str()), write_json(key)?.as_slice())?;
+    let mut ended = Vec::new();
+    for entry in table.iter()? {
+        let key: AccessKey = read_json("a key", entry?.1.value())?;
+        let is_it = key.origin == KeyOrigin::Target && key.tenant.level1 == tenant.level1;
+        if is_it && key.revoked_at.is_none() {
+            ended.push(AccessKey { revoked_at: Some(at), ..key });
+        }
+    }
+    for key in ended {
+        let origin = origin_text(&key.origin);
+        table.insert((key.key_id.as_str(), origin.as_str()), write_json(&key)?.as_slice())?;
+    }
+    Ok(())
+}
+
+/// Makes a key known, or replaces its secret.
+pub(super) fn put_key(txn: &WriteTransaction, mut key: AccessKey) -> Db<()> {
+    let mut table = txn.open_table(tables::KEYS)?;
+    let origin = origin_text(&key.origin);
+    let known = table.get((key.key_id.as_str(), origin.as_str()))?;
+    let known: Option<AccessKey> = known.map(|known| read_json("a key", known.value())).transpose()?;
+    // A secret that was revoked is never issued again: the same one is an old fact that came again.
+    if let Some(known) = known.filter(|known| (known.salt, known.hash) == (key.salt, key.hash))
+        && key.origin == KeyOrigin::Target
+    {
+        (key.since, key.revoked_at) = (known.since, known.revoked_at);
+    }
+    table.insert((key.key_id.as_str(), origin.as_str()), write_json(&key)?.as_slice())?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The outbox inside a transaction, and how its entries stand in the file.
 
 use bus_schema::{
-    Stem,
+    Stem, Timestamp,
     fact::{Fact, log::LogFact},
 };
 use redb::{ReadableTable, Table, WriteTransaction};
@@ -25,14 +25,28 @@ pub(super) struct Outbox<'t> {
 /// An entry as it stands in the file: this as JSON behind its length, then the dead message's body.
 #[derive(Serialize, Deserialize)]
 struct Entry {
+    /// What it is about; one entry waits for it.
+    key: String,
+    /// The name under which it is stated.
     name: String,
     what: EntryKind,
 }
 
 #[derive(Serialize, Deserialize)]
 enum EntryKind {
-    DeadLetter { stream: String, seq: u64, reason: String, path: String, message: Option<EntryMessage> },
-    Fact { stem: Stem, name: String, data: String },
+    DeadLetter {
+        stream: String,
+        seq: u64,
+        stored_at: Timestamp,
+        reason: String,
+        path: String,
+        message: Option<EntryMessage>,
+    },
+    Fact {
+        stem: Stem,
+        name: String,
+        data: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,13 +86,20 @@ impl<'t> Outbox<'t> {
         })
     }
 
-    /// Adds an entry, unless it was stated before or waits already.
-    pub(super) fn add(&mut self, name: &str, what: &Stated) -> Db<()> {
-        if self.stated.get(name)?.is_some() || self.names.get(name)?.is_some() {
+    /// Adds an entry, unless it was stated before or waits already. `reused` is the log's incarnation when
+    /// another message may have stood at the place before: what was found or stated about that one does not
+    /// silence what is found now.
+    pub(super) fn add(&mut self, key: &str, reused: Option<u32>, what: &Stated) -> Db<()> {
+        if reused.is_some() {
+            self.stated.remove(key)?;
+            self.names.remove(key)?;
+        }
+        if self.stated.get(key)?.is_some() || self.names.get(key)?.is_some() {
             return Ok(());
         }
-        self.pending.insert(self.next, write(name, what)?.as_slice())?;
-        self.names.insert(name, self.next)?;
+        let name = reused.map_or_else(|| key.to_owned(), |incarnation| format!("{key}@{incarnation}"));
+        self.pending.insert(self.next, write(key, name, what)?.as_slice())?;
+        self.names.insert(key, self.next)?;
         self.next += 1;
         self.added += 1;
         Ok(())
@@ -100,7 +121,7 @@ impl<'t> Outbox<'t> {
     }
 }
 
-fn write(name: &str, what: &Stated) -> Db<Vec<u8>> {
+fn write(key: &str, name: String, what: &Stated) -> Db<Vec<u8>> {
     let (what, body) = match what {
         Stated::Fact(fact) => {
             let data = fact.data().map_err(|_| damaged("a fact"))?;
@@ -108,35 +129,45 @@ fn write(name: &str, what: &Stated) -> Db<Vec<u8>> {
             (EntryKind::Fact { stem: fact.stem(), name: fact.name().to_owned(), data }, &[][..])
         }
         Stated::DeadLetter(letter) => {
-            let DeadLetter { stream, seq, reason, path, message } = letter.clone();
+            let DeadLetter { stream, seq, stored_at, reason, path, message } = letter.clone();
             let body = letter.message.as_ref().map_or(&[][..], |message| &message.body);
             let message =
                 message.map(|message| EntryMessage { subject: message.subject, headers: message.headers });
-            (EntryKind::DeadLetter { stream, seq, reason, path, message }, body)
+            (EntryKind::DeadLetter { stream, seq, stored_at, reason, path, message }, body)
         }
     };
-    let entry = write_json(&Entry { name: name.to_owned(), what })?;
+    let entry = write_json(&Entry { key: key.to_owned(), name, what })?;
     let length = entry.len() as u32;
     Ok([&length.to_le_bytes()[..], &entry, body].concat())
+}
+
+/// The key of an entry of the outbox.
+pub(crate) fn pending_key(stored: &[u8]) -> Db<String> {
+    Ok(read_entry(stored)?.0.key)
+}
+
+fn read_entry(stored: &[u8]) -> Db<(Entry, &[u8])> {
+    let wrong = || damaged("an entry of the outbox");
+    let (length, rest) = stored.split_first_chunk::<4>().ok_or_else(wrong)?;
+    let (entry, body) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(wrong)?;
+    Ok((read_json("an entry of the outbox", entry)?, body))
 }
 
 /// Reads an entry of the outbox.
 pub(crate) fn read_pending(id: u64, stored: &[u8]) -> Db<Pending> {
     let wrong = || damaged("an entry of the outbox");
-    let (length, rest) = stored.split_first_chunk::<4>().ok_or_else(wrong)?;
-    let (entry, body) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(wrong)?;
-    let Entry { name, what } = read_json("an entry of the outbox", entry)?;
+    let (Entry { name, what, .. }, body) = read_entry(stored)?;
     let what = match what {
         EntryKind::Fact { stem, name, data } => {
             Stated::Fact(Fact::decode(stem, &name, data.as_bytes()).map_err(|_| wrong())?)
         }
-        EntryKind::DeadLetter { stream, seq, reason, path, message } => {
+        EntryKind::DeadLetter { stream, seq, stored_at, reason, path, message } => {
             let message = message.map(|message| DeadMessage {
                 subject: message.subject,
                 headers: message.headers,
                 body: body.to_vec(),
             });
-            Stated::DeadLetter(DeadLetter { stream, seq, reason, path, message })
+            Stated::DeadLetter(DeadLetter { stream, seq, stored_at, reason, path, message })
         }
     };
     Ok(Pending { id, name, what })

@@ -18,7 +18,6 @@ use bus_schema::{
     digest::Node,
     event::resource::{SyncClosed, SyncOpened, SyncScope},
     fact::{
-        Fact,
         log::{LogFact, WindowHeld},
         resource::EmptyConfirmed,
     },
@@ -26,11 +25,10 @@ use bus_schema::{
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
-use super::{Commit, outbox, owners::OwnerRecord, pool::PoolWriter};
+use super::{Commit, owners::OwnerRecord, pool::PoolWriter};
 use crate::{
     cell::{Cell, EMPTY_TAIL, Head},
     owner::{HeldWindow, LastSync, Owner, Proof, Window},
-    pending::Stated,
     tables::{self, Db},
 };
 
@@ -185,8 +183,7 @@ impl Commit<'_, '_> {
         pool.note_closed(number, chain_seq, &closed, place, stored_at, broken, &swept)?;
         if let Swept::Held { would_delete, rows } = swept {
             let held = WindowHeld { owner: source, sync_id: closed.sync_id, would_delete, rows };
-            let fact = LogFact::WindowHeld(held);
-            self.outbox.add(&outbox::name(&fact), &Stated::Fact(Fact::Log(fact)))?;
+            self.tell(LogFact::WindowHeld(held), seq)?;
         }
         Ok(())
     }

@@ -216,24 +216,119 @@ fn a_heartbeat_is_compared_only_at_the_place_that_the_pool_is_at() {
     assert_eq!(pool.owner(&agent).last_heartbeat.unwrap().equal, None);
 }
 
-#[test]
-fn a_rewound_log_is_read_again_without_taking_in_anything_twice() {
-    let mut agent = Agent::new("dc1", "inv");
-    let mut log = log_of(&mut agent, 0..5);
-    log.plain("dc1", "Pod", "p", "changed", r#"{"kind":"Pod","id":"p","revision":"1","state":{}}"#);
-    let mut pool = given(&log);
-    let (rows, created) = (pool.rows("dc1"), at(CREATED + 1));
-    // The log lost its tail; the stream was made again from what was left.
-    log.messages.truncate(3);
+/// The log lost its tail; the stream was made again from what was left, and is read from its start.
+fn rewind(pool: &mut Pool) {
+    let created = at(CREATED + 1);
     let again = pool.store.begin_log(SITE, created).unwrap_err();
     assert!(matches!(again, StoreError::OtherLog { .. }), "{again}");
     assert_eq!(pool.store.rewind(SITE, created).unwrap().incarnation, 2);
     pool.read = 0;
+}
+
+#[test]
+fn a_rewound_log_is_read_again_without_taking_in_anything_twice() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = log_of(&mut agent, 0..5);
+    let old = agent.clone();
+    agent.rebase(2);
+    for n in 3..7 {
+        agent.changed(&mut log, &format!("Pod/{n}"), "2", "{}");
+    }
+    agent.unchained(&mut log, "Pod", "p");
+    agent.changed(&mut log, "Pod/lost", "1", "{}");
+    let mut pool = given(&log);
+    let (rows, changes) = (pool.rows("dc1"), pool.owner(&agent).since_sync);
+    log.lose(1);
+    rewind(&mut pool);
     pool.read_on(&log);
-    assert_eq!(pool.rows("dc1"), rows);
-    assert_eq!((pool.owner(&agent).applied, pool.owner(&agent).repeats), (5, 3));
-    assert_eq!(pool.store.position(SITE).unwrap().unwrap().seq, 3);
-    assert_eq!(pool.pending(), []);
+    assert_eq!(pool.rows("dc1"), rows, "what was lost with the log's tail stays in the pool");
+    let owner = pool.owner(&agent);
+    assert_eq!((owner.applied, owner.unchained, owner.repeats, owner.refused), (10, 1, 10, 0));
+    assert_eq!((owner.since_sync, owner.fork, owner.gap), (changes, None, None));
+    assert_eq!(pool.store.position(SITE).unwrap().unwrap().seq, 10);
+    assert_eq!(pool.pending(), [], "no false dead letter");
+
+    // What is news is told as ever: the agent goes on, a restored one does not.
+    agent.changed(&mut log, "Pod/news", "1", "{}");
+    let mut old = old;
+    old.changed(&mut log, "Pod/0", "late", "{}");
+    pool.read_on(&log);
+    assert!(pool.row("dc1", "Pod/news").is_some());
+    assert_eq!((pool.owner(&agent).refused, pool.reasons().len()), (1, 1));
+}
+
+#[test]
+fn an_event_of_a_retired_epoch_that_comes_again_is_a_repeat() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = log_of(&mut agent, 0..3);
+    let sent = log.messages.clone();
+    agent.rebase(2);
+    agent.changed(&mut log, "Pod/0", "new", "{}");
+    sent.iter().for_each(|message| {
+        log.repeat(message);
+    });
+    let pool = given(&log);
+    assert_eq!((pool.owner(&agent).repeats, pool.owner(&agent).refused), (3, 0));
+    assert_eq!(
+        (pool.pending().len(), pool.row("dc1", "Pod/0").unwrap().revision.unwrap().as_str()),
+        (0, "new")
+    );
+}
+
+#[test]
+fn after_a_rewind_older_unchained_events_change_nothing_and_newer_ones_count() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let plain = |log: &mut Log, id: &str, revision: &str| {
+        let data = format!(r#"{{"kind":"Pod","id":"{id}","revision":"{revision}","state":{{}}}}"#);
+        log.plain("dc1", "Pod", id, "changed", &data);
+    };
+    plain(&mut log, "a", "old");
+    log.append("nonsense", Vec::new(), Vec::new());
+    agent.changed(&mut log, "Pod/a", "newer", "{}");
+    plain(&mut log, "b", "1");
+    plain(&mut log, "lost", "1");
+    let mut pool = given(&log);
+    let (rows, letters) = (pool.export("dc1"), pool.pending());
+    log.lose(1);
+    rewind(&mut pool);
+    pool.read_on(&log);
+    assert_eq!((pool.export("dc1"), pool.pending()), (rows, letters));
+    // At the place in the log where `lost` was.
+    plain(&mut log, "b", "2");
+    log.append("other nonsense", Vec::new(), Vec::new());
+    pool.read_on(&log).then("dc1", &[("Pod/a", "newer"), ("Pod/b", "2"), ("Pod/lost", "1")]);
+    assert_eq!(pool.reasons().len(), 2);
+    let differences = crate::compare::diff(&pool.reader(), &given(&log).reader()).unwrap();
+    let what: Vec<_> = differences.iter().map(|found| (found.of, found.what.as_str())).collect();
+    let plain = "owner /local/dc1/resource/plain";
+    let expected = [(crate::compare::Of::Content, "row Pod/lost"), (crate::compare::Of::Source, plain)];
+    assert_eq!(what, expected, "a rebuild names what the log does not hold any more");
+}
+
+#[test]
+fn two_tiny_events_with_the_largest_numbers_are_dead_letters_and_stop_nothing() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let notice = |id: &str, size: u64| {
+        let hash = bus_schema::Hash32::ZERO;
+        format!(r#"{{"kind":"Pod","id":"{id}","revision":"1","state_hash":"{hash}","size_bytes":"{size}"}}"#)
+    };
+    for id in ["a", "b"] {
+        log.plain("dc1", "Pod", id, "noticed", &notice(id, u64::MAX));
+        log.plain("dc1", "Pod", id, "noticed", &notice(id, 1 << 53));
+    }
+    let mut far = agent.clone();
+    for seq in [u64::MAX - 1, 1 << 53] {
+        far.at.seq = seq;
+        far.changed(&mut log, "Pod/far", "1", "{}");
+    }
+    agent.changed(&mut log, "Pod/after", "1", "{}");
+    let pool = given(&log);
+    let reasons = pool.reasons();
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+    assert!(reasons[0].starts_with("$.size_bytes") && reasons[0].contains("2^53"), "{reasons:?}");
+    assert!(reasons[2].starts_with("ce-farseq") && reasons[2].contains("2^53"), "{reasons:?}");
+    assert_eq!(pool.reader().counters(&super::support::pool_id("dc1")).unwrap().sum.outstanding, 2);
+    assert!(pool.row("dc1", "Pod/after").is_some());
 }
 
 #[test]

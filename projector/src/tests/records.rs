@@ -54,6 +54,125 @@ fn r7_keys_of_a_source_and_of_the_target_are_known_apart() {
     assert!(pool.reader().key(&name("k1")).unwrap().iter().all(|key| !key.is_good_at(at(CREATED))));
 }
 
+fn announced(agent: &mut Agent, log: &mut Log, key: &Announced) {
+    let event = KeyEvent::Announced(key.clone());
+    let message = agent.say("key", key.key_id.as_str(), "announced", event.data().unwrap());
+    log.repeat(&message);
+}
+
+fn ak(key_id: &str) -> Announced {
+    let (tenant, salt, hash) = ("acme".parse().unwrap(), Hash32::of(b"s"), Hash32::of(b"h"));
+    Announced { key_id: name(key_id), tenant, salt, hash, not_after: None }
+}
+
+#[test]
+fn r7_a_key_belongs_to_the_source_that_announced_it_and_to_its_chain() {
+    let mut log = Log::default();
+    let (mut one, mut two) = (Agent::new("dc1", "one"), Agent::new("dc1", "two"));
+    announced(&mut one, &mut log, &ak("k1"));
+    two.changed(&mut log, "Pod/a", "1", "{}");
+    // Anybody may publish; nobody without the agent's chain speaks of keys.
+    let withdrawn = KeyEvent::Withdrawn(Withdrawn { key_id: name("k1") }).data().unwrap();
+    log.append("far.v1.local.evt.dc1.key.k1.withdrawn", Vec::new(), withdrawn.clone());
+    let chained = one.clone().say("key", "k1", "withdrawn", withdrawn);
+    let headers = chained.headers.into_iter().filter(|(name, _)| !name.starts_with("ce-far")).collect();
+    log.append(&chained.subject, headers, chained.body);
+    let pool = given(&log);
+    let keys = pool.reader().keys(&pool_id("dc1")).unwrap().value;
+    assert_eq!(keys.len(), 1);
+    assert!(keys[0].is_good_at(at(CREATED)) && keys[0].is_of(&one.source) && !keys[0].is_of(&two.source));
+    let reasons = pool.reasons();
+    assert!(
+        reasons.len() == 2 && reasons.iter().all(|reason| reason.starts_with("ce-farepoch")),
+        "{reasons:?}"
+    );
+    // Another source may use the same name; neither ends the other's.
+    announced(&mut two, &mut log, &ak("k1"));
+    let pool = given(&log);
+    assert_eq!(pool.reader().key(&name("k1")).unwrap().len(), 2);
+    assert!(pool.store.drop_pool(&pool_id("dc1")).unwrap());
+    assert_eq!(pool.reader().key(&name("k1")).unwrap().len(), 0);
+}
+
+fn issued(key_id: &str) -> Fact {
+    let Announced { key_id, tenant, salt, hash, not_after } = ak(key_id);
+    Fact::Key(KeyFact::Issued(Issued { key_id, tenant, salt, hash, not_after, actor: actor() }))
+}
+
+#[test]
+fn r8_a_tenant_that_is_made_again_does_not_get_the_keys_of_the_removed_one() {
+    let mut log = Log::default();
+    let tenant: bus_schema::TenantId = "acme".parse().unwrap();
+    let created =
+        Fact::Tenant(TenantFact::Created(tenant::Created { tenant: tenant.clone(), actor: actor() }));
+    log.fact(&created);
+    log.fact(&issued("k1"));
+    log.fact(&Fact::Tenant(TenantFact::Removed(tenant::Removed { tenant, actor: actor() })));
+    log.fact(&created);
+    log.fact(&issued("k2"));
+    let keys = given(&log).reader().issued_keys().unwrap().value;
+    let good: Vec<_> = keys.iter().map(|key| (key.key_id.as_str(), key.is_good_at(at(CREATED)))).collect();
+    assert_eq!(good, [("k1", false), ("k2", true)]);
+}
+
+#[test]
+fn a_target_log_that_lost_its_tail_makes_no_revoked_key_good_and_repeats_no_record() {
+    let mut log = Log::default();
+    log.fact(&issued("k1"));
+    log.fact(&requested("s1"));
+    log.fact(&confirmation());
+    log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), actor: actor() })));
+    let mut pool = given(&log);
+    log.messages.pop();
+    pool.store.rewind(super::support::TARGET, at(CREATED + 1)).unwrap();
+    pool.read = 0;
+    pool.read_on(&log);
+    assert!(!pool.reader().issued_keys().unwrap()[0].is_good_at(at(CREATED)));
+    assert_eq!(pool.reader().confirmations(&pool_id("dc1"), 10).unwrap().len(), 1);
+    assert_eq!(pool.reader().syncs(&pool_id("dc1"), 10).unwrap().len(), 1);
+    // A fact that is stated again later, word by word, does not make it good either.
+    let mut later = Log::written_after(&log);
+    later.append("nonsense.tgt.", Vec::new(), Vec::new());
+    (0..3).for_each(|_| {
+        later.fact(&issued("k1"));
+    });
+    pool.read = 3;
+    pool.read_on(&later);
+    assert!(!pool.reader().issued_keys().unwrap()[0].is_good_at(at(CREATED)));
+}
+
+#[test]
+fn r1_the_last_first_request_is_known_however_long_ago_it_was() {
+    let mut log = Log::default();
+    let first = log.fact(&requested("s-first")) as i64;
+    for n in 0..1200 {
+        let Fact::Resource(ResourceFact::SyncRequested(mut other)) = requested(&format!("s{n}")) else {
+            panic!()
+        };
+        other.reason = SyncReason::Third;
+        log.fact(&Fact::Resource(ResourceFact::SyncRequested(other)));
+    }
+    // The owner is heard of only after that.
+    let mut agent = Agent::new("dc1", "inv");
+    agent.changed(&mut log, "Pod/a", "1", "{}");
+    let pool = given(&log);
+    assert_eq!(pool.owner(&agent).last_first, Some(at(CREATED + 1000 * first)));
+    let reader = pool.reader();
+    assert_eq!(reader.sync(&pool_id("dc1"), "s700").unwrap().value.unwrap().sync_id, "s700");
+    assert_eq!(reader.sync(&pool_id("dc1"), "s-first").unwrap().value, None, "not one of the last thousand");
+}
+
+fn confirmation() -> Fact {
+    Fact::Resource(ResourceFact::Confirmed(Confirmed {
+        pool: pool_id("dc1"),
+        confirm_id: "c1".to_owned(),
+        actor: actor(),
+        task: None,
+        allowed_unreachable: false,
+        resources: Vec::new(),
+    }))
+}
+
 #[test]
 fn r8_tenants_are_bound_granted_and_removed_with_those_below() {
     let mut log = Log::default();
@@ -278,7 +397,7 @@ fn two_stores_of_one_log_are_equal_and_a_changed_row_is_named() {
     right.read_on(&log);
     let differences = compare::diff(&left.reader(), &right.reader()).unwrap();
     let what: Vec<_> = differences.iter().map(|difference| difference.what.as_str()).collect();
-    assert_eq!(what, ["owner /local/dc1/resource/inv", "row Pod/7"]);
+    assert_eq!(what, ["row Pod/7", "owner /local/dc1/resource/inv"]);
     let size = right.store.size().unwrap();
     assert!(size.live_bytes > 30 * 100 && size.file_bytes > size.live_bytes);
 }
