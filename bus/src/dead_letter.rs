@@ -8,7 +8,7 @@
 //! | `Farside-Origin` | `stream:seq` of the original |
 //! | `Farside-Origin-Subject` | the subject of the original |
 //! | `Farside-Consumer` | who could not take it in |
-//! | `Nats-Msg-Id` | `stream:seq/consumer`, so it is stored once |
+//! | `Nats-Msg-Id` | `stream:seq/consumer/time`, so it is stored once; a log that was rewound uses a place again, at another time |
 //!
 //! The original's own headers follow as they were, except `Nats-…` and `Farside-…`, which get
 //! `Farside-Original-` in front. A header that cannot be sent at all is left out, and so is what would
@@ -84,7 +84,7 @@ impl DeadLetter<'_> {
             subject: subject::dead_letter(self.target, self.consumer, stem_of(original.subject())),
             headers,
             body,
-            message_id: format!("{origin}/{}", self.consumer),
+            message_id: format!("{origin}/{}/{}", self.consumer, original.stored_at().unix_ms()),
         }
     }
 }
@@ -131,7 +131,7 @@ mod tests {
         let letter = DeadLetter { target: &target, consumer: &consumer, reason: "not\nJSON", path: "$" };
         let letter = letter.of(&original);
         assert_eq!(letter.subject, "far.v1.east.dlq.pump.resource");
-        assert_eq!((&*letter.body, &*letter.message_id), (&b"{"[..], "LOG:9/pump"));
+        assert_eq!((&*letter.body, &*letter.message_id), (&b"{"[..], "LOG:9/pump/0"));
         let expected = [
             (REASON, "not JSON"),
             (PATH, "$"),

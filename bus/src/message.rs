@@ -45,6 +45,19 @@ impl LogMessage {
         Self { stream, seq, stored_at, subject: subject.into(), headers, body }
     }
 
+    /// A message that was read before and kept, which the log need not hold any more.
+    pub fn kept(
+        stream: &str,
+        seq: u64,
+        stored_at: Timestamp,
+        subject: String,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    ) -> Self {
+        let (headers, body) = (Headers::Raw(headers), body.into());
+        Self { stream: stream.into(), seq, stored_at, subject: subject.into(), headers, body }
+    }
+
     /// Its sequence in the stream, from 1.
     pub fn seq(&self) -> u64 {
         self.seq

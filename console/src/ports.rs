@@ -81,16 +81,31 @@ pub struct RebuildReport {
     pub events: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
-    /// What the live pool had otherwise than the rebuilt one, each in words; the rebuilt one is in use now.
+    /// What the live pool had otherwise than the rebuilt one, each in words.
     pub differences: Vec<String>,
     /// Whether the rebuilt pool is in use now.
     pub swapped: bool,
 }
 
+/// When a rebuilt pool takes the place of the live one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RebuildSwap {
+    /// When users see the same in both: what differs is for a person to look at first.
+    #[default]
+    Equal,
+    /// Whatever differs.
+    Always,
+}
+
 /// Builds the pool again from the log, beside the live one.
 pub trait Rebuilder: Send + Sync {
     /// Does it; progress goes to `progress` as long as somebody listens.
-    fn rebuild(&self, progress: mpsc::Sender<RebuildProgress>) -> Pending<'_, RebuildReport>;
+    fn rebuild(
+        &self,
+        progress: mpsc::Sender<RebuildProgress>,
+        swap: RebuildSwap,
+    ) -> Pending<'_, RebuildReport>;
 }
 
 /// What the reactions know of themselves.

@@ -30,6 +30,18 @@ pub enum StoreError {
         /// Its format.
         found: u64,
     },
+    /// An older build wrote the file.
+    #[error(
+        "cannot open the pool {}: written by format {found} of an older farside, this build reads format {FORMAT}; \
+         move the file away and start farside again: it makes the pool again from the log (nothing is lost)",
+        path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
     /// The file is damaged, or no pool at all.
     #[error(
         "the pool {} is damaged ({reason}); run 'farside rebuild' to make it again from the log (nothing is lost)",

@@ -56,6 +56,7 @@ impl File {
         let mut database = open_database(path, &options, options.check).map_err(wrong)?;
         match prepare(&database).map_err(wrong)? {
             FORMAT => {}
+            found if found < FORMAT => return Err(StoreError::Older { path: path.to_owned(), found }),
             found => return Err(StoreError::Newer { path: path.to_owned(), found }),
         }
         if options.compact && is_half_dead(path, &database).map_err(wrong)? {

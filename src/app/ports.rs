@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,8 @@ use std::{
 use bus::Bus;
 use bus_schema::{Name, subject};
 use console::ports::{
-    Doing, Health, Moment, Past, PastPools, Pending, PortError, RebuildProgress, RebuildReport, Rebuilder,
-    Vitals,
+    Doing, Health, Moment, Past, PastPools, Pending, PortError, RebuildProgress, RebuildReport, RebuildSwap,
+    Rebuilder, Vitals,
 };
 use consumers::{
     resource::{Shown, state::Activity},
@@ -88,13 +89,17 @@ impl Ports {
             }
         };
         let facts = subject::target_stream(&self.target);
-        let streams = [(stream.to_owned(), until), (facts, facts_until)];
+        let streams = [(facts, facts_until), (stream.to_owned(), until)];
         let replayed = self.current().handle.replay(&streams, &Unwatched).await;
         let replayed = replayed.map_err(|e| PortError::Failed(format!("the replay failed: {e}")))?;
         Ok(Past { reader: replayed.store.reader(), keep: Box::new(replayed) })
     }
 
-    async fn rebuilt(&self, progress: mpsc::Sender<RebuildProgress>) -> Result<RebuildReport, PortError> {
+    async fn rebuilt(
+        &self,
+        progress: mpsc::Sender<RebuildProgress>,
+        swap: RebuildSwap,
+    ) -> Result<RebuildReport, PortError> {
         let started = Instant::now();
         let file = &self.control.rebuild_file;
         let failed = |what: &str, e: &dyn std::fmt::Display| PortError::Failed(format!("{what}: {e}"));
@@ -107,16 +112,10 @@ impl Ports {
         let told = Told { to: progress };
         let rebuilt = self.current().handle.rebuild(file, &told).await;
         let rebuilt = rebuilt.map_err(|e| failed("the rebuild failed", &e))?;
-        let _ = told.to.try_send(RebuildProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
-        let (done, swapped) = oneshot::channel();
-        let asked = self.control.swaps.send(Swap { by: rebuilt.path, done }).await;
-        asked.map_err(|_| PortError::Failed("farside is ending; start it, then rebuild again".to_owned()))?;
-        match swapped.await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => return Err(PortError::Failed(why)),
-            Err(_) => {
-                return Err(PortError::Failed("farside ended during the swap; start it and look".to_owned()));
-            }
+        let swaps = swap == RebuildSwap::Always || !rebuilt.differs_in_content();
+        if swaps {
+            let _ = told.to.try_send(RebuildProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
+            self.swap(rebuilt.path).await?;
         }
         let differences = rebuilt.differences.iter().map(|found| {
             let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
@@ -132,8 +131,19 @@ impl Ports {
             events: rebuilt.positions.iter().map(|position| position.seq).sum(),
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             differences: differences.collect(),
-            swapped: true,
+            swapped: swaps,
         })
+    }
+
+    /// Puts a rebuilt pool's file in the place of the live one.
+    async fn swap(&self, by: PathBuf) -> Result<(), PortError> {
+        let (done, swapped) = oneshot::channel();
+        let asked = self.control.swaps.send(Swap { by, done }).await;
+        asked.map_err(|_| PortError::Failed("farside is ending; start it, then rebuild again".to_owned()))?;
+        match swapped.await {
+            Ok(swapped) => swapped.map_err(PortError::Failed),
+            Err(_) => Err(PortError::Failed("farside ended during the swap; start it and look".to_owned())),
+        }
     }
 }
 
@@ -145,12 +155,16 @@ impl PastPools for Ports {
 }
 
 impl Rebuilder for Ports {
-    fn rebuild(&self, progress: mpsc::Sender<RebuildProgress>) -> Pending<'_, RebuildReport> {
+    fn rebuild(
+        &self,
+        progress: mpsc::Sender<RebuildProgress>,
+        swap: RebuildSwap,
+    ) -> Pending<'_, RebuildReport> {
         Box::pin(async move {
             if self.rebuilding.swap(true, Ordering::AcqRel) {
                 return Err(PortError::Busy("a rebuild is running already; wait for its end".to_owned()));
             }
-            let report = self.rebuilt(progress).await;
+            let report = self.rebuilt(progress, swap).await;
             self.rebuilding.store(false, Ordering::Release);
             report
         })

@@ -12,15 +12,23 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{CliError, Context, Ended};
 
 /// Build the pool again from the log, beside the live one, compare, and swap; exit code 3 if they differed
+///
+/// When resources, keys or tenants differ, the live pool stays in use and the differences are shown: a log that
+/// lost its tail knows less than the pool. --swap puts the rebuilt pool in its place all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: farside rebuild")]
-pub(crate) struct Rebuild {}
+pub(crate) struct Rebuild {
+    /// Use the rebuilt pool even if it differs from the live one
+    #[arg(long)]
+    swap: bool,
+}
 
 impl Rebuild {
     pub(crate) async fn run(self, context: &Context) -> Result<Ended, CliError> {
         let mut shown = Shown::new();
         let mut end = None;
-        let lines = context.client.post_lines("/v1/rebuild", |line: RebuildLine| {
+        let path = if self.swap { "/v1/rebuild?swap=always" } else { "/v1/rebuild" };
+        let lines = context.client.post_lines(path, |line: RebuildLine| {
             match line {
                 RebuildLine::Progress(progress) => shown.progress(&progress),
                 last => end = Some(last),
@@ -87,8 +95,11 @@ fn text(report: &RebuildReport) -> String {
     let rate = report.events as f64 / seconds.max(0.001);
     let mut text = format!("rebuilt from {} events in {seconds:.1} s ({rate:.0} events/s): ", report.events);
     text += if report.differences.is_empty() { "equal to the live pool" } else { "the live pool DIFFERED" };
-    text +=
-        if report.swapped { "; the rebuilt one is in use now\n" } else { "; the live one stays in use\n" };
+    text += if report.swapped {
+        "; the rebuilt one is in use now\n"
+    } else {
+        "; the live one stays in use: look at what differs, then 'farside rebuild --swap' if the log is right\n"
+    };
     for difference in &report.differences {
         text += &format!("  {difference}\n");
     }

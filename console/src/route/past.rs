@@ -21,7 +21,7 @@ use super::pool::whole_pool_only;
 use crate::{
     api::Api,
     extract::{Operator, Params, PoolPath, no_pool},
-    ports::{Moment, Past},
+    ports::{Moment, Past, RebuildSwap},
     problem::Problem,
     view::RebuildLine,
 };
@@ -120,8 +120,19 @@ impl Write for Pieces {
     }
 }
 
+/// What a rebuild is asked for.
+#[derive(Deserialize)]
+pub(super) struct RebuildQuery {
+    #[serde(default)]
+    swap: RebuildSwap,
+}
+
 /// `POST /v1/rebuild`: JSON lines as it goes on.
-pub(super) async fn rebuild(State(api): State<Arc<Api>>, operator: Operator) -> Response {
+pub(super) async fn rebuild(
+    State(api): State<Arc<Api>>,
+    operator: Operator,
+    Params(RebuildQuery { swap }): Params<RebuildQuery>,
+) -> Response {
     tracing::info!(actor = %operator.actor, "a rebuild of the pool was asked for");
     let (lines, received) = mpsc::channel(PROGRESS_MAX);
     tokio::spawn(async move {
@@ -133,7 +144,7 @@ pub(super) async fn rebuild(State(api): State<Arc<Api>>, operator: Operator) -> 
                 let _ = tell.send(RebuildLine::Progress(progress)).await;
             }
         });
-        let last = match api.parts.rebuilder.rebuild(progress).await {
+        let last = match api.parts.rebuilder.rebuild(progress, swap).await {
             Ok(report) => RebuildLine::Report(report),
             Err(error) => RebuildLine::Failed(error.to_string()),
         };

@@ -15,7 +15,7 @@ use bus_schema::{
     },
     subject,
 };
-use projector::{DeadLetter, Pending, Stated, Store};
+use projector::{DeadLetter, DeadMessage, Pending, Stated, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +99,7 @@ impl Outbox {
         let (fact, letter) = match &entry.what {
             Stated::Fact(fact) => (fact.clone(), None),
             Stated::DeadLetter(letter) => {
-                let original = self.bus.message(&letter.stream, letter.seq).await?;
+                let original = self.original(letter).await?;
                 let parked = Fact::Log(LogFact::Parked(parked(letter, original.as_ref())));
                 (parked, Some((letter, original)))
             }
@@ -115,6 +115,17 @@ impl Outbox {
         }
         self.facts.state(&fact, &entry.name).await?;
         Ok(true)
+    }
+
+    /// The message that is dead: as it was kept with the letter, or from the log if that still holds it. A
+    /// log that was rewound may hold another one at its place.
+    async fn original(&self, letter: &DeadLetter) -> Result<Option<LogMessage>, ConsumersError> {
+        let DeadLetter { stream, seq, stored_at, message, .. } = letter;
+        if let Some(DeadMessage { subject, headers, body }) = message.clone() {
+            return Ok(Some(LogMessage::kept(stream, *seq, *stored_at, subject, headers, body)));
+        }
+        let found = self.bus.message(stream, *seq).await?;
+        Ok(found.filter(|found| found.stored_at().unix_ms() == stored_at.unix_ms()))
     }
 
     /// The message id keeps a fact single for two minutes only; the log itself tells for ever.
@@ -143,8 +154,7 @@ impl Outbox {
 }
 
 fn parked(letter: &DeadLetter, original: Option<&LogMessage>) -> Parked {
-    let kept = letter.message.as_ref().map(|message| message.subject.as_str());
-    let subject = kept.or(original.map(LogMessage::subject)).unwrap_or_default().to_owned();
+    let subject = original.map(LogMessage::subject).unwrap_or_default().to_owned();
     let DeadLetter { stream, seq, reason, path, .. } = letter.clone();
     Parked { stream, seq, subject, reason, path }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bus::Bus;
 use projector::{
     Position, Store, StoreOptions,
-    compare::{self, Difference},
+    compare::{self, Difference, Of},
 };
 
 use super::{
@@ -13,6 +13,9 @@ use super::{
     replay::{Until, Watcher, feed},
 };
 use crate::error::ConsumersError;
+
+/// What the name of a target's log begins with.
+const TARGET_LOGS: &str = "FARSIDE_TGT_";
 
 /// A second pool, built from the logs.
 #[derive(Debug)]
@@ -23,6 +26,13 @@ pub struct Rebuilt {
     pub positions: Vec<Position>,
     /// What differs, at most [`compare::DIFFERENCES_MAX`] entries; none = the live pool is what the logs say.
     pub differences: Vec<Difference>,
+}
+
+impl Rebuilt {
+    /// Whether users would see something else in the rebuilt pool than in the live one.
+    pub fn differs_in_content(&self) -> bool {
+        self.differences.iter().any(|found| found.of == Of::Content)
+    }
 }
 
 /// Builds the pool again in `path`, which must not exist, while the live one goes on; commits of the live
@@ -57,7 +67,9 @@ async fn catch_up(
     store: &Store,
     watcher: &dyn Watcher,
 ) -> Result<Vec<Position>, ConsumersError> {
-    let positions = live.positions()?;
+    let mut positions = live.positions()?;
+    // The pool does not depend on the order, but what a person confirmed need not be held first.
+    positions.sort_by_key(|position| !position.stream.starts_with(TARGET_LOGS));
     for position in &positions {
         feed(bus, store, &position.stream, Until::Seq(position.seq), watcher).await?;
     }

@@ -56,6 +56,14 @@ fn a_newer_format_is_refused_with_what_to_do() {
     let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
     assert!(error.contains("written by format 3, this build reads up to 2"), "{error}");
     assert!(error.contains("run a newer farside, or 'farside rebuild'"), "{error}");
+    let database = Database::open(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(tables::META).unwrap().insert(tables::META_FORMAT, 1).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("written by format 1 of an older farside"), "{error}");
+    assert!(error.contains("move the file away and start farside again"), "{error}");
     drop(directory);
 }
 
