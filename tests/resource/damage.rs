@@ -107,6 +107,9 @@ async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
     assert_eq!(repair.scope, SyncScope::Full);
     closed(&target, &repair.sync_id).await;
     equal(&target, &source).await;
+    assert_eq!(super::runtime::facts_named(&target, "parked").await, 0, "no false dead letter");
+    let owner = target.owner(&dc1(), OWNER).unwrap();
+    assert_eq!((owner.refused, owner.fork), (0, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

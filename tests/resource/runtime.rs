@@ -2,7 +2,11 @@
 
 use bus::{BusError, LeaseToken};
 use bus_schema::{
-    Name,
+    Name, Stem,
+    command::{
+        resource::SyncReason,
+        target::{Reply, SyncsStarted},
+    },
     fact::{
         Fact,
         log::{LogFact, WindowHeld},
@@ -13,10 +17,13 @@ use consumers::runtime::{
     facts::FactPublisher,
     replay::{Until, Watcher},
 };
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
-    LOG, dc1, equal, quiet, synced,
+    LOG, OWNER, closed, dc1, equal, quiet,
+    source::Serving,
+    synced,
     target::{Target, export},
 };
 use crate::support::{eventually, nats::Nats};
@@ -119,4 +126,44 @@ async fn a_rebuilt_pool_is_equal_to_the_live_one() {
     assert!(rebuilt.positions.iter().any(|position| position.stream == LOG && position.seq > 50));
     let again = target.handle.rebuild(&path, &Silent).await.unwrap_err();
     assert!(again.to_string().contains("rebuilt.redb"), "a file that is there is not overwritten: {again}");
+}
+
+/// Asks for everything, and waits until it is in the pool.
+async fn full_sync(target: &Target, serving: &mut Serving) -> String {
+    let command = json!({ "pool": dc1(), "full": true, "actor": "op" });
+    let reply = target.command::<_, SyncsStarted>(Stem::Resource, "sync", &command).await;
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    let sync = loop {
+        let sync = serving.next_sync().await;
+        if sync.reason == SyncReason::Manual {
+            break sync;
+        }
+    };
+    closed(target, &sync.sync_id).await;
+    sync.sync_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_deletion_stays_after_another_full_sync_and_a_rebuild() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    for n in 0..30 {
+        source.change(&format!("Pod/{n}"), "1").await;
+    }
+    target.caught_up(LOG).await;
+    for n in 0..30 {
+        source.drift(&format!("Pod/{n}"), None).await;
+    }
+    let held = full_sync(&target, &mut serving).await;
+    assert_eq!(target.owner(&dc1(), OWNER).unwrap().held_window.unwrap().sync_id, held);
+    let confirmed = json!({ "pool": "local/dc1", "owner": OWNER, "sync_id": held, "actor": "operator" });
+    target.state(Stem::Resource, "empty_confirmed", confirmed).await.unwrap();
+    let let_pass = |reader: &projector::Reader| {
+        reader.owner(&dc1(), OWNER).unwrap().value?.held_window.is_none().then_some(())
+    };
+    target.until("the held window is let pass", let_pass).await;
+    full_sync(&target, &mut serving).await;
+    assert_eq!(target.owner(&dc1(), OWNER).unwrap().digest.count, 0);
+    let rebuilt = target.handle.rebuild(&target.path("rebuilt.redb"), &Silent).await.unwrap();
+    assert_eq!(rebuilt.differences, []);
 }
