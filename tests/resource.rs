@@ -202,6 +202,23 @@ async fn r4_a_mismatch_is_repaired_before_the_task_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r4_a_dead_letter_inside_the_second_answer_stops_the_task() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    source.change("Pod/web", "1").await;
+    target.caught_up(LOG).await;
+    source.drift("Pod/web", Some("2")).await;
+    // The projector refuses a label of this size, so the event of the answer becomes a dead letter.
+    source.label("Pod/web", &"x".repeat(2_000)).await;
+    let confirmation = confirm(&target, &["Pod/web"], 20_000).await;
+    assert_eq!(serving.next_sync().await.reason, SyncReason::Second);
+    let web = &confirmation.resources[0];
+    assert!(!confirmation.go && web.verdict == Verdict::Unconfirmable, "{web:?}");
+    assert!(web.reason.as_ref().unwrap().contains("not taken in whole"), "{web:?}");
+    assert_eq!(target.row(&dc1(), "Pod/web").unwrap().revision, Some("1".parse().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r4_a_source_that_does_not_answer_stops_the_task() {
     let nats = Nats::start().await;
     let (target, source, serving) = synced(&nats, quiet()).await;

@@ -200,6 +200,9 @@ pub struct LastSync {
     pub place: String,
     /// When the log stored it.
     pub closed_at: Timestamp,
+    /// The event before the answer's opening: a row behind it was written by the answer, or after it.
+    #[serde(default)]
+    pub low: Option<ChainPoint>,
     /// Resources sent.
     pub resources: u64,
     /// Deletions sent.

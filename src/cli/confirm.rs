@@ -141,5 +141,8 @@ fn table(confirmation: &Confirmation) -> String {
         ]);
     }
     let go = if confirmation.go { "go" } else { "NO GO" };
-    table.text() + &format!("{go} (confirmation {})\n", confirmation.confirm_id)
+    let reasons = confirmation.resources.iter().filter_map(|resource| {
+        resource.reason.as_ref().map(|reason| format!("{}: {reason}\n", resource.key))
+    });
+    table.text() + &reasons.collect::<String>() + &format!("{go} (confirmation {})\n", confirmation.confirm_id)
 }

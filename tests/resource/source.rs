@@ -47,6 +47,8 @@ struct Inner {
     prev: Hash32,
     resources: BTreeMap<String, Resource>,
     unsent: BTreeSet<String>,
+    /// Labels that resources are sent with.
+    labels: BTreeMap<String, String>,
 }
 
 /// The agent. Clones are the same one.
@@ -86,7 +88,8 @@ impl ScriptedSource {
     /// An agent that has said nothing yet.
     pub(crate) fn new(bus: &Bus, source: &str, epoch: u64) -> Self {
         let at = ChainPoint { epoch: Epoch(epoch), seq: 0 };
-        let inner = Inner { at, prev: Hash32::ZERO, resources: BTreeMap::new(), unsent: BTreeSet::new() };
+        let (resources, unsent, labels) = Default::default();
+        let inner = Inner { at, prev: Hash32::ZERO, resources, unsent, labels };
         Self { bus: bus.clone(), source: source.parse().unwrap(), inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -165,6 +168,11 @@ impl ScriptedSource {
         }
     }
 
+    /// From now on a resource is sent with this label.
+    pub(crate) async fn label(&self, key: &str, label: &str) {
+        self.inner.lock().await.labels.insert(key.to_owned(), label.to_owned());
+    }
+
     /// The source changes, and the event that says so never reaches the log.
     pub(crate) async fn lose(&self, key: &str, revision: &str) {
         let mut inner = self.inner.lock().await;
@@ -197,6 +205,7 @@ impl ScriptedSource {
 
     async fn send_changed(&self, inner: &mut Inner, key: &str, sync: Option<&str>) {
         let Resource { revision, state } = inner.resources[key].clone();
+        let label = inner.labels.get(key).cloned();
         let (kind, id) = key.split_once('/').unwrap();
         let state = RawValue::from_string(state).unwrap();
         let changed = Changed {
@@ -204,7 +213,7 @@ impl ScriptedSource {
             id: id.into(),
             revision: revision.into(),
             state: &state,
-            labels: BTreeMap::new(),
+            labels: label.iter().map(|label| ("app".into(), label.as_str().into())).collect(),
         };
         self.publish(inner, ResourceEvent::Changed(changed).into(), sync).await;
         inner.unsent.remove(key);

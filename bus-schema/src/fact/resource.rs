@@ -99,7 +99,8 @@ pub enum Verdict {
     Missing,
     /// The source did not answer in time.
     SourceUnreachable,
-    /// No agent answers for the resource, so nobody can compare.
+    /// Nobody can call the pool's entry true: no agent answers for the resource, or the two are known to
+    /// differ and the second request did not change that. `reason` says which.
     Unconfirmable,
 }
 
@@ -129,6 +130,9 @@ pub struct ConfirmedResource {
     /// Whether the source changed it while the guarded command ran.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub changed_during_run: bool,
+    /// Why the entry cannot be called true, and what to do; absent when it can, or is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Resources were compared with their source before a task (`resource.confirmed`).

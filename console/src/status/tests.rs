@@ -46,6 +46,7 @@ fn owner() -> Owner {
             scope: SyncScope::Full,
             place: "FARSIDE_LOCAL:7".to_owned(),
             closed_at: ago(60_000),
+            low: None,
             resources: 3,
             deleted: 0,
             bytes: 900,

@@ -4,7 +4,11 @@
 //! read the pool's entries ─► read the source (not the agent's cache) ─► equal? ─yes─► confirmed
 //!                                                                         │ no
 //!            updated / missing ◄─ compare again ◄─ pool has the answer ◄─ second request
+//!                                       └─ still unequal, and not written by that answer: unconfirmable
 //! ```
+//!
+//! Nothing is taken for true because an answer has ended: the entry itself must be what was read, or bear
+//! a place in the chain behind the opening of an answer that was taken in whole.
 //!
 //! The answer is a fact: who asked, what was found, and the place in the owner's chain as of which it is true.
 
@@ -23,14 +27,14 @@ use bus_schema::{
         resource::{Confirmed, ConfirmedResource, ResourceFact, Verdict},
     },
 };
-use projector::{Row, StoreError};
+use projector::{Order, Row, StoreError};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     ports::{Pool, Ports, Silence, ask},
     state::{Differing, Input, Sync, Wanted},
     sync,
-    view::{askable, has_good_key},
+    view::{askable, has_good_key, no_key},
 };
 
 /// The longest that a confirmation waits, whatever its command says.
@@ -79,6 +83,37 @@ struct Answer {
     owner: Source,
     keys: Vec<ResourceKey>,
     read: Result<(BTreeMap<ResourceKey, Found>, ChainPoint), Silence>,
+}
+
+/// The end of the answer to a second request, as the pool has it.
+struct Mended {
+    /// The owner's last event in the pool.
+    at: ChainPoint,
+    /// The event before the answer's opening; none = another answer has ended since, and hides it.
+    low: Option<ChainPoint>,
+    /// Why not every event of the answer was taken in.
+    broken: Option<String>,
+}
+
+impl Mended {
+    /// Whether a row was written by the answer, or after it: it is then younger than what was read.
+    fn wrote(&self, row: &Row, owner: &str) -> bool {
+        let behind = |low: ChainPoint| match row.order {
+            Order::Chained(at) => at.epoch == low.epoch && at.seq > low.seq,
+            Order::Unchained { .. } => false,
+        };
+        self.broken.is_none() && row.owner == owner && row.notice.is_none() && self.low.is_some_and(behind)
+    }
+
+    fn why_unequal(&self) -> String {
+        match &self.broken {
+            Some(broken) => format!(
+                "the pool differs from the source: the answer to the second request was not taken in whole ({broken}); see the dead letters in `farside status`"
+            ),
+            None => "the pool differs from the source: the answer to the second request did not bring this resource; see the agent's log, then confirm again"
+                .to_owned(),
+        }
+    }
 }
 
 /// One confirmation that is under way.
@@ -175,7 +210,7 @@ impl<P: Ports> Confirm<P> {
             let mended = self.mend(&owner, &keys).await;
             for key in keys {
                 let found = answer_of(&answers, &owner, &key);
-                let resource = self.after_mending(&key, before[&key].as_ref(), found, &owner, mended)?;
+                let resource = self.after_mending(&key, before[&key].as_ref(), found, &owner, &mended)?;
                 resources.insert(key, resource);
             }
         }
@@ -204,35 +239,44 @@ impl<P: Ports> Confirm<P> {
         Ok(asking.join_all().await)
     }
 
-    /// The second request: the place in the owner's chain that the pool has passed with the answer.
-    async fn mend(&self, owner: &Source, keys: &[ResourceKey]) -> Option<ChainPoint> {
+    /// The second request: how its answer ended in the pool. Errors: why there is none.
+    async fn mend(&self, owner: &Source, keys: &[ResourceKey]) -> Result<Mended, String> {
         let now = self.ports.now();
         let announced = self.ports.pool().keys(&self.pool).is_ok_and(|keys| has_good_key(&keys, now));
         if !announced {
-            tracing::warn!(%owner, "no second request: the source has announced no access key that is good (R7)");
-            return None;
+            return Err(format!("the pool differs from the source, which is not asked: {}", no_key(owner)));
         }
         let sync = second(keys, now);
+        let mut refused = "there was no time left for it".to_owned();
         loop {
             let left = self.left();
             if left.is_zero() {
-                return None;
+                return Err(format!("the pool differs from the source; the second request: {refused}"));
             }
             match sync::request(&*self.ports, owner, &sync, false, left).await {
                 Input::Accepted { .. } => break,
-                refused => tracing::debug!(%owner, ?refused, "ask for the second sync again"),
+                Input::Failed { reason, .. } => refused = reason,
+                other => tracing::debug!(%owner, ?other, "ask for the second sync again"),
             }
             tokio::time::sleep(REFUSED_WAIT.min(left)).await;
         }
-        let (pool, source) = (self.ports.pool(), owner.to_string());
-        let closed = || {
-            let owner = pool.owner(&self.pool, &source).ok()??;
-            let last = owner.last_sync.as_ref().is_some_and(|last| last.sync_id == sync.id);
-            let syncs = || pool.syncs(&self.pool, super::view::SYNCS_MAX).unwrap_or_default();
-            let completed = || syncs().iter().any(|r| r.sync_id == sync.id && r.completed.is_some());
-            if last || completed() { owner.at } else { None }
-        };
-        pool.progress().until(self.left(), closed).await
+        let mended = self.ports.pool().progress().until(self.left(), || self.ended(owner, &sync.id)).await;
+        mended.ok_or_else(|| {
+            "the pool differs from the source, which took the second request and sent no whole answer in time; see the agent's log"
+                .to_owned()
+        })
+    }
+
+    /// How a sync's answer ended, when the pool has its end.
+    fn ended(&self, owner: &Source, sync_id: &str) -> Option<Mended> {
+        let pool = self.ports.pool();
+        let known = pool.owner(&self.pool, &owner.to_string()).ok()??;
+        let at = known.at?;
+        if let Some(last) = known.last_sync.filter(|last| last.sync_id == sync_id) {
+            return Some(Mended { at, low: last.low, broken: last.broken });
+        }
+        let completed = pool.sync(&self.pool, sync_id).ok()?.is_some_and(|record| record.completed.is_some());
+        completed.then_some(Mended { at, low: None, broken: None })
     }
 
     fn after_mending(
@@ -241,25 +285,32 @@ impl<P: Ports> Confirm<P> {
         before: Option<&Row>,
         found: &Found,
         owner: &Source,
-        mended: Option<ChainPoint>,
+        mended: &Result<Mended, String>,
     ) -> Result<ConfirmedResource, StoreError> {
         let row = self.row(key)?;
         let live = row.as_ref().filter(|row| row.deleted_at.is_none());
-        let fresh = row.as_ref().filter(|row| row.owner == owner.to_string() && row.notice.is_none());
-        let verdict = match (mended, judge(row.as_ref(), found)) {
-            (None, _) => Verdict::SourceUnreachable,
-            (Some(_), Judgement::Equal) => Verdict::Updated,
-            (Some(_), Judgement::Absent) => Verdict::Missing,
+        let mended = match mended {
+            Ok(mended) => mended,
+            Err(reason) => {
+                let after = found.as_ref().map(|(revision, _)| revision.clone());
+                return Ok(ConfirmedResource { after, ..untrue(key, before, reason.clone()) });
+            }
+        };
+        let verdict = match judge(row.as_ref(), found) {
+            Judgement::Equal => Some(Verdict::Updated),
+            Judgement::Absent => Some(Verdict::Missing),
             // The source changed once more after it was read, and the answer brought that.
-            (Some(_), Judgement::Differs) if live.is_none() => Verdict::Missing,
-            (Some(_), Judgement::Differs) if fresh.is_some() => Verdict::Updated,
-            (Some(_), Judgement::Differs) => Verdict::SourceUnreachable,
+            Judgement::Differs => {
+                let written = row.as_ref().is_some_and(|row| mended.wrote(row, &owner.to_string()));
+                written.then_some(if live.is_some() { Verdict::Updated } else { Verdict::Missing })
+            }
         };
-        let after = match mended {
-            Some(_) => live.and_then(|row| row.revision.clone()),
-            None => found.as_ref().map(|(revision, _)| revision.clone()),
+        let Some(verdict) = verdict else {
+            let after = found.as_ref().map(|(revision, _)| revision.clone());
+            return Ok(ConfirmedResource { after, ..untrue(key, before, mended.why_unequal()) });
         };
-        Ok(ConfirmedResource { true_as_of: mended, after, ..resource(key, before, verdict) })
+        let after = live.and_then(|row| row.revision.clone());
+        Ok(ConfirmedResource { true_as_of: Some(mended.at), after, ..resource(key, before, verdict) })
     }
 
     fn recheck_one(&self, resource: &mut ConfirmedResource, answers: &[Answer]) -> Result<(), StoreError> {
@@ -294,16 +345,21 @@ enum First {
 }
 
 fn first_verdict(key: &ResourceKey, row: Option<&Row>, answers: &[Answer]) -> First {
-    let known = |verdict| First::Known(resource(key, row, verdict));
     let asked: Vec<&Answer> = answers.iter().filter(|answer| answer.keys.contains(key)).collect();
     if asked.is_empty() {
-        return known(Verdict::Unconfirmable);
+        let reason = "no agent answers for it; start one beside its source".to_owned();
+        return First::Known(untrue(key, row, reason));
     }
+    let unreachable = || {
+        let silence = asked.iter().find_map(|answer| answer.read.as_ref().err());
+        let reason = silence.map(|silence| silence.0.clone());
+        First::Known(ConfirmedResource { reason, ..resource(key, row, Verdict::SourceUnreachable) })
+    };
     let readings = asked.iter().filter_map(|answer| Some((*answer, answer.read.as_ref().ok()?)));
     let readings: Vec<_> =
         readings.map(|(answer, (found, at))| (answer, found.get(key).unwrap_or(&None), *at)).collect();
     let having = readings.iter().find(|(_, found, _)| found.is_some()).or(readings.first());
-    let Some((answer, found, at)) = having else { return known(Verdict::SourceUnreachable) };
+    let Some((answer, found, at)) = having else { return unreachable() };
     match judge(row, found) {
         Judgement::Equal => {
             let after = found.as_ref().map(|(revision, _)| revision.clone());
@@ -311,7 +367,7 @@ fn first_verdict(key: &ResourceKey, row: Option<&Row>, answers: &[Answer]) -> Fi
             First::Known(ConfirmedResource { true_as_of: Some(*at), after, ..confirmed })
         }
         // One owner that does not answer may be the one that has it.
-        Judgement::Absent if readings.len() < asked.len() => known(Verdict::SourceUnreachable),
+        Judgement::Absent if readings.len() < asked.len() => unreachable(),
         Judgement::Absent => {
             let missing = resource(key, row, Verdict::Missing);
             First::Known(ConfirmedResource { true_as_of: Some(*at), ..missing })
@@ -329,7 +385,13 @@ fn resource(key: &ResourceKey, before: Option<&Row>, verdict: Verdict) -> Confir
         after: None,
         true_as_of: None,
         changed_during_run: false,
+        reason: None,
     }
+}
+
+/// An entry that nobody can call true, and why.
+fn untrue(key: &ResourceKey, before: Option<&Row>, reason: String) -> ConfirmedResource {
+    ConfirmedResource { reason: Some(reason), ..resource(key, before, Verdict::Unconfirmable) }
 }
 
 fn answer_of<'a>(answers: &'a [Answer], owner: &Source, key: &ResourceKey) -> &'a Found {

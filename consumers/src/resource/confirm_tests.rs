@@ -44,6 +44,10 @@ fn verdicts(confirmation: &Confirmation) -> Vec<Verdict> {
     confirmation.resources.iter().map(|resource| resource.verdict).collect()
 }
 
+fn reason(confirmation: &Confirmation) -> String {
+    confirmation.resources[0].reason.clone().unwrap()
+}
+
 fn stated(ports: &Recording) -> Confirmed {
     ports
         .stated()
@@ -145,7 +149,54 @@ async fn r4_a_second_request_that_brings_nothing_in_time_is_no_confirmation() {
     ports.answers(|_, _| Ok(reads(&[("Pod/a", Some("2"))])));
     ports.answers(|_, _| Ok(json!({ "result": "accepted", "scope": "keys" })));
     let confirmation = Confirm::run(ports.clone(), command(&["Pod/a"], 50)).await.unwrap();
-    assert!(!confirmation.go && verdicts(&confirmation) == [Verdict::SourceUnreachable]);
+    assert!(!confirmation.go && verdicts(&confirmation) == [Verdict::Unconfirmable]);
+    assert!(reason(&confirmation).contains("no whole answer"), "{}", reason(&confirmation));
+}
+
+#[tokio::test]
+async fn r4_a_pool_that_is_known_to_differ_stops_the_task_under_every_policy() {
+    let ports = ports();
+    ports.pool.put(OWNER, "Pod/a", "1");
+    ports.answers(|_, _| Ok(reads(&[("Pod/a", Some("2"))])));
+    ports.answers(|_, _| Err(Silence("gone".to_owned())));
+    let command = ConfirmCommand { allow_unreachable: true, ..command(&["Pod/a"], 50) };
+    let confirmation = Confirm::run(ports.clone(), command).await.unwrap();
+    assert!(!confirmation.go && verdicts(&confirmation) == [Verdict::Unconfirmable]);
+}
+
+#[tokio::test]
+async fn r4_an_answer_that_did_not_bring_the_resource_confirms_nothing() {
+    for broken in [None, Some("its event is a dead letter")] {
+        let ports = ports();
+        ports.pool.put(OWNER, "Pod/a", "1");
+        ports.answers(|_, _| Ok(reads(&[("Pod/a", Some("2"))])));
+        ports.answers(move |pool, command| {
+            let accepted = accepts(pool, command, 14);
+            pool.change_owner(OWNER, |owner| {
+                owner.last_sync.as_mut().unwrap().broken = broken.map(str::to_owned);
+            });
+            Ok(accepted)
+        });
+        let confirmation = confirm(&ports, &["Pod/a"]).await;
+        assert!(!confirmation.go && verdicts(&confirmation) == [Verdict::Unconfirmable], "{broken:?}");
+        let said = broken.unwrap_or("did not bring");
+        assert!(reason(&confirmation).contains(said), "{}", reason(&confirmation));
+    }
+}
+
+#[tokio::test]
+async fn r4_a_source_that_changed_once_more_after_it_was_read_is_updated_by_the_answer_alone() {
+    // The opening of the answer lies at 12: an event before it may be older than what was read.
+    for (seq, verdict) in [(12, Verdict::Unconfirmable), (13, Verdict::Updated)] {
+        let ports = ports();
+        ports.pool.put(OWNER, "Pod/a", "1");
+        ports.answers(|_, _| Ok(reads(&[("Pod/a", Some("2"))])));
+        ports.answers(move |pool, command| {
+            pool.put_at(OWNER, "Pod/a", "3", seq);
+            Ok(accepts(pool, command, 14))
+        });
+        assert_eq!(verdicts(&confirm(&ports, &["Pod/a"]).await), [verdict]);
+    }
 }
 
 #[tokio::test]

@@ -75,6 +75,8 @@ pub trait Pool: Send + Sync {
     fn is_paused(&self, pool: &PoolId) -> Result<bool, StoreError>;
     /// The last syncs of a pool, newest first.
     fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Vec<SyncRecord>, StoreError>;
+    /// One sync of a pool.
+    fn sync(&self, pool: &PoolId, sync_id: &str) -> Result<Option<SyncRecord>, StoreError>;
     /// When it was stated last that a log had lost what was read from it.
     fn rewound_at(&self, stream: &str) -> Result<Option<Timestamp>, StoreError>;
     /// Nodes of an owner's digest.
@@ -210,6 +212,11 @@ impl Pool for LivePool {
 
     fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Vec<SyncRecord>, StoreError> {
         Ok(self.reader.syncs(pool, limit)?.value)
+    }
+
+    fn sync(&self, pool: &PoolId, sync_id: &str) -> Result<Option<SyncRecord>, StoreError> {
+        let syncs = self.reader.syncs(pool, super::view::SYNCS_MAX)?.value;
+        Ok(syncs.into_iter().find(|record| record.sync_id == sync_id))
     }
 
     fn rewound_at(&self, stream: &str) -> Result<Option<Timestamp>, StoreError> {

@@ -115,6 +115,14 @@ impl RecordingPool {
         self.moved();
     }
 
+    /// The same, at a place in the owner's chain.
+    pub(crate) fn put_at(&self, owner: &str, key: &str, revision: &str, seq: u64) {
+        let key: ResourceKey = key.parse().unwrap();
+        let order = Order::Chained(ChainPoint { epoch: bus_schema::Epoch(7), seq });
+        lock(&self.rows).insert(key.clone(), Row { order, ..row(owner, key, revision) });
+        self.moved();
+    }
+
     pub(crate) fn delete(&self, key: &str) {
         let key: ResourceKey = key.parse().unwrap();
         if let Some(row) = lock(&self.rows).get_mut(&key) {
@@ -173,6 +181,7 @@ fn last_sync(sync_id: &str) -> LastSync {
         scope: bus_schema::event::resource::SyncScope::Full,
         place: "FARSIDE_LOCAL:1".to_owned(),
         closed_at: Timestamp::default(),
+        low: Some(ChainPoint { epoch: bus_schema::Epoch(7), seq: 12 }),
         resources: 0,
         deleted: 0,
         bytes: 0,
@@ -294,6 +303,10 @@ impl Pool for RecordingPool {
 
     fn syncs(&self, _: &PoolId, _: usize) -> Result<Vec<SyncRecord>, StoreError> {
         Ok(vec![])
+    }
+
+    fn sync(&self, _: &PoolId, _: &str) -> Result<Option<SyncRecord>, StoreError> {
+        Ok(None)
     }
 
     fn rewound_at(&self, _: &str) -> Result<Option<Timestamp>, StoreError> {

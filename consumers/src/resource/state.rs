@@ -26,6 +26,7 @@ use bus_schema::{
 use super::{
     schedule::{Schedule, after},
     threshold::{Guard, Limits, SinceSync},
+    view::no_key,
 };
 
 /// How long a source that was just seen for the first time may take to announce its key, in milliseconds:
@@ -518,10 +519,7 @@ fn ask(
     }
     let sync = new_sync(owner, wanted, now);
     if !view.key_announced {
-        let reason = format!(
-            "the source of {} has announced no access key that is good now (R7); give its agent a key, see `farside key --help`",
-            owner.source.pool
-        );
+        let reason = no_key(owner.source);
         fail(state, owner, sync, reason, now, actions);
         if let Activity::Resting { for_key, .. } = &mut state.activity {
             *for_key = true;

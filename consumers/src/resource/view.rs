@@ -38,6 +38,14 @@ pub fn has_good_key(keys: &[AccessKey], now: Timestamp) -> bool {
     keys.iter().any(|key| key.is_good_at(now))
 }
 
+/// Why an owner is not asked, and what to do (R7).
+pub fn no_key(owner: &Source) -> String {
+    format!(
+        "the source of {} has announced no access key that is good now (R7); give its agent one: [[clusters.keys]] with id, tenant and secret_file, the secret made by `openssl rand -hex 32`",
+        owner.pool
+    )
+}
+
 /// What the pool says of an owner; `running` is the sync that is under way with it.
 pub fn view_of(owner: &Owner, around: Surroundings<'_>, running: Option<&Sync>, now: Timestamp) -> View {
     let projector::SinceSync { changes, bytes, outstanding, oldest_outstanding } = owner.since_sync;

@@ -357,6 +357,7 @@ impl PoolWriter<'_> {
             scope: closed.scope,
             place,
             closed_at,
+            low: Some(closed.low),
             resources: closed.resources,
             deleted: closed.deleted,
             bytes: closed.bytes,
