@@ -1,5 +1,11 @@
 //! What every reaction stands on, against a real server: the lease's fence, replay and rebuild.
 
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
 use bus::{BusError, LeaseToken};
 use bus_schema::{
     Name, Stem,
@@ -18,15 +24,19 @@ use consumers::runtime::{
     replay::{Until, Watcher},
 };
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::{
     LOG, OWNER, closed, dc1, equal, quiet,
-    source::Serving,
+    source::{ScriptedSource, Serving},
     synced,
     target::{Target, export},
 };
-use crate::support::{eventually, nats::Nats};
+use crate::support::{
+    eventually,
+    nats::{Nats, TEST_LOG_BYTES, free_port},
+};
 
 /// How many facts of a name the target log holds.
 pub(crate) async fn facts_named(target: &Target, name: &str) -> usize {
@@ -58,7 +68,7 @@ async fn token(target: &Target) -> LeaseToken {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_holder_that_was_paused_is_fenced() {
+async fn a_fact_under_an_old_lease_is_refused_by_the_server() {
     let nats = Nats::start().await;
     let bus = nats.bus().await;
     let old = Target::start(&bus, quiet()).await;
@@ -66,7 +76,6 @@ async fn an_old_holder_that_was_paused_is_fenced() {
     old.stop().await;
     let new = Target::start(&bus, quiet()).await;
     assert!(token(&new).await.seq > old_token.seq);
-    // The old holder still believes in its lease when it wakes up.
     let (_belief, lease) = watch::channel(Some(old_token));
     let facts = FactPublisher::new(&bus, &"local".parse().unwrap(), lease);
     let held = WindowHeld { owner: "x".to_owned(), sync_id: "s".to_owned(), would_delete: 1, rows: 1 };
@@ -75,18 +84,111 @@ async fn an_old_holder_that_was_paused_is_fenced() {
     assert_eq!(facts_named(&new, "window_held").await, 0);
 }
 
+/// A service in a process of its own, which can be stopped in the middle of whatever it does.
+struct Process {
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Process {
+    /// One that asks its agents every second.
+    fn start(nats: &Nats) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, file) = (dir.path().join("data"), dir.path().join("farside.toml"));
+        let text = format!(
+            "data_dir = {data:?}\n[nats]\nservers = {nats:?}\n[console]\nlisten = \"127.0.0.1:{port}\"\n\
+             [service]\nlog_bytes_max = {TEST_LOG_BYTES}\nlease_ttl = \"2s\"\n[service.schedule]\nevery = \"1s\"\n",
+            nats = nats.url(),
+            port = free_port(),
+        );
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farside"));
+        command.arg("serve").arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
+        Self { child: command.stderr(Stdio::null()).spawn().unwrap(), _dir: dir }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL ends a stopped process, too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_holder_that_was_paused_is_fenced() {
+    let nats = Nats::start().await;
+    let bus = nats.bus().await;
+    let old = Process::start(&nats);
+    let log = eventually("the log is there", async || bus.stream_state(LOG).await.ok());
+    log.await;
+    let source = ScriptedSource::started(&bus, OWNER).await;
+    let mut serving = source.serve().await;
+    let old_lease = serving.next_sync().await.lease;
+    serving.next_sync().await;
+    old.signal("-STOP");
+    let mut config = quiet();
+    config["schedule"] = json!({ "every": "1s" });
+    let new = Target::start(&bus, config).await;
+    let new_lease = token(&new).await.seq;
+    assert!(new_lease > old_lease);
+    // What the old holder asked before it was stopped has come by the time that the new one asks.
+    while serving.next_sync().await.lease != new_lease {}
+    // It wakes up in the middle of its work and still believes in its lease; its next request is long due.
+    old.signal("-CONT");
+    for _ in 0..4 {
+        assert_eq!(serving.next_sync().await.lease, new_lease, "the old holder asked");
+    }
+    source.change("Pod/a", "1").await;
+    equal(&new, &source).await;
+    let holders: Vec<u64> = facts_with_fence(&new, "sync_requested", new_lease).await;
+    assert!(!holders.is_empty() && holders.iter().all(|fence| *fence == new_lease), "{holders:?}");
+}
+
+/// The lease that each fact of a name bears which the target log stored behind a sequence.
+async fn facts_with_fence(target: &Target, name: &str, behind: u64) -> Vec<u64> {
+    let stream = "FARSIDE_TGT_LOCAL";
+    let last = target.bus.stream_state(stream).await.unwrap().last_seq;
+    let mut fences = Vec::new();
+    for seq in behind + 1..=last {
+        let Some(message) = target.bus.message(stream, seq).await.unwrap() else { continue };
+        if message.subject().ends_with(&format!(".{name}")) {
+            let headers = message.headers();
+            let fence = headers.iter().find(|(name, _)| *name == "Nats-Expected-Last-Subject-Sequence");
+            fences.push(fence.unwrap().1.parse().unwrap());
+        }
+    }
+    fences
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_share_the_work_and_only_one_acts() {
     let nats = Nats::start().await;
-    let (first, source, _serving) = synced(&nats, quiet()).await;
-    let bus = nats.bus().await;
-    let second = tokio::spawn(async move { Target::start(&bus, quiet()).await });
+    let (first, source, mut serving) = synced(&nats, quiet()).await;
+    let second = Target::standby(&nats.bus().await, quiet()).await;
     source.change("Pod/a", "1").await;
     equal(&first, &source).await;
-    assert!(first.handle.holds_lease());
+    let target_log = "FARSIDE_TGT_LOCAL";
+    for target in [&first, &second] {
+        target.caught_up(LOG).await;
+        target.caught_up(target_log).await;
+    }
+    assert_eq!(first.export(&dc1()), second.export(&dc1()), "both have read everything");
+    assert!(first.handle.holds_lease() && !second.handle.holds_lease());
+    assert!(second.handle.owners().is_empty(), "it decides nothing");
+    second.nothing_for(Duration::from_secs(1)).await;
+    assert_eq!(serving.syncs_so_far(), [], "one first request, and it was answered");
+    let facts = async |name| facts_named(&first, name).await;
+    assert_eq!((facts("sync_requested").await, facts("sync_completed").await), (1, 1));
     first.stop().await;
-    let second = second.await.unwrap();
-    assert!(second.handle.holds_lease());
+    second.acting().await;
+    source.change("Pod/b", "1").await;
     equal(&second, &source).await;
 }
 

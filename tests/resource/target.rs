@@ -32,6 +32,11 @@ impl Target {
         target
     }
 
+    /// Starts one with a new pool while another one holds the lease.
+    pub(crate) async fn standby(bus: &Bus, config: Value) -> Self {
+        Self::start_in(bus, config, Arc::new(tempfile::tempdir().unwrap())).await
+    }
+
     async fn start_in(bus: &Bus, config: Value, directory: Arc<TempDir>) -> Self {
         let mut config: ServiceConfig = serde_json::from_value(config).unwrap();
         config.log_bytes_max = Some(TEST_LOG_BYTES);
