@@ -273,6 +273,29 @@ async fn r6_the_third_request_goes_out_once_per_storm_and_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r6_a_plain_publisher_of_the_cluster_counts_too() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, with_threshold(50)).await;
+    for n in 0..25 {
+        source.notice(&format!("Pod/{n}"), "1").await;
+    }
+    let client = nats.client().await;
+    let publish = async |n: u32| {
+        let subject = format!("far.v1.local.evt.dc1.resource.VM=2F{n}.changed");
+        let body = format!(r#"{{"kind":"VM","id":"{n}","revision":"1","state":{{}}}}"#);
+        client.publish(subject, body.into()).await.unwrap();
+        client.flush().await.unwrap();
+    };
+    for n in 0..25 {
+        publish(n).await;
+    }
+    eventually("the publisher's events are in the pool", async || target.row(&dc1(), "VM/24")).await;
+    assert_eq!(serving.syncs_so_far(), [], "the limit is not exceeded");
+    publish(25).await;
+    assert_eq!(serving.next_sync().await.reason, SyncReason::Third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r7_no_first_request_without_an_access_key() {
     let nats = Nats::start().await;
     let bus = nats.bus().await;

@@ -175,7 +175,7 @@ pub fn pool_alarms(read: &PoolRead, now: Timestamp) -> Vec<Alarm> {
         }
         if let Some(held) = &owner.held_window {
             let text = format!(
-                "sync {} of {source} would delete {} of {} rows and is held; if the source really is that empty, run 'farside sync {pool} --confirm-empty {}'",
+                "sync {} of {source} would delete {} of {} rows and is held; if the source really is that empty, run 'farside sync {pool} --confirm-empty {}'; if it has everything again, 'farside sync {pool} --full' settles it",
                 held.sync_id, held.would_delete, held.rows, held.sync_id
             );
             alarms.push(alarm(AlarmKind::HeldWindow, Some(held.closed_at), text));

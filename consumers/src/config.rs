@@ -118,6 +118,8 @@ pub struct PatienceConfig {
     pub stalled: Span,
     /// How often it is asked for again before it has failed.
     pub resumes: u32,
+    /// How long an answer may take as a whole, however much comes.
+    pub longest: Span,
 }
 
 impl Default for ServiceConfig {
@@ -150,6 +152,7 @@ impl Default for PatienceConfig {
             backoff_max: Span::from_ms(300_000),
             stalled: Span::from_ms(30_000),
             resumes: 5,
+            longest: Span::from_ms(6 * 3_600_000),
         }
     }
 }
@@ -166,12 +169,13 @@ impl ServiceConfig {
         let schedule = own.and_then(|own| own.schedule.as_ref()).unwrap_or(&self.schedule);
         let threshold = own.and_then(|own| own.threshold).unwrap_or(self.threshold);
         let schedule = schedule.read().map_err(|reason| wrong(format!("the schedule of {pool}"), reason))?;
-        let PatienceConfig { backoff, backoff_max, stalled, resumes, .. } = self.patience;
+        let PatienceConfig { backoff, backoff_max, stalled, resumes, longest, .. } = self.patience;
         let patience = Patience {
             backoff_ms: backoff.ms().max(1),
             backoff_ms_max: backoff_max.ms().max(backoff.ms()),
             stalled_ms_max: stalled.ms(),
             resumes_max: resumes,
+            answer_ms_max: longest.ms().max(stalled.ms()),
         };
         Ok(Policy { schedule, limits: threshold.read(), patience })
     }

@@ -21,6 +21,7 @@ use redb::WriteTransaction;
 pub(crate) use outbox::{pending_key, read_pending};
 pub(crate) use owners::OwnerRecord;
 pub(crate) use pool::PoolState;
+pub use window::is_harmless;
 
 use self::{outbox::Outbox, pool::PoolWriter};
 use crate::{

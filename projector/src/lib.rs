@@ -32,6 +32,7 @@ mod tests;
 pub mod compare;
 
 pub use batch::Batch;
+pub use commit::is_harmless;
 pub use error::StoreError;
 pub use owner::{
     AgentState, Fork, Gap, HeartbeatSeen, HeldWindow, LastSync, Owner, Proof, SinceSync, Window,

@@ -209,7 +209,7 @@ impl Health for Ports {
 /// What is under way with an owner, in words; none when nothing is.
 fn activity(shown: &Shown) -> Option<Doing> {
     match &shown.activity {
-        Activity::Idle => None,
+        Activity::Idle => shown.trouble.clone().map(Doing::Waiting),
         Activity::Descending => Some(Doing::Sync("its digest is being compared".to_owned())),
         Activity::Asked(_) => Some(Doing::Sync("it is being asked".to_owned())),
         Activity::Receiving { .. } => Some(Doing::Sync("its answer is coming".to_owned())),

@@ -144,5 +144,7 @@ fn table(confirmation: &Confirmation) -> String {
     let reasons = confirmation.resources.iter().filter_map(|resource| {
         resource.reason.as_ref().map(|reason| format!("{}: {reason}\n", resource.key))
     });
-    table.text() + &reasons.collect::<String>() + &format!("{go} (confirmation {})\n", confirmation.confirm_id)
+    table.text()
+        + &reasons.collect::<String>()
+        + &format!("{go} (confirmation {})\n", confirmation.confirm_id)
 }

@@ -181,3 +181,29 @@ async fn r9_an_agent_that_forked_its_chain_while_the_target_was_away_starts_a_ne
     assert!(target.row(&dc1(), "Vm/a").unwrap().state.unwrap().contains('2'));
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_ledger_that_sees_an_empty_source_deletes_nothing_and_its_return_settles_the_hold() {
+    let (bench, target) = Bench::new().await;
+    let ids: Vec<String> = (0..30).map(|n| format!("vm-{n}")).collect();
+    let machines: Vec<(&str, u64)> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+    bench.inventory(&machines);
+    let agent = bench.agent(1, "").await;
+    equal(&target, 31).await;
+    agent.stop().await;
+    fs::remove_file(bench.home.path().join("agent.redb")).unwrap();
+    bench.inventory(&[]);
+    let agent = bench.agent(1, "").await;
+    target
+        .until("the close waits for a person", |reader| {
+            reader.owner(&dc1(), OWNER).unwrap().value?.held_window.map(drop)
+        })
+        .await;
+    let owner = target.owner(&dc1(), OWNER).unwrap();
+    assert!(owner.digest.count == 31 && !owner.in_sync(), "{owner:?}");
+    assert!(!reasons(&target).contains(&SyncReason::Second));
+    bench.inventory(&machines);
+    equal(&target, 31).await;
+    assert!(target.owner(&dc1(), OWNER).unwrap().held_window.is_none());
+    agent.stop().await;
+}

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{
     LOG, OWNER, closed, dc1, equal, log_fact, quiet, source::ScriptedSource, synced, target::Target,
 };
-use crate::support::nats::Nats;
+use crate::support::{eventually, nats::Nats};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_differs_is_mended_by_the_differing_keys_only() {
@@ -38,6 +38,62 @@ async fn a_pool_that_differs_is_mended_by_the_differing_keys_only() {
     equal(&target, &source).await;
     assert_eq!(target.row(&dc1(), "Pod/new").unwrap().revision, Some("1".parse().unwrap()));
     assert!(target.row(&dc1(), "Pod/8").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_of_two_agents_is_told_and_makes_no_endless_repairs() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    let other = ScriptedSource::started(&target.bus, "/local/dc1/resource/other").await;
+    let mut other_serving = other.serve().await;
+    other_serving.next_sync().await;
+    source.change("Pod/shared", "1").await;
+    other.change("Pod/shared", "2").await;
+    target.caught_up(LOG).await;
+    // What its heartbeats say is that the pool lacks the resource, again and again.
+    let told = eventually("people are told", async || {
+        source.heartbeat().await;
+        let owners = target.handle.owners();
+        owners.into_iter().find(|shown| shown.owner.to_string() == OWNER)?.trouble
+    });
+    let told = told.await;
+    assert!(told.contains("Pod/shared (/local/dc1/resource/other)"), "{told}");
+    source.heartbeat().await;
+    other.heartbeat().await;
+    target.nothing_for(Duration::from_secs(1)).await;
+    assert_eq!((serving.syncs_so_far(), other_serving.syncs_so_far()), (vec![], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_the_projector_refuses_makes_no_endless_repairs() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    source.label("Pod/refused", &"x".repeat(2_000)).await;
+    source.drift("Pod/refused", Some("1")).await;
+    source.heartbeat().await;
+    let scopes = [serving.next_sync().await.scope, serving.next_sync().await.scope];
+    assert_eq!(scopes, [SyncScope::Keys, SyncScope::Full]);
+    // The rests are 200 ms, 400 ms, 800 ms, and everything is not sent a second time.
+    assert_eq!(serving.next_sync().await.scope, SyncScope::Keys);
+    let shown = target.handle.owners();
+    assert!(shown[0].trouble.as_ref().unwrap().contains("still differs"), "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_goes_on_in_an_epoch_that_is_over_is_told_to_start_a_new_one() {
+    let nats = Nats::start().await;
+    let (target, source, mut serving) = synced(&nats, quiet()).await;
+    let newer = ScriptedSource::new(&target.bus, OWNER, 8);
+    newer.start().await;
+    newer.announce_key().await;
+    target.caught_up(LOG).await;
+    // A ledger from a backup: everything that it says is refused from now on.
+    source.change("Pod/a", "1").await;
+    source.heartbeat().await;
+    let repair = serving.next_sync().await;
+    assert!(repair.rebase && repair.reason == SyncReason::Repair, "{repair:?}");
+    let shown = target.handle.owners();
+    assert!(shown[0].trouble.as_ref().unwrap().contains("epoch that is over"), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -294,16 +294,25 @@ impl ScriptedSource {
         match verb {
             SYNC => {
                 let sync: SyncRequest = serde_json::from_slice(&request.body).unwrap();
+                if sync.agent != self.source.agent {
+                    return;
+                }
                 request.reply(&SyncReply::Accepted { scope: sync.scope }).await.unwrap();
                 self.answer_sync(&sync).await;
                 let _ = seen.send(sync);
             }
             READ => {
                 let read: ReadRequest = serde_json::from_slice(&request.body).unwrap();
+                if read.agent != self.source.agent {
+                    return;
+                }
                 request.reply(&self.read(&read).await).await.unwrap();
             }
             _ => {
                 let digest: DigestRequest = serde_json::from_slice(&request.body).unwrap();
+                if digest.agent != self.source.agent {
+                    return;
+                }
                 request.reply(&self.compare(&digest).await).await.unwrap();
             }
         }

@@ -19,10 +19,7 @@ use bus_schema::{
 use projector::SyncRecord;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    ports::{Pool, Ports},
-    view::SYNCS_MAX,
-};
+use super::ports::{Pool, Ports};
 use crate::error::ConsumersError;
 
 /// How long one delivery waits for the pool; then it comes again.
@@ -94,8 +91,8 @@ impl<P: Ports> Completed<P> {
         let target_stream = subject::target_stream(&self.target);
         let stated_up_to = self.bus.stream_state(&target_stream).await?.last_seq;
         progress.passes(&target_stream, stated_up_to, POOL_WAIT_MAX).await?;
-        let syncs = self.ports.pool().syncs(&pool, SYNCS_MAX)?;
-        let record = syncs.iter().find(|record| record.sync_id == closed.sync_id && record.owner == owner);
+        let record = self.ports.pool().sync(&pool, &closed.sync_id)?.filter(|record| record.owner == owner);
+        let record = record.as_ref();
         if record.is_some_and(|record| record.completed.is_some()) {
             return Ok(());
         }

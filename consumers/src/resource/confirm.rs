@@ -242,7 +242,8 @@ impl<P: Ports> Confirm<P> {
     /// The second request: how its answer ended in the pool. Errors: why there is none.
     async fn mend(&self, owner: &Source, keys: &[ResourceKey]) -> Result<Mended, String> {
         let now = self.ports.now();
-        let announced = self.ports.pool().keys(&self.pool).is_ok_and(|keys| has_good_key(&keys, now));
+        let announced =
+            self.ports.pool().keys(&self.pool).is_ok_and(|keys| has_good_key(&keys, &owner.to_string(), now));
         if !announced {
             return Err(format!("the pool differs from the source, which is not asked: {}", no_key(owner)));
         }

@@ -4,6 +4,9 @@
 //! asked for; at the leaves, the items. What only the pool has, and what both have differently, is known
 //! by its key; what only the source has, by its short address.
 //!
+//! Most of an owner's rows being only in the pool is no difference to mend key by key: an agent that lost its
+//! ledger and sees an empty folder looks so. Then everything is asked for, whose end is guarded.
+//!
 //! The source goes on changing meanwhile: a difference that is no more costs one resource sent in vain.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -18,6 +21,7 @@ use projector::DigestItem;
 use super::{
     ports::{Pool, Ports, ask},
     state::{Descended, Differing},
+    view::askable,
 };
 
 /// Most differing resources that are asked for one by one; above, everything is cheaper than the requests.
@@ -44,12 +48,12 @@ pub struct Cost {
 
 /// Compares the pool's digest of an owner with the owner's own.
 pub async fn descend<P: Ports>(ports: &P, owner: &Source, wait: Duration) -> (Descended, Cost) {
-    let mut descent = Descent { ports, owner, wait, cost: Cost::default() };
+    let mut descent = Descent { ports, owner, wait, cost: Cost::default(), rows: 0 };
     let outcome = descent.run().await.unwrap_or_else(Descended::Failed);
     let Cost { rounds, bytes } = descent.cost;
     match &outcome {
-        Descended::Differ(differing) => {
-            tracing::info!(%owner, differing = differing.len(), rounds, bytes, "digests compared");
+        Descended::Differ(differing, conflict) => {
+            tracing::info!(%owner, differing = differing.len(), conflict, rounds, bytes, "digests compared");
         }
         outcome => tracing::info!(%owner, ?outcome, rounds, bytes, "digests compared"),
     }
@@ -61,6 +65,16 @@ struct Descent<'a, P> {
     owner: &'a Source,
     wait: Duration,
     cost: Cost,
+    /// Live rows that the pool has of the owner.
+    rows: u64,
+}
+
+/// What two sides have differently.
+#[derive(Default)]
+struct Found {
+    differing: Differing,
+    /// How many of these only the pool has: the source would answer that they are deleted.
+    only_ours: u64,
 }
 
 impl<P: Ports> Descent<'_, P> {
@@ -68,7 +82,8 @@ impl<P: Ports> Descent<'_, P> {
         let (mut depth, mut above, mut numbers) = (DEPTH_MIN, 0, Vec::new());
         let leaves = loop {
             let theirs = self.ask(depth, above, &numbers, false).await?;
-            let ours = self.ours(depth, above, &numbers)?;
+            let ours = self.ports.pool().digest_nodes(self.owner, depth, above, &numbers).await?;
+            self.rows = ours.digest.count;
             if ours.digest == theirs.digest {
                 return Ok(Descended::Equal);
             }
@@ -86,22 +101,57 @@ impl<P: Ports> Descent<'_, P> {
             depth = next_depth(depth, leaf_depth, differing.len());
             numbers = differing;
         };
-        let mut found = Differing::default();
+        let mut found = Found::default();
         for some in leaves.chunks(LEAVES_A_ROUND_MAX) {
             self.items(depth, some, &mut found).await?;
         }
-        Ok(match found.len() {
-            0 => Descended::Equal,
-            more if more > DIFFERING_MAX => Descended::TooMuch,
-            _ => Descended::Differ(found),
-        })
+        let differing = found.differing.len();
+        if differing == 0 {
+            return Ok(Descended::Equal);
+        }
+        // Named one by one they would be deleted one by one; a full answer passes the guard.
+        let harmless = projector::is_harmless(found.only_ours, self.rows);
+        if differing > DIFFERING_MAX || !harmless {
+            return Ok(Descended::TooMuch);
+        }
+        let conflict = self.conflict(depth, &leaves, &mut found.differing.addresses).await?;
+        Ok(Descended::Differ(found.differing, conflict))
     }
 
-    async fn items(&mut self, above: u8, leaves: &[u32], found: &mut Differing) -> Result<(), String> {
+    /// Takes out what another agent of the pool states, too, and says so: a row belongs to whoever stated it
+    /// last, so each of the two would get it back for ever.
+    async fn conflict(
+        &self,
+        above: u8,
+        leaves: &[u32],
+        addresses: &mut Vec<u64>,
+    ) -> Result<Option<String>, String> {
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        let owners = self.ports.pool().owners(&self.owner.pool).map_err(|error| error.to_string())?;
+        let others = owners.iter().filter_map(askable).filter(|other| other != self.owner);
+        let mut conflicts: Vec<String> = Vec::new();
+        for other in others {
+            let theirs = self.ports.pool().digest_items(&other, above, leaves).await?;
+            for item in theirs.items {
+                let before = addresses.len();
+                addresses.retain(|address| *address != item.address.short());
+                if addresses.len() < before {
+                    conflicts.push(format!("{} ({other})", item.key));
+                }
+            }
+        }
+        let Some(first) = conflicts.first() else { return Ok(None) };
+        Ok(Some(format!(
+            "{} resources are stated by another agent of this pool, too, like {first}: each belongs to whoever states it last; give the two sources different kinds or ids, or stop one of them",
+            conflicts.len()
+        )))
+    }
+
+    async fn items(&mut self, above: u8, leaves: &[u32], found: &mut Found) -> Result<(), String> {
         let theirs = self.ask(above, above, leaves, true).await?;
-        let source = self.owner.to_string();
-        let pool = self.ports.pool();
-        let ours = pool.digest_items(&self.owner.pool, &source, above, leaves).map_err(|e| e.to_string())?;
+        let ours = self.ports.pool().digest_items(self.owner, above, leaves).await?;
         let numbers = numbers_of(&theirs.frame, NODE_BYTES)?;
         let theirs = numbers.chunks_exact(ITEM_BYTES / NODE_BYTES).filter_map(|pair| match pair {
             [address, item] => Some((*address, *item)),
@@ -109,11 +159,6 @@ impl<P: Ports> Descent<'_, P> {
         });
         differing_items(&ours.items, theirs, found);
         Ok(())
-    }
-
-    fn ours(&self, depth: u8, above: u8, below: &[u32]) -> Result<projector::DigestNodes, String> {
-        let (pool, source) = (&self.owner.pool, self.owner.to_string());
-        self.ports.pool().digest_nodes(pool, &source, depth, above, below).map_err(|e| e.to_string())
     }
 
     async fn ask(&mut self, depth: u8, above: u8, below: &[u32], items: bool) -> Result<DigestReply, String> {
@@ -180,16 +225,17 @@ fn next_depth(depth: u8, leaf_depth: u8, differing: usize) -> u8 {
 }
 
 /// Sorts out which items differ. `theirs` are short addresses and short items.
-fn differing_items(ours: &[DigestItem], theirs: impl Iterator<Item = (u64, u64)>, found: &mut Differing) {
+fn differing_items(ours: &[DigestItem], theirs: impl Iterator<Item = (u64, u64)>, found: &mut Found) {
     let mut ours: BTreeMap<u64, &DigestItem> = ours.iter().map(|item| (item.address.short(), item)).collect();
     for (address, item) in theirs {
         match ours.remove(&address) {
             Some(our) if our.item.short() == item => {}
-            Some(our) => found.keys.push(our.key.clone()),
-            None => found.addresses.push(address),
+            Some(our) => found.differing.keys.push(our.key.clone()),
+            None => found.differing.addresses.push(address),
         }
     }
-    found.keys.extend(ours.into_values().map(|only_ours| only_ours.key.clone()));
+    found.only_ours += ours.len() as u64;
+    found.differing.keys.extend(ours.into_values().map(|only_ours| only_ours.key.clone()));
 }
 
 #[cfg(test)]
@@ -210,10 +256,11 @@ mod tests {
     fn items_are_sorted_out_by_who_has_them() {
         let ours = [resource("Pod/same", "1"), resource("Pod/changed", "1"), resource("Pod/gone", "1")];
         let theirs = [resource("Pod/same", "1"), resource("Pod/changed", "2"), resource("Pod/new", "1")];
-        let mut found = Differing::default();
+        let mut found = Found::default();
         differing_items(&ours, theirs.iter().map(|i| (i.address.short(), i.item.short())), &mut found);
-        assert_eq!(found.keys, ["Pod/changed", "Pod/gone"].map(|key| key.parse().unwrap()));
-        assert_eq!(found.addresses, [Address::of("Pod/new").short()]);
+        assert_eq!(found.only_ours, 1);
+        assert_eq!(found.differing.keys, ["Pod/changed", "Pod/gone"].map(|key| key.parse().unwrap()));
+        assert_eq!(found.differing.addresses, [Address::of("Pod/new").short()]);
     }
 
     #[test]

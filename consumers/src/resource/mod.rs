@@ -1,10 +1,12 @@
 //! The stem `resource`: what the target asks of source clusters, and when (claims R1 to R8).
 //!
-//! Pure: [`schedule`] (R1), [`threshold`] (R6), [`state`] (all requests but the second), [`tenants`] (R8),
+//! Pure: [`schedule`] (R1), [`threshold`] (R6), [`state`] (all requests but the second), [`damage`] (repairs), [`tenants`] (R8),
 //! and the judgements in [`confirm`] (R4). The rest performs what these decide, through [`ports`].
 
 pub mod confirm;
+pub mod damage;
 pub mod descent;
+pub mod model;
 pub mod ports;
 pub mod schedule;
 pub mod state;

@@ -5,12 +5,12 @@ use std::{future::Future, time::Duration};
 
 use bus::{Bus, RequestError};
 use bus_schema::{
-    PoolId, ResourceKey, Stem, Timestamp,
+    PoolId, ResourceKey, Source, Stem, Timestamp,
     fact::{Fact, log::LogFact},
     subject,
 };
 use projector::{
-    AccessKey, DigestItems, DigestNodes, Owner, Reader, Row, StoreError, SyncRecord, TenantState,
+    AccessKey, Answer, DigestItems, DigestNodes, Owner, Reader, Row, StoreError, SyncRecord, TenantState,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -79,23 +79,21 @@ pub trait Pool: Send + Sync {
     fn sync(&self, pool: &PoolId, sync_id: &str) -> Result<Option<SyncRecord>, StoreError>;
     /// When it was stated last that a log had lost what was read from it.
     fn rewound_at(&self, stream: &str) -> Result<Option<Timestamp>, StoreError>;
-    /// Nodes of an owner's digest.
+    /// Nodes of an owner's digest; may read all of its rows, so not on a thread that others wait for.
     fn digest_nodes(
         &self,
-        pool: &PoolId,
-        source: &str,
+        owner: &Source,
         depth: u8,
         above: u8,
         below: &[u32],
-    ) -> Result<DigestNodes, StoreError>;
-    /// Items of an owner's digest.
+    ) -> impl Future<Output = Result<DigestNodes, String>> + Send;
+    /// Items of an owner's digest; reads all of its rows, likewise.
     fn digest_items(
         &self,
-        pool: &PoolId,
-        source: &str,
+        owner: &Source,
         above: u8,
         below: &[u32],
-    ) -> Result<DigestItems, StoreError>;
+    ) -> impl Future<Output = Result<DigestItems, String>> + Send;
     /// How far the pool is.
     fn progress(&self) -> &Progress;
 }
@@ -133,6 +131,14 @@ pub(crate) struct LivePool {
     pub reader: Reader,
     /// How far the pool is.
     pub progress: Progress,
+}
+
+/// Reads on a thread of its own.
+async fn off_the_way<T: Send + 'static>(
+    read: impl FnOnce() -> Result<Answer<T>, StoreError> + Send + 'static,
+) -> Result<T, String> {
+    let read = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
+    read.map(|answer| answer.value).map_err(|error| error.to_string())
 }
 
 impl Ports for Live {
@@ -215,8 +221,7 @@ impl Pool for LivePool {
     }
 
     fn sync(&self, pool: &PoolId, sync_id: &str) -> Result<Option<SyncRecord>, StoreError> {
-        let syncs = self.reader.syncs(pool, super::view::SYNCS_MAX)?.value;
-        Ok(syncs.into_iter().find(|record| record.sync_id == sync_id))
+        Ok(self.reader.sync(pool, sync_id)?.value)
     }
 
     fn rewound_at(&self, stream: &str) -> Result<Option<Timestamp>, StoreError> {
@@ -227,25 +232,20 @@ impl Pool for LivePool {
         }))
     }
 
-    fn digest_nodes(
+    async fn digest_nodes(
         &self,
-        pool: &PoolId,
-        source: &str,
+        owner: &Source,
         depth: u8,
         above: u8,
         below: &[u32],
-    ) -> Result<DigestNodes, StoreError> {
-        Ok(self.reader.digest_nodes(pool, source, depth, above, below)?.value)
+    ) -> Result<DigestNodes, String> {
+        let (reader, owner, below) = (self.reader.clone(), owner.clone(), below.to_vec());
+        off_the_way(move || reader.digest_nodes(&owner.pool, &owner.to_string(), depth, above, &below)).await
     }
 
-    fn digest_items(
-        &self,
-        pool: &PoolId,
-        source: &str,
-        above: u8,
-        below: &[u32],
-    ) -> Result<DigestItems, StoreError> {
-        Ok(self.reader.digest_items(pool, source, above, below)?.value)
+    async fn digest_items(&self, owner: &Source, above: u8, below: &[u32]) -> Result<DigestItems, String> {
+        let (reader, owner, below) = (self.reader.clone(), owner.clone(), below.to_vec());
+        off_the_way(move || reader.digest_items(&owner.pool, &owner.to_string(), above, &below)).await
     }
 
     fn progress(&self) -> &Progress {

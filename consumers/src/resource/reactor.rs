@@ -4,8 +4,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bus_schema::{PoolId, Source, Timestamp, event::resource::SyncScope, subject};
-use projector::{Owner, StoreError, SyncRecord};
+use bus_schema::{
+    Name, PoolId, Source, Timestamp, command::resource::SyncReason, event::resource::SyncScope, subject,
+};
+use projector::{AccessKey, Owner, StoreError};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -16,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     descent::descend,
     ports::{Pool, Ports},
-    state::{self, Action, Activity, Input, OwnerState, Policy, step},
+    state::{self, Action, Activity, Input, OwnerState, Policy, Sync, View, step},
     sync,
-    view::{SYNCS_MAX, Surroundings, askable, recalled, view_of},
+    threshold::{Amount, Storm},
+    view::{Around, SYNCS_MAX, amount, askable, no_key, recalled, view_of},
 };
 use crate::{config::ServiceConfig, error::ConsumersError};
 
@@ -53,24 +56,43 @@ pub struct Shown {
     pub activity: Activity,
     /// Failures in a row.
     pub failures: u32,
+    /// What is wrong with the pool's rows and repairs do not mend.
+    pub trouble: Option<String>,
 }
 
-/// What of a pool only the target log changes, so that it is not read at every look.
+/// What is remembered of a pool between two looks.
+struct PoolMemory {
+    policy: Policy,
+    storm: Storm,
+    /// The owner that was asked last; the others go before it.
+    last: Option<Source>,
+}
+
+/// When logs were rewound: read again only after the target log has moved, and once for all pools.
 #[derive(Default)]
-struct Recalled {
-    target_seq: u64,
+struct Rewound {
+    target_seq: Option<u64>,
+    at: BTreeMap<Name, Option<Timestamp>>,
+}
+
+/// One look at a pool.
+struct Sight {
+    pool: PoolId,
+    owners: Vec<Owner>,
+    keys: Vec<AccessKey>,
+    amount: Amount,
     paused: bool,
     rewound_at: Option<Timestamp>,
-    syncs: Vec<SyncRecord>,
+    now: Timestamp,
 }
 
 /// The loop.
 pub(crate) struct Reactor<P> {
     ports: Arc<P>,
     config: Arc<ServiceConfig>,
-    policies: BTreeMap<PoolId, Policy>,
-    recalled: BTreeMap<PoolId, Recalled>,
+    pools: BTreeMap<PoolId, PoolMemory>,
     owners: BTreeMap<Source, OwnerState>,
+    rewound: Rewound,
     work: JoinSet<(Source, Input)>,
     shown: watch::Sender<Vec<Shown>>,
 }
@@ -78,8 +100,8 @@ pub(crate) struct Reactor<P> {
 impl<P: Ports> Reactor<P> {
     /// A reactor that remembers nothing yet.
     pub(crate) fn new(ports: Arc<P>, config: Arc<ServiceConfig>, shown: watch::Sender<Vec<Shown>>) -> Self {
-        let (policies, recalled, owners) = Default::default();
-        Self { ports, config, policies, recalled, owners, work: JoinSet::new(), shown }
+        let (pools, owners, rewound) = Default::default();
+        Self { ports, config, pools, owners, rewound, work: JoinSet::new(), shown }
     }
 
     /// Runs until `shutdown`, or until nobody can ask any more. Errors: the pool cannot be read.
@@ -116,7 +138,7 @@ impl<P: Ports> Reactor<P> {
         let (source, input) = done.map_err(|source| ConsumersError::Task { task: "sync", source })?;
         // A failed statement of a failure has nothing to tell.
         if input != Input::Looked {
-            self.step_one(&source, input)?;
+            self.visit(&source.pool.clone(), vec![(source, input)])?;
         }
         Ok(())
     }
@@ -125,12 +147,9 @@ impl<P: Ports> Reactor<P> {
     pub(crate) fn look(&mut self) -> Result<(), ConsumersError> {
         let mut shown = Vec::new();
         for pool in self.ports.pool().pools()? {
-            for owner in self.ports.pool().owners(&pool)? {
-                if let Some(source) = askable(&owner) {
-                    self.step(&source, &owner, Input::Looked)?;
-                    shown.extend(self.show(&source));
-                }
-            }
+            let sight = self.visit(&pool, Vec::new())?;
+            let agents = sight.owners.iter().filter_map(askable);
+            shown.extend(agents.filter_map(|source| self.show(&source, sight.paused)));
         }
         self.shown.send_if_modified(|old| {
             let changed = *old != shown;
@@ -140,71 +159,121 @@ impl<P: Ports> Reactor<P> {
         Ok(())
     }
 
-    fn show(&self, source: &Source) -> Option<Shown> {
+    fn show(&self, source: &Source, paused: bool) -> Option<Shown> {
         let state = self.owners.get(source)?;
-        let policy = self.policies.get(&source.pool)?;
-        let paused = self.recalled.get(&source.pool).is_some_and(|recalled| recalled.paused);
+        let policy = &self.pools.get(&source.pool)?.policy;
         let next_first = state.next_first(state::Owner { source, policy }).filter(|_| !paused);
         let OwnerState { last_first, failures, .. } = *state;
-        Some(Shown {
-            owner: source.clone(),
-            last_first,
-            next_first,
-            activity: state.activity.clone(),
-            failures,
+        let (owner, activity, trouble) = (source.clone(), state.activity.clone(), state.trouble.clone());
+        Some(Shown { owner, last_first, next_first, activity, failures, trouble })
+    }
+
+    /// Takes every owner of a pool a step further, first those of whom something was heard. One sync of a
+    /// pool runs at a time; who was asked last lets the others go before.
+    fn visit(&mut self, pool: &PoolId, heard: Vec<(Source, Input)>) -> Result<Sight, ConsumersError> {
+        let sight = self.sight(pool)?;
+        let mut agents: Vec<(Source, &Owner)> =
+            sight.owners.iter().filter_map(|owner| Some((askable(owner)?, owner))).collect();
+        // Whose pool was dropped meanwhile, and came again without it.
+        self.owners
+            .retain(|source, _| source.pool != *pool || agents.iter().any(|(agent, _)| agent == source));
+        if !self.pools.contains_key(pool) {
+            let policy = self.config.policy(pool)?;
+            self.pools.insert(pool.clone(), PoolMemory { policy, storm: Storm::default(), last: None });
+        }
+        for (source, input) in heard {
+            if let Some((_, owner)) = agents.iter().find(|(agent, _)| *agent == source) {
+                self.step(&sight, &source, owner, input, true)?;
+            }
+        }
+        // Whose answer has ended makes room for the others.
+        let running =
+            |source: &Source| self.owners.get(source).is_some_and(|state| state.running().is_some());
+        let running: Vec<bool> = agents.iter().map(|(source, _)| running(source)).collect();
+        for ((source, owner), _) in agents.iter().zip(running).filter(|(_, running)| *running) {
+            self.step(&sight, source, owner, Input::Looked, true)?;
+        }
+        let Some(memory) = self.pools.get_mut(pool) else { return Ok(sight) };
+        let resting = |source: &Source| {
+            matches!(self.owners.get(source), Some(OwnerState { activity: Activity::Resting { .. }, .. }))
+        };
+        let able = agents.iter().filter(|(source, owner)| owner.last_full.is_some() && !resting(source));
+        let able = able.map(|(source, _)| source.clone());
+        memory.storm.look(&memory.policy.limits, &sight.amount, able, sight.now);
+        let last = memory.last.clone();
+        let after_last = agents.iter().position(|(source, _)| Some(source) == last.as_ref());
+        agents.rotate_left(after_last.map_or(0, |last| last + 1));
+        for (source, owner) in agents {
+            let busy = self.is_busy_beside(&source);
+            self.step(&sight, &source, owner, Input::Looked, busy)?;
+        }
+        Ok(sight)
+    }
+
+    fn sight(&mut self, pool: &PoolId) -> Result<Sight, ConsumersError> {
+        let from = self.ports.pool();
+        let (owners, keys, paused) = (from.owners(pool)?, from.keys(pool)?, from.is_paused(pool)?);
+        let (amount, now) = (amount(&owners), self.ports.now());
+        let rewound_at = self.rewound_at(&pool.site)?;
+        Ok(Sight { pool: pool.clone(), owners, keys, amount, paused, rewound_at, now })
+    }
+
+    fn rewound_at(&mut self, site: &Name) -> Result<Option<Timestamp>, StoreError> {
+        let from = self.ports.pool();
+        let target_seq = from.progress().reached(&subject::target_stream(&self.config.target)).seq;
+        if self.rewound.target_seq != Some(target_seq) {
+            self.rewound = Rewound { target_seq: Some(target_seq), at: BTreeMap::new() };
+        }
+        if let Some(at) = self.rewound.at.get(site) {
+            return Ok(*at);
+        }
+        let at = from.rewound_at(&subject::site_stream(site))?;
+        self.rewound.at.insert(site.clone(), at);
+        Ok(at)
+    }
+
+    /// Whether another owner of the pool is being asked. One whose answer stands still holds up nobody.
+    fn is_busy_beside(&self, source: &Source) -> bool {
+        let mut others =
+            self.owners.iter().filter(|(other, _)| other.pool == source.pool && *other != source);
+        others.any(|(_, state)| match state.activity {
+            Activity::Asked(_) | Activity::Descending | Activity::Receiving { resumes: 0, .. } => true,
+            Activity::Idle | Activity::Resting { .. } | Activity::Receiving { .. } => false,
         })
     }
 
-    fn step_one(&mut self, source: &Source, input: Input) -> Result<(), ConsumersError> {
-        match self.ports.pool().owner(&source.pool, &source.to_string())? {
-            Some(owner) => self.step(source, &owner, input),
-            // Its pool was dropped meanwhile.
-            None => {
-                self.owners.remove(source);
-                Ok(())
-            }
-        }
-    }
-
-    fn step(&mut self, source: &Source, owner: &Owner, input: Input) -> Result<(), ConsumersError> {
-        let now = self.ports.now();
-        if !self.policies.contains_key(&source.pool) {
-            self.policies.insert(source.pool.clone(), self.config.policy(&source.pool)?);
-        }
-        self.recall(&source.pool)?;
-        let (Some(policy), Some(known)) = (self.policies.get(&source.pool), self.recalled.get(&source.pool))
-        else {
-            return Ok(());
+    fn step(
+        &mut self,
+        sight: &Sight,
+        source: &Source,
+        owner: &Owner,
+        input: Input,
+        busy: bool,
+    ) -> Result<(), ConsumersError> {
+        let now = sight.now;
+        let state = match self.owners.remove(source) {
+            Some(state) => state,
+            None => recalled(owner, &self.ports.pool().syncs(&sight.pool, SYNCS_MAX)?, now),
         };
-        let keys = self.ports.pool().keys(&source.pool)?;
-        let around = Surroundings {
-            keys: &keys,
-            paused: known.paused,
-            rewound_at: known.rewound_at,
-            syncs: &known.syncs,
+        let Some(memory) = self.pools.get_mut(&sight.pool) else { return Ok(()) };
+        let running = state.running().cloned();
+        let around = Around {
+            keys: &sight.keys,
+            paused: sight.paused,
+            rewound_at: sight.rewound_at,
+            busy,
+            third_due: memory.storm.is_due(source),
+            completed: match &running {
+                Some(sync) => is_completed(&*self.ports, owner, sync)?,
+                None => false,
+            },
         };
-        let state = self.owners.remove(source).unwrap_or_else(|| recalled(owner, &known.syncs, now));
-        let view = view_of(owner, around, state.running(), now);
-        let (state, actions) = step(state, state::Owner { source, policy }, &view, input, now);
+        let view = view_of(owner, around, running.as_ref(), now);
+        let asked = state::Owner { source, policy: &memory.policy };
+        let (state, actions) = step(state, asked, &view, input, now);
+        memory.follow(source, running.as_ref(), &state, &view, sight);
         self.owners.insert(source.clone(), state);
         actions.into_iter().for_each(|action| self.perform(source.clone(), action));
-        Ok(())
-    }
-
-    fn recall(&mut self, pool: &PoolId) -> Result<(), StoreError> {
-        let target_seq =
-            self.ports.pool().progress().reached(&subject::target_stream(&self.config.target)).seq;
-        if self.recalled.get(pool).is_some_and(|recalled| recalled.target_seq == target_seq) {
-            return Ok(());
-        }
-        let from = self.ports.pool();
-        let recalled = Recalled {
-            target_seq,
-            paused: from.is_paused(pool)?,
-            rewound_at: from.rewound_at(&subject::site_stream(&pool.site))?,
-            syncs: from.syncs(pool, SYNCS_MAX)?,
-        };
-        self.recalled.insert(pool.clone(), recalled);
         Ok(())
     }
 
@@ -226,32 +295,57 @@ impl<P: Ports> Reactor<P> {
     }
 
     fn manual(&mut self, ManualSync { pool, full, reply }: ManualSync) -> Result<(), ConsumersError> {
-        let owners = self.ports.pool().owners(&pool)?;
-        let sources: Vec<(Source, Owner)> =
-            owners.into_iter().filter_map(|owner| Some((askable(&owner)?, owner))).collect();
+        let agents: Vec<Source> = self.ports.pool().owners(&pool)?.iter().filter_map(askable).collect();
         let scope = if full { SyncScope::Full } else { SyncScope::Incremental };
+        self.visit(&pool, agents.iter().map(|source| (source.clone(), Input::Manual(scope))).collect())?;
         let mut sync_ids = Vec::new();
         let mut refused =
             format!("no agent has ever reported for the pool {pool}; start one, or see its log");
-        for (source, owner) in &sources {
-            self.step(source, owner, Input::Manual(scope))?;
-            match self.owners.get(source) {
-                Some(state) if let Some(sync) = state.running() => sync_ids.push(sync.id.clone()),
-                Some(OwnerState { activity: Activity::Resting { for_key: true, .. }, .. }) => {
-                    refused =
-                        format!("the source of {pool} has announced no access key that is good now (R7)");
-                }
-                _ => {
-                    refused = format!(
-                        "the sync of {pool} waits for a comparison of its digests; it follows by itself"
-                    )
-                }
+        for source in &agents {
+            match self.owners.get(source).and_then(OwnerState::manual) {
+                Some(sync_id) => sync_ids.push(sync_id.to_owned()),
+                None => refused = no_key(source),
             }
         }
         // Who asked may be gone; the syncs run all the same.
         let _ = reply.send(if sync_ids.is_empty() { Err(refused) } else { Ok(sync_ids) });
         Ok(())
     }
+}
+
+impl PoolMemory {
+    /// Notes what a step did that concerns the whole pool.
+    fn follow(
+        &mut self,
+        source: &Source,
+        before: Option<&Sync>,
+        state: &OwnerState,
+        view: &View,
+        Sight { amount, now, .. }: &Sight,
+    ) {
+        let after = state.running();
+        if after.is_some() && after.map(|sync| &sync.id) != before.map(|sync| &sync.id) {
+            self.last = Some(source.clone());
+        }
+        let has_closed = |sync: &&Sync| view.closed.as_ref().is_some_and(|closed| closed.sync_id == sync.id);
+        if before.filter(has_closed).is_some_and(|sync| sync.wanted.scope != SyncScope::Keys) {
+            self.storm.synchronised(amount);
+        }
+        let is_third = |sync: Option<&Sync>| sync.is_some_and(|sync| sync.wanted.reason == SyncReason::Third);
+        let failed = matches!(state.activity, Activity::Resting { .. });
+        if !is_third(after) && (is_third(before) || failed) {
+            self.storm.had_its_turn(source, &self.policy.limits, amount, *now);
+        }
+    }
+}
+
+/// Whether the target log says that a sync is complete; another one may have closed after it.
+fn is_completed<P: Ports>(ports: &P, owner: &Owner, sync: &Sync) -> Result<bool, StoreError> {
+    if owner.last_sync.as_ref().is_none_or(|last| last.sync_id == sync.id) {
+        return Ok(false);
+    }
+    let record = ports.pool().sync(&owner.pool, &sync.id)?;
+    Ok(record.is_some_and(|record| record.completed.is_some()))
 }
 
 #[cfg(test)]

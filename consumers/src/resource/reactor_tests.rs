@@ -22,6 +22,31 @@ async fn look(reactor: &mut Reactor<Recording>) {
     }
 }
 
+/// The agent has these addresses and nothing else, and the pool knows that it differs.
+fn differs(ports: &Recording, addresses: &[u64]) {
+    let at = json!({ "epoch": "0000000000000007", "seq": "20" });
+    let digest = json!({ "root": "00000000000000000000000000000002", "count": "2" });
+    let reply =
+        |frame: Vec<u8>| json!({ "at": at, "digest": digest, "frame": data_encoding::BASE64.encode(&frame) });
+    let mut nodes = vec![0_u8; 256 * 6];
+    nodes[7] = 1;
+    let item = |address: &u64| [&address.to_be_bytes()[2..], &[0, 0, 0, 0, 0, 1]].concat();
+    let (nodes, items) = (reply(nodes), reply(addresses.iter().flat_map(item).collect()));
+    ports.answers(|_, _| Ok(nodes)).answers(|_, _| Ok(items));
+    ports.pool.change_owner(OWNER, |owner| {
+        let at = owner.at.unwrap();
+        owner.proof = Some(projector::Proof { at, equal: false, stored_at: Timestamp::default() });
+    });
+}
+
+/// The next request of an owner is accepted, and its answer is there at once.
+fn answers_at_once(ports: &Recording, owner: &'static str) {
+    ports.answers(move |pool, command| {
+        pool.close(owner, command["sync_id"].as_str().unwrap(), 20);
+        Ok(json!({ "result": "accepted", "scope": "incremental" }))
+    });
+}
+
 fn stated(ports: &Recording) -> Vec<&'static str> {
     ports.stated().iter().map(Fact::name).collect()
 }
@@ -120,18 +145,8 @@ async fn unequal_digests_are_compared_and_only_the_differing_address_is_asked_fo
         Ok(json!({ "result": "accepted", "scope": "incremental" }))
     });
     look(&mut reactor).await;
-    let at = json!({ "epoch": "0000000000000007", "seq": "20" });
-    let digest = json!({ "root": "00000000000000000000000000000002", "count": "2" });
-    let reply = move |frame: Vec<u8>| json!({ "at": at, "digest": digest, "frame": data_encoding::BASE64.encode(&frame) });
-    let mut nodes = vec![0_u8; 256 * 6];
-    nodes[7] = 1;
-    let (nodes, items) = (reply(nodes), reply([[0, 0, 0, 0, 0, 9], [0, 0, 0, 0, 0, 1]].concat()));
-    ports.answers(|_, _| Ok(nodes)).answers(|_, _| Ok(items));
+    differs(&ports, &[9]);
     ports.answers(|_, _| Ok(json!({ "result": "accepted", "scope": "keys" })));
-    ports.pool.change_owner(OWNER, |owner| {
-        let at = owner.at.unwrap();
-        owner.proof = Some(projector::Proof { at, equal: false, stored_at: Timestamp::default() });
-    });
     look(&mut reactor).await;
     let asked = ports.asked();
     assert_eq!(
@@ -140,4 +155,88 @@ async fn unequal_digests_are_compared_and_only_the_differing_address_is_asked_fo
     );
     assert_eq!(asked[2].1["below"], json!([1]));
     assert_eq!((&asked[3].1["scope"], &asked[3].1["addresses"]), (&json!("keys"), &json!([9])));
+}
+
+#[tokio::test]
+async fn an_agent_that_has_lost_nearly_everything_is_asked_for_everything_so_that_the_guard_applies() {
+    let ports = Arc::new(Recording::with_owner(OWNER));
+    let mut reactor = reactor(&ports);
+    answers_at_once(&ports, OWNER);
+    look(&mut reactor).await;
+    for n in 0..30 {
+        ports.pool.put(OWNER, &format!("Pod/{n}"), "1");
+    }
+    differs(&ports, &[]);
+    ports.answers(|_, _| Ok(json!({ "result": "accepted", "scope": "full" })));
+    look(&mut reactor).await;
+    let repair = &ports.asked()[3].1;
+    assert_eq!(
+        (&repair["reason"], &repair["scope"], &repair["keys"]),
+        (&json!("repair"), &json!("full"), &json!(null))
+    );
+}
+
+const OTHER: &str = "/local/dc1/resource/other";
+
+#[tokio::test]
+async fn no_two_agents_of_one_cluster_are_synchronised_at_once() {
+    let ports = Arc::new(Recording::with_owner(OWNER));
+    ports.pool.add_owner(OTHER);
+    let mut reactor = reactor(&ports);
+    ports.answers(|_, _| Ok(json!({ "result": "accepted", "scope": "incremental" })));
+    for _ in 0..10 {
+        look(&mut reactor).await;
+    }
+    let agents = |ports: &Recording| -> Vec<String> {
+        ports.asked().iter().map(|(_, command)| command["agent"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(agents(&ports), ["inv"], "the other one waits");
+    ports.pool.close(OWNER, ports.asked()[0].1["sync_id"].as_str().unwrap(), 20);
+    answers_at_once(&ports, OTHER);
+    look(&mut reactor).await;
+    assert_eq!(agents(&ports), ["inv", "other"]);
+}
+
+#[tokio::test]
+async fn r6_a_plain_publisher_counts_and_every_agent_of_the_cluster_is_asked() {
+    let ports = Arc::new(Recording::with_owner(OWNER));
+    ports.pool.add_owner(OTHER);
+    let mut reactor = reactor(&ports);
+    [OWNER, OTHER].into_iter().for_each(|owner| answers_at_once(&ports, owner));
+    look(&mut reactor).await;
+    look(&mut reactor).await;
+    assert_eq!(ports.asked().len(), 2, "the first requests");
+    ports.pool.add_owner("/local/dc1/resource/plain");
+    for (owner, changes) in [(OWNER, 4), ("/local/dc1/resource/plain", 7)] {
+        ports.pool.change_owner(owner, |owner| owner.since_sync.changes = changes);
+    }
+    // Who was asked last lets the other one go before.
+    [OWNER, OTHER].into_iter().for_each(|owner| answers_at_once(&ports, owner));
+    look(&mut reactor).await;
+    look(&mut reactor).await;
+    let thirds = ports.asked().split_off(2);
+    assert!(thirds.iter().all(|(_, command)| command["reason"] == "third"), "{thirds:?}");
+    let mut agents: Vec<_> = thirds.iter().map(|(_, command)| command["agent"].as_str().unwrap()).collect();
+    agents.sort_unstable();
+    assert_eq!(agents, ["inv", "other"]);
+}
+
+#[tokio::test]
+async fn a_key_of_two_agents_is_told_and_not_asked_for_to_and_fro() {
+    let ports = Arc::new(Recording::with_owner(OWNER));
+    ports.pool.add_owner(OTHER);
+    let mut reactor = reactor(&ports);
+    [OWNER, OTHER].into_iter().for_each(|owner| answers_at_once(&ports, owner));
+    look(&mut reactor).await;
+    look(&mut reactor).await;
+    ports.pool.put(OTHER, "Pod/shared", "1");
+    differs(&ports, &[bus_schema::digest::Address::of("Pod/shared").short()]);
+    for _ in 0..10 {
+        look(&mut reactor).await;
+    }
+    let verbs: Vec<String> = ports.asked().into_iter().map(|(verb, _)| verb).collect();
+    assert_eq!(verbs, ["sync", "sync", "digest", "digest"]);
+    let shown = reactor.shown.subscribe().borrow().clone();
+    let trouble = shown.iter().find_map(|shown| shown.trouble.clone()).unwrap();
+    assert!(trouble.contains("Pod/shared (/local/dc1/resource/other)"), "{trouble}");
 }

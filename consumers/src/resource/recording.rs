@@ -2,7 +2,7 @@
 //! tested with. What crosses the real bus is tested in the workspace's `tests/resource.rs`.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
@@ -10,12 +10,12 @@ use std::{
 use bus_schema::{
     Hash32, PoolId, ResourceKey, Source, TenantId, Timestamp,
     chain::ChainPoint,
-    digest::{Digest, Node},
+    digest::{Address, Digest, Node},
     fact::Fact,
 };
 use projector::{
-    AccessKey, DigestItems, DigestNodes, KeyOrigin, LastSync, Order, Owner, Row, StoreError, SyncRecord,
-    TenantState,
+    AccessKey, DigestItem, DigestItems, DigestNodes, KeyOrigin, LastSync, Order, Owner, Row, StoreError,
+    SyncRecord, TenantState,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -61,7 +61,7 @@ impl Recording {
         let pool = RecordingPool {
             owners: Mutex::new(BTreeMap::from([(source.to_string(), owner(&source))])),
             rows: Mutex::default(),
-            keys: Mutex::new(vec![key(&source.pool)]),
+            keys: Mutex::new(vec![key(&source)]),
             applied,
             progress,
         };
@@ -98,6 +98,14 @@ impl Recording {
 impl RecordingPool {
     pub(crate) fn change_owner(&self, source: &str, change: impl FnOnce(&mut Owner)) {
         change(lock(&self.owners).get_mut(source).unwrap());
+        self.moved();
+    }
+
+    /// One more agent of the pool, with a key of its own.
+    pub(crate) fn add_owner(&self, source: &str) {
+        let source: Source = source.parse().unwrap();
+        lock(&self.owners).insert(source.to_string(), owner(&source));
+        lock(&self.keys).push(key(&source));
         self.moved();
     }
 
@@ -191,7 +199,7 @@ fn last_sync(sync_id: &str) -> LastSync {
     }
 }
 
-fn owner(source: &Source) -> Owner {
+pub(crate) fn owner(source: &Source) -> Owner {
     Owner {
         pool: source.pool.clone(),
         source: source.to_string(),
@@ -218,10 +226,10 @@ fn owner(source: &Source) -> Owner {
     }
 }
 
-fn key(pool: &PoolId) -> AccessKey {
+pub(crate) fn key(source: &Source) -> AccessKey {
     AccessKey {
         key_id: "ak-1".parse().unwrap(),
-        origin: KeyOrigin::Source { pool: pool.clone(), source: format!("/{pool}/resource/inv") },
+        origin: KeyOrigin::Source { pool: source.pool.clone(), source: source.to_string() },
         tenant: "acme".parse::<TenantId>().unwrap(),
         salt: Hash32::ZERO,
         hash: Hash32::ZERO,
@@ -270,7 +278,8 @@ impl Ports for Recording {
 
 impl Pool for RecordingPool {
     fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
-        Ok(lock(&self.owners).values().map(|owner| owner.pool.clone()).collect())
+        let pools: BTreeSet<_> = lock(&self.owners).values().map(|owner| owner.pool.clone()).collect();
+        Ok(pools.into_iter().collect())
     }
 
     fn owners(&self, pool: &PoolId) -> Result<Vec<Owner>, StoreError> {
@@ -313,13 +322,22 @@ impl Pool for RecordingPool {
         Ok(None)
     }
 
-    fn digest_nodes(&self, _: &PoolId, _: &str, _: u8, _: u8, _: &[u32]) -> Result<DigestNodes, StoreError> {
-        let digest = Digest { root: Node(1), count: 1 };
+    async fn digest_nodes(&self, owner: &Source, _: u8, _: u8, _: &[u32]) -> Result<DigestNodes, String> {
+        let digest = self.digest_items(owner, 0, &[]).await?.digest;
         Ok(DigestNodes { at: None, digest, nodes: vec![Node::default(); 256] })
     }
 
-    fn digest_items(&self, _: &PoolId, _: &str, _: u8, _: &[u32]) -> Result<DigestItems, StoreError> {
-        Ok(DigestItems { at: None, digest: Digest { root: Node(1), count: 1 }, items: vec![] })
+    async fn digest_items(&self, owner: &Source, _: u8, _: &[u32]) -> Result<DigestItems, String> {
+        let rows = lock(&self.rows);
+        let mine = rows.values().filter(|row| row.owner == owner.to_string());
+        let item = |row: &Row| DigestItem {
+            key: row.key.clone(),
+            address: Address::of(row.key.as_str()),
+            item: Node(7),
+        };
+        let items: Vec<_> = mine.map(item).collect();
+        let digest = Digest { root: Node(1), count: items.len() as u64 };
+        Ok(DigestItems { at: None, digest, items })
     }
 
     fn progress(&self) -> &Progress {

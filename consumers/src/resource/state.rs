@@ -11,174 +11,31 @@
 //!   │                                        │ or a key is announced      │
 //!   └────────────────────────────────────────┴────────────────────────────┘
 //! ```
+//! Nothing is retried because it was tried: after a rest the same question is asked as always, so what is
+//! no longer wanted (a paused schedule, a damage that is gone) is not asked for again.
 //!
-//! Pure: no clock, no I/O. Level-triggered: after every commit and every tick the same question is asked
+//! Pure: no clock, no I/O. What mends a damage is decided in [`super::damage`]. Level-triggered: after every commit and every tick the same question is asked
 //! ("what should be true now?"), so that a lost or repeated input strands nothing.
 //! The second request (R4) belongs to `confirm`, which waits for its answer itself.
 
-use bus_schema::{
-    Hash32, ResourceKey, Source, Timestamp,
-    chain::ChainPoint,
-    command::resource::{KEYS_MAX, SyncReason},
-    event::resource::SyncScope,
-};
+use bus_schema::{Hash32, Timestamp, command::resource::SyncReason, event::resource::SyncScope};
 
+pub use super::model::{
+    Action, Activity, Closed, Descended, Differing, Input, Owner, Patience, Policy, Queued, Sync, View,
+    Wanted,
+};
 use super::{
-    schedule::{Schedule, after},
-    threshold::{Guard, Limits, SinceSync},
+    damage::{Damage, Fruitless, Mending, Remedy},
+    schedule::after,
     view::no_key,
 };
 
 /// How long a source that was just seen for the first time may take to announce its key, in milliseconds:
 /// its agent says first that it has started.
 const KEY_GRACE_MS: u64 = 2_000;
-/// Doublings of the backoff; the policy's cap ends the growth earlier.
-const BACKOFF_DOUBLINGS_MAX: u32 = 20;
-
-/// The policy of one pool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
-    /// When the first request is due.
-    pub schedule: Schedule,
-    /// When the third one is.
-    pub limits: Limits,
-    /// How long an owner is waited for.
-    pub patience: Patience,
-}
-
-/// How long an owner is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// The rest after the first failure, in milliseconds; it doubles with each further one.
-    pub backoff_ms: u64,
-    /// The longest rest, in milliseconds.
-    pub backoff_ms_max: u64,
-    /// How long an accepted sync may bring nothing new before it is asked for again, in milliseconds.
-    pub stalled_ms_max: u64,
-    /// How often a sync is asked for again before it has failed.
-    pub resumes_max: u32,
-}
-
-/// What the pool says of one owner now.
-#[derive(Clone, Debug, PartialEq)]
-pub struct View {
-    /// Whether the source has announced an access key that is good now (R7).
-    pub key_announced: bool,
-    /// Whether a person paused the pool's schedule.
-    pub paused: bool,
-    /// The owner's last event that is in the pool.
-    pub at: Option<ChainPoint>,
-    /// What happened since its last sync.
-    pub since_sync: SinceSync,
-    /// The last sync whose closing event is in the pool.
-    pub closed: Option<String>,
-    /// What is wrong with the pool's rows of this owner.
-    pub damage: Damage,
-}
-
-/// What is wrong with the pool's rows of an owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
-    /// Nothing known.
-    None,
-    /// The owner's heartbeat at this point had another digest than the pool.
-    Unequal(ChainPoint),
-    /// Events are missing, or the log lost what it had.
-    Broken,
-    /// The pool refused the owner's chain: it must start a new epoch.
-    Forked,
-    /// A window close waits for a person; nothing can be mended before.
-    Held,
-}
-
-/// A sync that an owner is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sync {
-    /// Its id; the same when it is asked for again.
-    pub id: String,
-    /// When it was asked for first.
-    pub asked_at: Timestamp,
-    /// What is asked for.
-    pub wanted: Wanted,
-}
-
-/// What is to be asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Why.
-    pub reason: SyncReason,
-    /// What the answer shall cover.
-    pub scope: SyncScope,
-    /// The resources that differ, for the scope `Keys`.
-    pub differing: Differing,
-    /// Whether the owner shall start a new epoch first.
-    pub rebase: bool,
-}
-
-impl Wanted {
-    fn of(reason: SyncReason, scope: SyncScope) -> Self {
-        Self { reason, scope, differing: Differing::default(), rebase: false }
-    }
-}
-
-/// Resources of which pool and source differ.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differing {
-    /// Those whose key the pool knows.
-    pub keys: Vec<ResourceKey>,
-    /// The short addresses of those that only the source has.
-    pub addresses: Vec<u64>,
-}
-
-impl Differing {
-    /// How many they are.
-    pub fn len(&self) -> usize {
-        self.keys.len() + self.addresses.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Takes out what fits one request.
-    fn take_some(&mut self) -> Self {
-        let keys = self.keys.drain(..self.keys.len().min(KEYS_MAX)).collect();
-        let addresses = self.addresses.drain(..self.addresses.len().min(KEYS_MAX)).collect();
-        Self { keys, addresses }
-    }
-}
-
-/// What is under way with an owner.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Activity {
-    /// Nothing.
-    Idle,
-    /// The digests are being compared, to find the keys that differ.
-    Descending,
-    /// A request is on its way.
-    Asked(Sync),
-    /// The owner sends what was asked for.
-    Receiving {
-        /// What was asked for.
-        sync: Sync,
-        /// The owner's last event in the pool when there was progress last.
-        seen: Option<ChainPoint>,
-        /// When there was progress last.
-        moved_at: Timestamp,
-        /// How often it was asked for again.
-        resumes: u32,
-    },
-    /// The last attempt failed.
-    Resting {
-        /// When it is tried again.
-        until: Timestamp,
-        /// What is tried again.
-        retry: Wanted,
-        /// Whether only the missing access key is in the way (R7).
-        for_key: bool,
-    },
-}
+/// After so many times the longest standstill a sync is asked for again although events flow: they may be
+/// others, and an agent that gave its answer up begins it again. To one that is at it the request says nothing.
+const NUDGE_STALLS: u64 = 4;
 
 /// Everything that is remembered of one owner between two steps.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,83 +46,20 @@ pub struct OwnerState {
     pub seen_since: Timestamp,
     /// When it was asked by the timer last.
     pub last_first: Option<Timestamp>,
+    /// Whether that came to nothing, and is to be made up for.
+    pub first_owed: bool,
     /// Failures in a row.
     pub failures: u32,
-    /// The hysteresis of the third request.
-    pub guard: Guard,
-    /// What a person asked for while something else was under way.
-    pub queued: Option<SyncScope>,
-    /// The mismatch that was acted upon last, and whether with more than the differing keys.
-    pub mended: Option<(ChainPoint, SyncScope)>,
+    /// What a person asked for.
+    pub queued: Option<Queued>,
+    /// The repairs so far.
+    pub mending: Mending,
+    /// The damage that the running repair is to mend.
+    pub repairing: Damage,
     /// Differing resources that did not fit the last request.
     pub left: Differing,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// The pool was looked at: after a commit, or a tick.
-    Looked,
-    /// A person asks for a sync of this scope.
-    Manual(SyncScope),
-    /// The owner took the request.
-    Accepted {
-        /// The sync.
-        sync_id: String,
-        /// What the answer will cover.
-        scope: SyncScope,
-    },
-    /// The owner refused, or did not answer.
-    Failed {
-        /// The sync.
-        sync_id: String,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// The comparison of the digests has ended.
-    Descended(Descended),
-}
-
-/// How a comparison of digests ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Descended {
-    /// Nothing differs any more.
-    Equal,
-    /// These do.
-    Differ(Differing),
-    /// So much does that everything is cheaper.
-    TooMuch,
-    /// The owner did not answer.
-    Failed(String),
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// State that the sync is requested, and send the request.
-    Ask(Sync),
-    /// Send the request again, under the same id.
-    AskAgain(Sync),
-    /// Compare the digests.
-    Descend,
-    /// State that the sync failed.
-    StateFailed {
-        /// The sync.
-        sync_id: String,
-        /// Why, and what to do.
-        reason: String,
-        /// When it is tried again.
-        retry_at: Timestamp,
-    },
-}
-
-/// Who is asked, and under which policy.
-#[derive(Clone, Copy, Debug)]
-pub struct Owner<'a> {
-    /// The owner.
-    pub source: &'a Source,
-    /// Its pool's policy.
-    pub policy: &'a Policy,
+    /// What people are told although nothing has failed.
+    pub trouble: Option<String>,
 }
 
 impl OwnerState {
@@ -275,12 +69,21 @@ impl OwnerState {
             activity: Activity::Idle,
             seen_since,
             last_first: None,
+            first_owed: false,
             failures: 0,
-            guard: Guard::default(),
             queued: None,
-            mended: None,
+            mending: Mending::default(),
+            repairing: Damage::None,
             left: Differing::default(),
+            trouble: None,
         }
+    }
+
+    /// The id of the sync that a person waits for, running or not.
+    pub fn manual(&self) -> Option<&str> {
+        let running = || self.running().filter(|sync| sync.wanted.reason == SyncReason::Manual);
+        let queued = self.queued.as_ref().and_then(|queued| queued.id.as_deref());
+        queued.or_else(|| running().map(|sync| sync.id.as_str()))
     }
 
     /// The sync that runs now.
@@ -310,7 +113,13 @@ pub fn step(
     let mut actions = Vec::new();
     match input {
         Input::Looked => {}
-        Input::Manual(scope) => state.queued = Some(wider(state.queued, scope)),
+        Input::Manual(scope) => {
+            let before = state.queued.take();
+            let scope = wider(before.as_ref().map(|queued| queued.scope), scope);
+            let known = before.and_then(|queued| queued.id);
+            let id = known.unwrap_or_else(|| new_id(owner, SyncReason::Manual, now));
+            state.queued = Some(Queued { scope, id: Some(id) });
+        }
         Input::Accepted { sync_id, scope } => accepted(&mut state, view, &sync_id, scope, now),
         Input::Failed { sync_id, reason } => {
             if let Some(sync) = state.running().filter(|sync| sync.id == sync_id).cloned() {
@@ -333,7 +142,7 @@ fn accepted(state: &mut OwnerState, view: &View, sync_id: &str, scope: SyncScope
     {
         let mut sync = sync.clone();
         sync.wanted.scope = scope;
-        state.activity = Activity::Receiving { sync, seen: view.at, moved_at: now, resumes: 0 };
+        state.activity = Activity::receiving(sync, view.at, now);
     }
 }
 
@@ -350,51 +159,69 @@ fn descended(
     }
     state.activity = Activity::Idle;
     let full = Wanted::of(SyncReason::Repair, SyncScope::Full);
+    let compared = Wanted { scope: SyncScope::Keys, ..full.clone() };
     match outcome {
         Descended::Equal => {
             if let Damage::Unequal(at) = view.damage {
-                state.mended = Some((at, SyncScope::Keys));
+                state.mending.found_equal(at);
             }
         }
-        Descended::Differ(differing) => {
+        Descended::Differ(differing, conflict) => {
+            let only_conflict = conflict.is_some() && differing.is_empty();
+            state.mending.conflicted(conflict);
             state.left = differing;
-            ask_left(state, owner, view, now, actions);
+            if only_conflict {
+                let sync_id = new_id(owner, SyncReason::Repair, now);
+                let fruitless = state.mending.gave_up(sync_id, &owner.policy.patience, now);
+                actions.extend(fruitless.map(stated));
+            } else {
+                ask_left(state, owner, view, now, actions);
+            }
         }
         Descended::TooMuch => ask(state, owner, view, full, now, actions),
         Descended::Failed(reason) => {
-            let sync = new_sync(owner, Wanted { scope: SyncScope::Keys, ..full }, now);
-            fail(state, owner, sync, reason, now, actions);
+            fail(state, owner, new_sync(owner, compared, now), reason, now, actions);
         }
     }
 }
 
+fn stated(fruitless: Fruitless) -> Action {
+    let Fruitless { sync_id, reason, retry_at } = fruitless;
+    Action::StateFailed { sync_id, reason, retry_at }
+}
+
 /// "What should be true now?"
 fn look(state: &mut OwnerState, owner: Owner<'_>, view: &View, now: Timestamp, actions: &mut Vec<Action>) {
-    if matches!(view.damage, Damage::None) {
-        state.mended = None;
-    }
     close_or_resume(state, owner, view, now, actions);
-    let retry = match &state.activity {
-        Activity::Idle => None,
-        Activity::Resting { until, retry, for_key } => {
-            let over = if *for_key { view.key_announced } else { *until <= now }
-                && (retry.reason == SyncReason::Manual || !owner.policy.schedule.in_maintenance(now));
-            if !over && state.queued.is_none() {
-                return;
-            }
-            over.then(|| retry.clone())
-        }
+    let resting = match &state.activity {
         Activity::Descending | Activity::Asked(_) | Activity::Receiving { .. } => return,
-    };
-    if let Some(wanted) = wanted(state, owner, view, now).or(retry) {
-        if wanted.reason == SyncReason::Repair && wanted.scope == SyncScope::Keys {
-            state.activity = Activity::Descending;
-            actions.push(Action::Descend);
-        } else {
-            ask(state, owner, view, wanted, now, actions);
+        Activity::Idle => false,
+        Activity::Resting { until, for_key } => {
+            if *for_key {
+                !view.key_announced
+            } else {
+                *until > now
+            }
         }
-    } else {
-        state.activity = Activity::Idle;
+    };
+    let broken = view.closed.as_ref().and_then(|closed| closed.broken.as_deref());
+    let fruitless = state.mending.look(view.damage, broken, &owner.policy.patience, now);
+    actions.extend(fruitless.map(stated));
+    let words = || view.damage.words().map(str::to_owned);
+    state.trouble = state.mending.trouble().map(str::to_owned).or_else(words);
+    // What a person asks for does not wait for the end of a rest.
+    let asked_for = state.queued.as_ref().is_some_and(|queued| queued.id.is_some());
+    if view.busy || (resting && !asked_for) {
+        return;
+    }
+    match wanted(state, owner, view, now) {
+        Some(wanted) if wanted.reason == SyncReason::Repair && wanted.scope == SyncScope::Keys => {
+            state.activity = Activity::Descending;
+            state.repairing = view.damage;
+            actions.push(Action::Descend);
+        }
+        Some(wanted) => ask(state, owner, view, wanted, now, actions),
+        None => state.activity = Activity::Idle,
     }
 }
 
@@ -406,24 +233,38 @@ fn close_or_resume(
     now: Timestamp,
     actions: &mut Vec<Action>,
 ) {
-    let Activity::Receiving { sync, seen, moved_at, resumes } = &mut state.activity else { return };
-    let patience = owner.policy.patience;
-    if view.closed.as_ref() == Some(&sync.id) {
+    let Activity::Receiving { sync, seen, opened, since, moved_at, asked_at, resumes } = &mut state.activity
+    else {
+        return;
+    };
+    let Patience { stalled_ms_max, resumes_max, answer_ms_max, .. } = owner.policy.patience;
+    if view.closed.as_ref().is_some_and(|closed| closed.sync_id == sync.id) {
         let sync = sync.clone();
-        closed(state, owner, view, sync, now, actions);
-    } else if view.at != *seen {
+        return closed(state, owner, view, sync, now, actions);
+    }
+    *opened |= view.answering;
+    // Before its opening the events of a long outbox may come; behind it only its own window's count.
+    if view.at != *seen && (view.answering || !*opened) {
         (*seen, *moved_at) = (view.at, now);
-    } else if now.ms_since(*moved_at) >= patience.stalled_ms_max {
-        if *resumes < patience.resumes_max {
-            (*moved_at, *resumes) = (now, *resumes + 1);
-            actions.push(Action::AskAgain(sync.clone()));
-        } else {
-            let reason = format!(
-                "the agent took the request, but its answer stopped and {resumes} repetitions brought nothing; see the agent's log"
-            );
-            let sync = sync.clone();
-            fail(state, owner, sync, reason, now, actions);
-        }
+    }
+    let stalled = now.ms_since((*moved_at).max(*asked_at)) >= stalled_ms_max;
+    let failed = if now.ms_since(*since) >= answer_ms_max {
+        Some("the agent took the request, and its answer took too long; see the agent's log, and patience.longest".to_owned())
+    } else if stalled && *resumes >= resumes_max {
+        Some(format!(
+            "the agent took the request, but its answer stopped and {resumes} repetitions brought nothing; see the agent's log"
+        ))
+    } else {
+        None
+    };
+    if let Some(reason) = failed {
+        let sync = sync.clone();
+        return fail(state, owner, sync, reason, now, actions);
+    }
+    if stalled || now.ms_since(*asked_at) >= stalled_ms_max.saturating_mul(NUDGE_STALLS) {
+        *resumes += u32::from(stalled);
+        *asked_at = now;
+        actions.push(Action::AskAgain(sync.clone()));
     }
 }
 
@@ -436,18 +277,6 @@ fn closed(
     actions: &mut Vec<Action>,
 ) {
     state.activity = Activity::Idle;
-    if sync.wanted.reason == SyncReason::Third {
-        let limits = &owner.policy.limits;
-        state.guard = state.guard.after_request(limits, limits.crossed(&view.since_sync, now), now);
-    }
-    let unmended = sync.wanted.reason == SyncReason::Repair
-        && sync.wanted.scope == SyncScope::Full
-        && matches!(view.damage, Damage::Broken | Damage::Forked);
-    if unmended {
-        let reason =
-            "everything was sent, and the chain is still broken; see `farside status` and the agent's log";
-        return fail(state, owner, sync, reason.to_owned(), now, actions);
-    }
     state.failures = 0;
     if sync.wanted.reason != SyncReason::Repair {
         return;
@@ -455,9 +284,7 @@ fn closed(
     if sync.wanted.scope == SyncScope::Keys && !state.left.is_empty() {
         return ask_left(state, owner, view, now, actions);
     }
-    if let Damage::Unequal(at) = view.damage {
-        state.mended = Some((at, sync.wanted.scope));
-    }
+    state.mending.ended(sync.id, sync.wanted.scope, state.repairing, view.damage);
 }
 
 /// Asks for as many of the differing resources as fit one request.
@@ -475,33 +302,24 @@ fn ask_left(
 
 /// What is due, the most pressing first.
 fn wanted(state: &OwnerState, owner: Owner<'_>, view: &View, now: Timestamp) -> Option<Wanted> {
-    let incremental = if view.closed.is_some() { SyncScope::Incremental } else { SyncScope::Full };
-    if let Some(scope) = state.queued {
-        return Some(Wanted::of(SyncReason::Manual, wider(Some(scope), incremental)));
+    let incremental = if view.had_full { SyncScope::Incremental } else { SyncScope::Full };
+    if let Some(queued) = &state.queued {
+        return Some(Wanted::of(SyncReason::Manual, wider(Some(queued.scope), incremental)));
     }
-    if let Activity::Resting { .. } = state.activity {
-        return None;
-    }
-    let Policy { schedule, limits, .. } = owner.policy;
+    let schedule = &owner.policy.schedule;
     if schedule.in_maintenance(now) {
         return None;
     }
-    let full = Wanted::of(SyncReason::Repair, SyncScope::Full);
-    match (view.damage, state.mended) {
-        (Damage::Broken, _) => return Some(full),
-        (Damage::Forked, _) => return Some(Wanted { rebase: true, ..full }),
-        (Damage::Unequal(_), None) => return Some(Wanted { scope: SyncScope::Keys, ..full }),
-        // The keys that differed were sent, and a later heartbeat still differs: no half measures.
-        (Damage::Unequal(at), Some((mended_at, _))) if at != mended_at => return Some(full),
-        (Damage::Unequal(_) | Damage::None | Damage::Held, _) => {}
+    if let Some(Remedy { scope, rebase }) = state.mending.due(view.damage, now) {
+        return Some(Wanted { rebase, ..Wanted::of(SyncReason::Repair, scope) });
     }
-    if view.closed.is_some() && state.guard.is_ready(now) && limits.crossed(&view.since_sync, now) {
+    if view.third_due {
         return Some(Wanted::of(SyncReason::Third, incremental));
     }
     let due = schedule.due_at(&owner.source.pool, state.last_first, state.seen_since);
     let still_introducing = !view.key_announced && now < after(state.seen_since, KEY_GRACE_MS);
-    let first = !view.paused && !still_introducing && due.is_some_and(|due| due <= now);
-    first.then(|| Wanted::of(SyncReason::First, incremental))
+    let is_due = state.first_owed || due.is_some_and(|due| due <= now);
+    (is_due && !view.paused && !still_introducing).then(|| Wanted::of(SyncReason::First, incremental))
 }
 
 fn ask(
@@ -512,15 +330,18 @@ fn ask(
     now: Timestamp,
     actions: &mut Vec<Action>,
 ) {
-    match wanted.reason {
-        SyncReason::First => state.last_first = Some(now),
-        SyncReason::Manual => state.queued = None,
-        SyncReason::Second | SyncReason::Third | SyncReason::Repair => {}
+    let mut sync = new_sync(owner, wanted, now);
+    match sync.wanted.reason {
+        SyncReason::First => (state.last_first, state.first_owed) = (Some(now), false),
+        SyncReason::Manual => {
+            let told = state.queued.take().and_then(|queued| queued.id);
+            sync.id = told.unwrap_or(sync.id);
+        }
+        SyncReason::Repair => state.repairing = view.damage,
+        SyncReason::Second | SyncReason::Third => {}
     }
-    let sync = new_sync(owner, wanted, now);
     if !view.key_announced {
-        let reason = no_key(owner.source);
-        fail(state, owner, sync, reason, now, actions);
+        fail(state, owner, sync, no_key(owner.source), now, actions);
         if let Activity::Resting { for_key, .. } = &mut state.activity {
             *for_key = true;
         }
@@ -538,27 +359,36 @@ fn fail(
     now: Timestamp,
     actions: &mut Vec<Action>,
 ) {
-    let Patience { backoff_ms, backoff_ms_max, .. } = owner.policy.patience;
-    let rest_ms =
-        backoff_ms.saturating_mul(1 << state.failures.min(BACKOFF_DOUBLINGS_MAX)).min(backoff_ms_max);
-    let retry_at = after(now, rest_ms);
+    let retry_at = after(now, owner.policy.patience.doubled(state.failures));
     state.failures += 1;
-    state.activity = Activity::Resting { until: retry_at, retry: sync.wanted, for_key: false };
+    state.activity = Activity::Resting { until: retry_at, for_key: false };
+    match sync.wanted.reason {
+        SyncReason::First => state.first_owed = true,
+        // Unless the person asked once more meanwhile.
+        SyncReason::Manual => {
+            state.queued.get_or_insert(Queued { scope: sync.wanted.scope, id: None });
+        }
+        SyncReason::Repair => state.left = Differing::default(),
+        SyncReason::Second | SyncReason::Third => {}
+    }
     actions.push(Action::StateFailed { sync_id: sync.id, reason, retry_at });
 }
 
-/// An id that nobody else makes: one owner has one sync at a time, so its name and the moment suffice.
 fn new_sync(owner: Owner<'_>, wanted: Wanted, now: Timestamp) -> Sync {
+    Sync { id: new_id(owner, wanted.reason, now), asked_at: now, wanted }
+}
+
+/// An id that nobody else makes: one owner has one sync at a time, so its name and the moment suffice.
+fn new_id(owner: Owner<'_>, reason: SyncReason, now: Timestamp) -> String {
     let name = Hash32::of(owner.source.to_string().as_bytes()).to_string();
-    let reason = match wanted.reason {
+    let reason = match reason {
         SyncReason::First => "first",
         SyncReason::Second => "second",
         SyncReason::Third => "third",
         SyncReason::Manual => "manual",
         SyncReason::Repair => "repair",
     };
-    let id = format!("{reason}-{:x}-{}", now.unix_ms(), name.get(..8).unwrap_or_default());
-    Sync { id, asked_at: now, wanted }
+    format!("{reason}-{:x}-{}", now.unix_ms(), name.get(..8).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! Given a past, when something happens, then these actions follow: one test per decision.
 
+use bus_schema::{ResourceKey, Source, chain::ChainPoint, command::resource::KEYS_MAX};
+
 use super::*;
-use crate::resource::schedule::Timing;
+use crate::resource::{
+    schedule::{Schedule, Timing},
+    threshold::Limits,
+};
 
 const T0: Timestamp = Timestamp::from_unix_ms(1_000_000);
 const MINUTE: u64 = 60_000;
@@ -20,6 +25,7 @@ fn policy() -> Policy {
             backoff_ms_max: 8_000,
             stalled_ms_max: 30_000,
             resumes_max: 2,
+            answer_ms_max: 60 * MINUTE,
         },
     }
 }
@@ -41,7 +47,8 @@ impl World {
     /// An owner with a key that has had its first sync at `T0`, and nothing is due.
     fn synced() -> Self {
         let mut world = Self::fresh();
-        world.view.closed = Some("earlier".to_owned());
+        world.view.had_full = true;
+        world.sees_closed("earlier");
         world.state.last_first = Some(T0);
         world
     }
@@ -51,8 +58,11 @@ impl World {
         let view = View {
             key_announced: true,
             paused: false,
+            busy: false,
             at: Some(point(10)),
-            since_sync: SinceSync::default(),
+            answering: false,
+            third_due: false,
+            had_full: false,
             closed: None,
             damage: Damage::None,
         };
@@ -67,6 +77,12 @@ impl World {
 
     fn sees(&mut self, change: impl FnOnce(&mut View)) -> &mut Self {
         change(&mut self.view);
+        self
+    }
+
+    fn sees_closed(&mut self, sync_id: &str) -> &mut Self {
+        self.view.closed = Some(Closed { sync_id: sync_id.to_owned(), broken: None });
+        self.view.answering = false;
         self
     }
 
@@ -98,8 +114,8 @@ impl World {
     }
 
     fn closes(&mut self) -> Vec<Action> {
-        self.view.closed = Some(self.accepts().id);
-        self.looks()
+        let sync = self.accepts();
+        self.sees_closed(&sync.id).looks()
     }
 
     fn fails(&mut self) -> Vec<Action> {
@@ -142,19 +158,49 @@ fn r1_missed_runs_are_made_up_for_once() {
 fn r1_no_two_syncs_of_one_owner_run_at_once() {
     let mut world = World::synced();
     world.later(5 * MINUTE).asks();
-    world.sees(|view| view.since_sync.changes = 1_000);
+    world.sees(|view| view.third_due = true);
     assert_eq!(world.later(5 * MINUTE).looks(), [], "asked, not answered");
     world.accepts();
-    world.sees(|view| view.at = Some(point(11)));
-    assert_eq!(world.later(5 * MINUTE).looks(), [], "the answer is coming in");
+    world.sees(|view| (view.at, view.answering) = (Some(point(11)), true));
+    assert_eq!(world.later(29_999).looks(), [], "the answer is coming in");
 }
 
 #[test]
 fn r1_a_paused_schedule_sends_nothing_but_a_threshold_still_does() {
     let mut world = World::synced();
     assert_eq!(world.sees(|view| view.paused = true).later(60 * MINUTE).looks(), []);
-    world.sees(|view| view.since_sync.changes = 101);
+    world.sees(|view| view.third_due = true);
     assert_eq!(world.asks().wanted.reason, SyncReason::Third);
+}
+
+#[test]
+fn r1_a_pause_stops_a_first_request_that_rests_and_its_end_makes_up_for_it_once() {
+    let mut world = World::synced();
+    world.later(5 * MINUTE).asks();
+    world.fails();
+    assert_eq!(world.sees(|view| view.paused = true).later(60 * MINUTE).looks(), []);
+    assert_eq!(world.sees(|view| view.paused = false).asks().wanted.reason, SyncReason::First);
+    assert_eq!(world.closes(), []);
+}
+
+#[test]
+fn r1_a_pause_stops_a_first_request_that_rests_for_a_key() {
+    let mut world = World::fresh();
+    world.sees(|view| view.key_announced = false).later(KEY_GRACE_MS).looks();
+    assert_eq!(world.sees(|view| (view.paused, view.key_announced) = (true, true)).looks(), []);
+    assert_eq!(world.sees(|view| view.paused = false).asks().wanted.reason, SyncReason::First);
+}
+
+#[test]
+fn no_two_syncs_of_one_cluster_run_at_once() {
+    let mut world = World::synced();
+    world.sees(|view| view.busy = true).later(5 * MINUTE);
+    assert_eq!(world.looks(), [], "another agent of the cluster is being asked");
+    assert_eq!(world.when(Input::Manual(SyncScope::Full)), []);
+    let told = world.state.manual().unwrap().to_owned();
+    let sync = world.sees(|view| view.busy = false).asks();
+    assert_eq!((sync.id, sync.wanted.reason), (told, SyncReason::Manual), "the id that the person was told");
+    assert_eq!(world.closes().len(), 1, "then the first request");
 }
 
 #[test]
@@ -167,7 +213,7 @@ fn r1_maintenance_holds_back_what_no_person_asked_for() {
         zone: chrono_tz::Tz::UTC,
     };
     world.policy.schedule.maintenance = vec![always];
-    world.sees(|view| view.since_sync.changes = 1_000);
+    world.sees(|view| view.third_due = true);
     assert_eq!(world.later(60 * MINUTE).looks(), []);
     let actions = world.when(Input::Manual(SyncScope::Incremental));
     assert!(matches!(actions.as_slice(), [Action::Ask(sync)] if sync.wanted.reason == SyncReason::Manual));
@@ -176,37 +222,9 @@ fn r1_maintenance_holds_back_what_no_person_asked_for() {
 #[test]
 fn r6_crossing_a_threshold_asks_at_once_and_incrementally() {
     let mut world = World::synced();
-    assert_eq!(world.sees(|view| view.since_sync.changes = 100).looks(), []);
-    let sync = world.sees(|view| view.since_sync.changes = 101).asks();
+    let sync = world.sees(|view| view.third_due = true).asks();
     assert_eq!((sync.wanted.reason, sync.wanted.scope), (SyncReason::Third, SyncScope::Incremental));
-}
-
-#[test]
-fn r6_a_notice_that_grows_old_asks_without_any_further_event() {
-    let mut world = World::synced();
-    world.sees(|view| view.since_sync.oldest_outstanding = Some(T0));
-    assert_eq!(world.later(MINUTE).looks(), []);
-    assert_eq!(world.later(1).asks().wanted.reason, SyncReason::Third);
-}
-
-#[test]
-fn r6_a_storm_makes_one_third_request_per_rest() {
-    let mut world = World::synced();
-    world.sees(|view| view.since_sync.changes = 5_000).asks();
-    world.sees(|view| view.since_sync = SinceSync::default());
-    assert_eq!(world.closes(), []);
-    world.sees(|view| view.since_sync.changes = 5_000);
-    assert_eq!(world.later(4_999).looks(), [], "the storm goes on, the guard rests");
-    world.later(1).asks();
-}
-
-#[test]
-fn r6_a_sync_that_leaves_the_threshold_crossed_is_not_repeated_in_a_circle() {
-    let mut world = World::synced();
-    world.sees(|view| view.since_sync.changes = 5_000).asks();
-    assert_eq!(world.closes(), []);
-    assert_eq!(world.later(9_999).looks(), []);
-    world.later(1).asks();
+    assert_eq!(world.sees(|view| view.third_due = false).closes(), []);
 }
 
 #[test]
@@ -260,11 +278,51 @@ fn a_sync_that_stands_still_is_asked_for_again_under_the_same_id() {
     let mut world = World::synced();
     let sync = world.later(5 * MINUTE).asks();
     world.accepts();
-    world.later(29_999).sees(|view| view.at = Some(point(11))).looks();
+    world.later(29_999).sees(|view| (view.at, view.answering) = (Some(point(11)), true)).looks();
     assert_eq!(world.later(29_999).looks(), [], "it moved");
     assert_eq!(world.later(1).looks(), [Action::AskAgain(sync.clone())]);
     assert_eq!(world.later(30_000).looks(), [Action::AskAgain(sync)]);
     assert!(failed_until(&world.later(30_000).looks()).unwrap().1.contains("2 repetitions"));
+}
+
+#[test]
+fn events_that_are_not_of_the_answer_do_not_keep_it_alive() {
+    let mut world = World::synced();
+    let sync = world.later(5 * MINUTE).asks();
+    world.accepts();
+    world.sees(|view| view.answering = true).later(1).looks();
+    world.sees(|view| view.answering = false);
+    let mut again = 0;
+    for seq in 11..200 {
+        match world.later(1_000).sees(|view| view.at = Some(point(seq))).looks().as_slice() {
+            [] => {}
+            [Action::AskAgain(asked)] if *asked == sync => again += 1,
+            other => return assert!(failed_until(other).is_some() && again == 2, "{other:?} {again}"),
+        }
+    }
+    panic!("other events kept it alive");
+}
+
+#[test]
+fn an_answer_that_never_ends_is_asked_for_again_now_and_then_and_given_up_at_last() {
+    let mut world = World::synced();
+    let sync = world.later(5 * MINUTE).asks();
+    world.accepts();
+    world.sees(|view| view.answering = true);
+    let mut again = 0;
+    for seq in 11..10_000 {
+        match world.later(1_000).sees(|view| view.at = Some(point(seq))).looks().as_slice() {
+            [] => {}
+            [Action::AskAgain(asked)] if *asked == sync => again += 1,
+            other => {
+                return assert!(
+                    failed_until(other).unwrap().1.contains("too long") && again == 29,
+                    "{again}"
+                );
+            }
+        }
+    }
+    panic!("it never ended");
 }
 
 #[test]
@@ -316,7 +374,7 @@ fn unequal_digests_are_compared_and_the_differing_keys_asked_for() {
     let mut world = World::synced();
     assert_eq!(world.sees(|view| view.damage = Damage::Unequal(point(10))).looks(), [Action::Descend]);
     let differing = Differing { keys: vec!["Pod/a".parse().unwrap()], addresses: vec![7] };
-    let actions = world.when(Input::Descended(Descended::Differ(differing.clone())));
+    let actions = world.when(Input::Descended(Descended::Differ(differing.clone(), None)));
     let [Action::Ask(sync)] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!((sync.wanted.scope, &sync.wanted.differing), (SyncScope::Keys, &differing));
 }
@@ -325,10 +383,48 @@ fn unequal_digests_are_compared_and_the_differing_keys_asked_for() {
 fn a_mismatch_that_the_keys_did_not_mend_is_mended_by_everything() {
     let mut world = World::synced();
     world.sees(|view| view.damage = Damage::Unequal(point(10))).looks();
-    world.when(Input::Descended(Descended::Differ(Differing::default())));
+    world.when(Input::Descended(Descended::Differ(Differing::default(), None)));
     assert_eq!(world.closes(), [], "the heartbeat that differed is an old one");
-    let sync = world.sees(|view| view.damage = Damage::Unequal(point(20))).asks();
+    let actions = world.sees(|view| view.damage = Damage::Unequal(point(20))).looks();
+    assert!(failed_until(&actions).unwrap().1.contains("still differs"));
+    assert!(world.state.trouble.as_ref().unwrap().contains("still differs"));
+    let sync = world.later(1_000).asks();
     assert_eq!((sync.wanted.reason, sync.wanted.scope), (SyncReason::Repair, SyncScope::Full));
+}
+
+#[test]
+fn a_repair_that_does_not_help_does_not_stop_the_timer() {
+    let mut world = World::synced();
+    world.sees(|view| view.damage = Damage::Unequal(point(10))).looks();
+    let conflict = Some("Pod/a is stated by two".to_owned());
+    let actions = world.when(Input::Descended(Descended::Differ(Differing::default(), conflict)));
+    assert_eq!(failed_until(&actions).unwrap().1, "Pod/a is stated by two");
+    assert!(world.state.trouble.as_ref().unwrap().contains("two"), "people are told");
+    assert_eq!(world.later(999).looks(), []);
+    assert_eq!(world.later(1).looks(), [Action::Descend]);
+    let conflict = Some("Pod/a is stated by two".to_owned());
+    world.when(Input::Descended(Descended::Differ(Differing::default(), conflict)));
+    world.policy.patience.backoff_ms_max = 100 * MINUTE;
+    world.policy.schedule.timing = Timing::Every(1_000);
+    assert_eq!(world.later(1).asks().wanted.reason, SyncReason::First);
+}
+
+#[test]
+fn a_repair_that_is_no_longer_wanted_is_not_tried_again() {
+    let mut world = World::synced();
+    world.sees(|view| view.damage = Damage::Broken).asks();
+    world.fails();
+    assert_eq!(world.sees(|view| view.damage = Damage::None).later(10_000).looks(), []);
+}
+
+#[test]
+fn an_owner_whose_epoch_is_over_is_told_to_start_a_new_one_and_people_are_told() {
+    let mut world = World::synced();
+    let sync = world.sees(|view| view.damage = Damage::Retired).asks();
+    assert!(sync.wanted.rebase && sync.wanted.scope == SyncScope::Full);
+    assert!(world.state.trouble.as_ref().unwrap().contains("epoch that is over"));
+    let again = failed_until(&world.closes()).unwrap().0;
+    assert_eq!(again, after(world.now, 1_000), "it did not help: with a backoff");
 }
 
 #[test]
@@ -351,7 +447,7 @@ fn more_differing_resources_than_fit_one_request_are_asked_for_in_turn() {
     world.sees(|view| view.damage = Damage::Unequal(point(10))).looks();
     let keys: Vec<ResourceKey> = (0..KEYS_MAX + 1).map(|n| format!("Pod/{n}").parse().unwrap()).collect();
     let differing = Differing { keys, addresses: vec![] };
-    let actions = world.when(Input::Descended(Descended::Differ(differing)));
+    let actions = world.when(Input::Descended(Descended::Differ(differing, None)));
     assert!(matches!(actions.as_slice(), [Action::Ask(sync)] if sync.wanted.differing.len() == KEYS_MAX));
     world.later(1);
     let actions = world.closes();

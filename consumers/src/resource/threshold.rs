@@ -3,8 +3,13 @@
 //! Pure and of flat cost: the projector counts, this compares. Hysteresis: after a third request the
 //! guard rests, so that a storm makes one sync at a time; when the same limits are still crossed after
 //! the sync, the source cannot mend it, and the rest doubles instead of asking in a circle.
+//!
+//! The amount is that of the source cluster, over all who publish for it. Only agents can be asked, so each
+//! of them is, once; what other publishers told before a sync of the cluster counts no more after it.
 
-use bus_schema::Timestamp;
+use std::collections::BTreeSet;
+
+use bus_schema::{Source, Timestamp};
 
 use super::schedule::after;
 
@@ -79,6 +84,79 @@ impl Guard {
     }
 }
 
+impl std::ops::AddAssign for SinceSync {
+    fn add_assign(&mut self, other: Self) {
+        self.changes += other.changes;
+        self.bytes += other.bytes;
+        self.outstanding += other.outstanding;
+        self.oldest_outstanding =
+            [self.oldest_outstanding, other.oldest_outstanding].into_iter().flatten().min();
+    }
+}
+
+/// What happened in a source cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// What its agents told since their last syncs.
+    pub agents: SinceSync,
+    /// What its other publishers ever told: nobody can synchronise with them.
+    pub others: SinceSync,
+}
+
+/// The third requests of one source cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Storm {
+    guard: Guard,
+    /// The agents that are still to be asked.
+    waiting: BTreeSet<Source>,
+    /// What other publishers had told at the last sync of the cluster.
+    others_before: SinceSync,
+}
+
+impl Storm {
+    /// What was told since the last synchronisation of the cluster.
+    pub fn since(&self, amount: &Amount) -> SinceSync {
+        let Amount { agents, others } = amount;
+        SinceSync {
+            changes: agents.changes + others.changes.saturating_sub(self.others_before.changes),
+            bytes: agents.bytes + others.bytes.saturating_sub(self.others_before.bytes),
+            // A notice of a publisher that nobody can ask stays outstanding whatever is asked.
+            ..*agents
+        }
+    }
+
+    /// Looks whether a limit is exceeded; then every agent of `able` is to be asked.
+    pub fn look(
+        &mut self,
+        limits: &Limits,
+        amount: &Amount,
+        able: impl Iterator<Item = Source>,
+        now: Timestamp,
+    ) {
+        if self.waiting.is_empty() && self.guard.is_ready(now) && limits.crossed(&self.since(amount), now) {
+            self.waiting = able.collect();
+        }
+    }
+
+    /// Whether the agent is still to be asked.
+    pub fn is_due(&self, agent: &Source) -> bool {
+        self.waiting.contains(agent)
+    }
+
+    /// A sync of the cluster is complete.
+    pub fn synchronised(&mut self, amount: &Amount) {
+        self.others_before = amount.others;
+    }
+
+    /// The agent's answer is there, or it gave none. After the last one the storm rests.
+    pub fn had_its_turn(&mut self, agent: &Source, limits: &Limits, amount: &Amount, now: Timestamp) {
+        if self.waiting.remove(agent) && self.waiting.is_empty() {
+            let still_crossed = limits.crossed(&self.since(amount), now);
+            self.guard = self.guard.after_request(limits, still_crossed, now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +207,76 @@ mod tests {
             .collect();
         assert_eq!(rests, [10_000, 20_000, 40_000, 80_000, 160_000, 320_000, 320_000, 320_000]);
         assert_eq!(rest(guard.after_request(&LIMITS, false, ms(0))), 5_000);
+    }
+
+    fn changes(agents: u64, others: u64) -> Amount {
+        let since = |changes| SinceSync { changes, ..SinceSync::default() };
+        Amount { agents: since(agents), others: since(others) }
+    }
+
+    fn agents() -> [Source; 2] {
+        ["/local/dc1/resource/a", "/local/dc1/resource/b"].map(|source| source.parse().unwrap())
+    }
+
+    #[test]
+    fn r6_the_limit_is_of_the_cluster_and_every_agent_is_asked_once() {
+        let (mut storm, [a, b]) = (Storm::default(), agents());
+        storm.look(&LIMITS, &changes(60, 40), agents().into_iter(), ms(0));
+        assert!(!storm.is_due(&a) && !storm.is_due(&b));
+        storm.look(&LIMITS, &changes(60, 41), agents().into_iter(), ms(0));
+        assert!(storm.is_due(&a) && storm.is_due(&b));
+        storm.synchronised(&changes(0, 41));
+        storm.had_its_turn(&a, &LIMITS, &changes(0, 41), ms(10));
+        storm.look(&LIMITS, &changes(0, 41), agents().into_iter(), ms(10));
+        assert!(
+            !storm.is_due(&a) && storm.is_due(&b),
+            "the other one has its turn although the amount is small now"
+        );
+        storm.had_its_turn(&b, &LIMITS, &changes(0, 41), ms(20));
+        storm.look(&LIMITS, &changes(0, 141), agents().into_iter(), ms(5_020));
+        assert!(!storm.is_due(&a), "what was told before the sync counts no more");
+        storm.look(&LIMITS, &changes(0, 142), agents().into_iter(), ms(5_020));
+        assert!(storm.is_due(&a) && storm.is_due(&b));
+    }
+
+    #[test]
+    fn r6_a_storm_makes_one_third_request_per_rest() {
+        let (mut storm, [a, b]) = (Storm::default(), agents());
+        storm.look(&LIMITS, &changes(500, 0), agents().into_iter(), ms(0));
+        storm.had_its_turn(&a, &LIMITS, &changes(0, 0), ms(1_000));
+        storm.had_its_turn(&b, &LIMITS, &changes(0, 0), ms(2_000));
+        storm.look(&LIMITS, &changes(500, 0), agents().into_iter(), ms(6_999));
+        assert!(!storm.is_due(&a));
+        storm.look(&LIMITS, &changes(500, 0), agents().into_iter(), ms(7_000));
+        assert!(storm.is_due(&a) && storm.is_due(&b));
+    }
+
+    #[test]
+    fn r6_a_notice_that_grows_old_asks_without_any_further_event() {
+        let (mut storm, [a, _]) = (Storm::default(), agents());
+        let old = SinceSync { outstanding: 1, oldest_outstanding: Some(ms(0)), ..SinceSync::default() };
+        storm.look(
+            &LIMITS,
+            &Amount { others: old, ..Amount::default() },
+            [a.clone()].into_iter(),
+            ms(60_001),
+        );
+        assert!(!storm.is_due(&a), "nobody can be asked for the state behind it");
+        let amount = Amount { agents: old, ..Amount::default() };
+        storm.look(&LIMITS, &amount, [a.clone()].into_iter(), ms(60_000));
+        assert!(!storm.is_due(&a));
+        storm.look(&LIMITS, &amount, [a.clone()].into_iter(), ms(60_001));
+        assert!(storm.is_due(&a));
+    }
+
+    #[test]
+    fn r6_nobody_is_asked_twice_in_a_circle_for_what_a_sync_leaves_crossed() {
+        let (mut storm, [a, _]) = (Storm::default(), agents());
+        storm.look(&LIMITS, &changes(500, 0), [a.clone()].into_iter(), ms(0));
+        storm.had_its_turn(&a, &LIMITS, &changes(500, 0), ms(0));
+        storm.look(&LIMITS, &changes(500, 0), [a.clone()].into_iter(), ms(9_999));
+        assert!(!storm.is_due(&a));
+        storm.look(&LIMITS, &changes(500, 0), [a.clone()].into_iter(), ms(10_000));
+        assert!(storm.is_due(&a));
     }
 }

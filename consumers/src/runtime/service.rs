@@ -228,6 +228,8 @@ impl Actor {
         let mut lease = self.facts.lease();
         loop {
             let token = tokio::select! {
+                // The end comes first: a lease that is still held begins nothing any more.
+                biased;
                 () = shutdown.cancelled() => return,
                 token = lease.wait_for(Option::is_some) => match token {
                     Ok(token) => token.clone(),

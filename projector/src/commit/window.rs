@@ -369,7 +369,8 @@ impl PoolWriter<'_> {
     }
 }
 
-/// Whether so many absent rows of so many are no cause for alarm.
-fn is_harmless(absent: u64, rows: u64) -> bool {
+/// Whether so many rows of so many may vanish without a person's word: the guard of every full answer, and
+/// of whoever would have rows deleted in another way.
+pub fn is_harmless(absent: u64, rows: u64) -> bool {
     absent < GUARDED_ROWS_MIN || absent.saturating_mul(100) <= rows.saturating_mul(DELETE_PERCENT_MAX)
 }
