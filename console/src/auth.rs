@@ -11,7 +11,7 @@
 use std::fmt;
 
 use bus_schema::{Hash32, Name, PoolId, TenantId, Timestamp, event::key::secret_hash};
-use projector::{AccessKey, KeyOrigin, Reader, Row, StoreError, TenantState};
+use projector::{AccessKey, Grant, KeyOrigin, Reader, Row, StoreError, TenantState};
 use subtle::ConstantTimeEq;
 
 pub mod access;
@@ -252,16 +252,30 @@ fn speak_for(
         return Err(forbidden(format!("key {id} does not belong to tenant {}", wanted.level1)));
     };
     let announced: Vec<_> = keys.iter().filter_map(|key| announced_for(key)).collect();
+    let issued = keys.iter().any(|key| key.origin == KeyOrigin::Target);
     let first = directory.tenant(&level1(key))?;
     if first.is_none() && announced.is_empty() {
         let detail = "does not exist (any more), so its keys open nothing; ask an operator";
         return Err(forbidden(format!("tenant {} {detail}", wanted.level1)));
     }
-    // An explicit grant replaces what the announcement of a key implies: the announcing source's pool.
-    let granted = first.and_then(|tenant| tenant.grant);
-    let access = Access::new(wanted.clone(), granted.unwrap_or_else(|| Access::whole_pools(announced)));
+    let grant = reach(first.and_then(|tenant| tenant.grant), announced, issued);
+    let access = Access::new(wanted.clone(), grant);
     let access = if wanted.level2.is_some() { narrowed(access, &wanted, directory)? } else { access };
     Ok(Caller::Tenant { actor: format!("tenant {wanted} with key {id}"), access })
+}
+
+/// What the keys open. The agent of any cluster may announce a key for any tenant, so an announced key
+/// opens what the tenant may see of the announcing source's own pool, and nothing beyond; only a key that
+/// the target issued opens the whole grant.
+fn reach(granted: Option<Grant>, announced: Vec<PoolId>, issued: bool) -> Grant {
+    match granted {
+        None => Access::whole_pools(announced),
+        Some(grant) if issued => grant,
+        Some(mut grant) => {
+            grant.pools.retain(|pool| announced.contains(pool));
+            grant
+        }
+    }
 }
 
 fn announced_for(key: &AccessKey) -> Option<PoolId> {

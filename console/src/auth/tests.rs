@@ -39,6 +39,10 @@ fn key(tenant: &str, secret: &str) -> AccessKey {
     }
 }
 
+fn pool(text: &str) -> PoolId {
+    text.parse().unwrap()
+}
+
 fn directory() -> Listed {
     let mut listed = Listed::default();
     let ended = Some(Timestamp::from_unix_ms(NOW.unix_ms() - 1));
@@ -47,6 +51,9 @@ fn directory() -> Listed {
     add("old", AccessKey { not_after: ended, ..key("acme", "right") });
     add("gone", AccessKey { revoked_at: Some(NOW), ..key("acme", "right") });
     add("made", AccessKey { origin: KeyOrigin::Target, ..key("acme", "right") });
+    add("issued", AccessKey { origin: KeyOrigin::Target, ..key("rich", "right") });
+    add("planted", AccessKey { origin: KeyOrigin::Source(pool("local/dc9")), ..key("rich", "right") });
+    add("own", key("rich", "right"));
     add("ghost", AccessKey { origin: KeyOrigin::Target, ..key("removed", "right") });
     let mut tenant = |id: &str, bound, grant| {
         let state = TenantState { tenant: id.parse().unwrap(), bound, grant, since: NOW };
@@ -56,6 +63,7 @@ fn directory() -> Listed {
     tenant("acme/web", true, None);
     tenant("acme/elsewhere", true, Some(Access::whole_pools(vec!["local/dc2".parse().unwrap()])));
     tenant("acme/out", false, None);
+    tenant("rich", true, Some(Access::whole_pools(vec![pool("local/dc1"), pool("local/vault")])));
     listed
 }
 
@@ -97,6 +105,16 @@ fn r7_a_key_that_the_source_announced_authenticates_its_tenant_for_that_pool() {
     refused("Bearer old.right", None, "expired");
     refused("Bearer gone.right", None, "revoked");
     refused("Bearer old.wrong", None, "not known");
+}
+
+#[test]
+fn r7_an_announced_key_opens_no_pool_but_the_announcing_sources_own() {
+    for pool in ["local/dc1", "local/vault"] {
+        assert!(sees("Bearer issued.right", None, pool), "a key of the target opens the grant");
+        assert!(!sees("Bearer planted.right", None, pool), "another cluster's agent announced it");
+    }
+    assert!(!sees("Bearer planted.right", None, "local/dc9"), "the grant does not hold its pool");
+    assert!(sees("Bearer own.right", None, "local/dc1") && !sees("Bearer own.right", None, "local/vault"));
 }
 
 #[test]

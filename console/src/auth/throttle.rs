@@ -1,5 +1,8 @@
 //! Slows down whoever guesses: failures are counted per peer, and per key id and peer, in a table
 //! that cannot grow. Pure: the time is an argument.
+//!
+//! Only a wrong credential is told to wait: a right one is never in doubt (secrets have 256 bits), and
+//! whoever shares its holder's address must not be able to lock it out.
 
 use std::{collections::HashMap, net::IpAddr, sync::Mutex};
 
@@ -37,7 +40,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// How long this caller still has to wait, in milliseconds; 0 = it may try.
+    /// How long whoever sent a wrong credential still has to wait, in milliseconds; 0 = not at all.
     pub fn wait_ms(&self, peer: IpAddr, key: &str, now: Timestamp) -> u64 {
         let Ok(counters) = self.counters.lock() else { return 0 };
         let wait = |counted: &Counted| {
@@ -79,7 +82,7 @@ fn penalty_ms(counted: &Counted, count: u32) -> u64 {
     };
     match count.checked_sub(free) {
         None | Some(0) => 0,
-        Some(over) => WAIT_MS_FIRST.checked_shl(over - 1).map_or(WAIT_MS_MAX, |wait| wait.min(WAIT_MS_MAX)),
+        Some(over) => 2_u64.saturating_pow(over - 1).saturating_mul(WAIT_MS_FIRST).min(WAIT_MS_MAX),
     }
 }
 
@@ -110,9 +113,13 @@ mod tests {
                 throttle.wait_ms(PEER, "k1", at(0)) / 1_000
             })
             .collect();
-        assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(throttle.wait_ms(PEER, "k1", at(60_000)), 0, "the wait passes");
         assert_eq!(throttle.wait_ms(PEER, "k2", at(0)), 0, "another key of the peer goes on");
+        assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        (0..200).for_each(|_| {
+            throttle.failed(PEER, "k1", at(0));
+            assert_eq!(throttle.wait_ms(PEER, "k1", at(0)), WAIT_MS_MAX, "however many there were");
+        });
+        assert_eq!(throttle.wait_ms(PEER, "k1", at(60_000)), 0, "the wait passes");
     }
 
     #[test]
