@@ -120,27 +120,38 @@ async fn identify(
 }
 
 fn admitted(api: &Arc<Api>, peer: std::net::IpAddr, request: &Request) -> Result<Caller, Problem> {
-    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let offered = Offered::read(text(header::AUTHORIZATION.as_str())).map_err(refused)?;
-    let name = offered.name();
+    let offered = Offered::read(header_text(request, header::AUTHORIZATION.as_str())?).map_err(refused)?;
+    let (name, tenant) = (offered.name(), header_text(request, TENANT_HEADER)?);
+    let error = match auth::authenticate(offered, tenant, &api.parts.operator, &api.reader(), now()) {
+        Ok(caller) => {
+            api.throttle.succeeded(peer, name);
+            return Ok(caller);
+        }
+        Err(error) => error,
+    };
+    if !error.counts_as_failure() {
+        return Err(refused(error));
+    }
     let wait_ms = api.throttle.wait_ms(peer, name, now());
     if wait_ms > 0 {
         let seconds = wait_ms.div_ceil(1_000);
         let detail = format!("too many wrong credentials from {peer}; try again in {seconds} s");
         return Err(Problem::throttled(seconds, detail));
     }
-    let reader = api.reader();
-    match auth::authenticate(offered, text(TENANT_HEADER), &api.parts.operator, &reader, now()) {
-        Ok(caller) => {
-            api.throttle.succeeded(peer, name);
-            Ok(caller)
-        }
-        Err(error) => {
-            if error.counts_as_failure() {
-                api.throttle.failed(peer, name, now());
-                tracing::warn!(%peer, key = name.get(..64).unwrap_or(name), "a credential was refused");
-            }
-            Err(refused(error))
+    api.throttle.failed(peer, name, now());
+    tracing::warn!(%peer, key = name.get(..64).unwrap_or(name), "a credential was refused");
+    Err(refused(error))
+}
+
+/// A header's value. Errors: 400 when it is no text: what cannot be read must not count as not sent.
+fn header_text<'a>(request: &'a Request, name: &str) -> Result<Option<&'a str>, Problem> {
+    let mut values = request.headers().get_all(name).iter();
+    let first = values.next().map(|value| value.to_str()).transpose();
+    match (first, values.next()) {
+        (Ok(text), None) => Ok(text),
+        (Ok(_), Some(_)) => Err(Problem::bad_request(format!("the header {name} came twice; send it once"))),
+        (Err(_), _) => {
+            Err(Problem::bad_request(format!("the header {name} holds other bytes than visible ASCII")))
         }
     }
 }
