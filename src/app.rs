@@ -15,7 +15,7 @@ use bus::{
     Bus, BusError, ConnectOptions,
     managed::{ManagedError, ManagedOptions, ManagedServer},
 };
-use console::{Console, ConsoleError, ListenError};
+use console::{Console, ListenError};
 use consumers::ConsumersError;
 use producers::{Agent, AgentConfig, ProducersError};
 use projector::{Store, StoreError, StoreOptions};
@@ -66,8 +66,6 @@ pub(crate) enum AppError {
     Service(#[from] ConsumersError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
     #[error("agent {name}: {source}")]
     Agent { name: String, source: ProducersError },
     #[error("cannot {verb} {path}: {source}; check that it is writable and that its disk has room")]
@@ -183,7 +181,8 @@ impl App {
         core.spawn(async move { ended("the service", service.run(stop).await) });
         let stop = of_core.clone();
         core.spawn(async move {
-            ended("the console", console.run(Some(tcp), socket, stop).await.map_err(AppError::from))
+            console.run(Some(tcp), socket, stop).await;
+            ended("the console", Ok(()))
         });
         let running = start_agents(agents, &of_agents, &shutdown).await;
         let mut tasks = JoinSet::new();

@@ -34,35 +34,21 @@ pub struct Console {
     router: axum::Router,
 }
 
-/// A listener failed for good.
-#[derive(Debug, thiserror::Error)]
-#[error("the console stopped listening: {0}; start it again")]
-pub struct ConsoleError(#[from] std::io::Error);
-
 impl Console {
     /// The API over these parts.
     pub fn build(parts: Parts) -> Self {
         Self { router: route::router(Arc::new(api::Api::new(parts))) }
     }
 
-    /// Serves both listeners until `shutdown`, then lets the requests end that have begun.
-    pub async fn run(
-        self,
-        tcp: Option<TcpListener>,
-        socket: UnixListener,
-        shutdown: CancellationToken,
-    ) -> Result<(), ConsoleError> {
-        let service = self.router.into_make_service_with_connect_info::<Peer>();
-        let local = axum::serve(serve::Capped::new(socket), service.clone())
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    /// Serves both listeners until `shutdown`, then lets the requests end that have begun, for a few seconds.
+    pub async fn run(self, tcp: Option<TcpListener>, socket: UnixListener, shutdown: CancellationToken) {
+        let limits = serve::Limits::default();
+        let local = serve::serve(socket, self.router.clone(), limits, shutdown.clone());
         match tcp {
-            None => local.await?,
+            None => local.await,
             Some(tcp) => {
-                let remote = axum::serve(serve::Capped::new(tcp), service)
-                    .with_graceful_shutdown(shutdown.cancelled_owned());
-                tokio::try_join!(async { local.await }, async { remote.await })?;
+                tokio::join!(local, serve::serve(tcp, self.router, limits, shutdown));
             }
         }
-        Ok(())
     }
 }

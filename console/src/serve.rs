@@ -5,25 +5,16 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
 };
 
-use axum::{
-    extract::connect_info::Connected,
-    serve::{IncomingStream, Listener},
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+mod connection;
+
+pub(crate) use connection::{Limits, serve};
 
 /// Largest body that is taken in: the largest event of the bus and its envelope.
 pub const BODY_BYTES_MAX: usize = 2 << 20;
-/// Connections that are open at once on each listener: what a file-descriptor limit of 1,024 bears.
-const CONNECTIONS_MAX: usize = 256;
 /// Longest path of a local socket, in bytes (`sun_path` of unix(7), without its end mark).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Only the owner of the process may talk to the socket.
@@ -53,6 +44,16 @@ pub enum ListenError {
     /// Another farside serves this data directory.
     #[error("another farside answers on {0}; stop it, or use another data directory")]
     Taken(PathBuf),
+    /// Something has the socket, and what cannot be told.
+    #[error(
+        "cannot tell whether another farside answers on {path}: {source}; look at its process, and remove the file only when none is there"
+    )]
+    Unclear {
+        /// The path.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The path is longer than the operating system takes.
     #[error(
         "the socket path {path} has {bytes} bytes, more than {SOCKET_PATH_BYTES_MAX}; use a shorter data directory"
@@ -108,8 +109,7 @@ pub async fn socket(path: &Path) -> Result<UnixListener, ListenError> {
     let failed = |source| ListenError::Socket { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
-        Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(ListenError::Taken(path.to_owned())),
-        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Ok(_) => remove_stale(path).await?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
@@ -119,73 +119,18 @@ pub async fn socket(path: &Path) -> Result<UnixListener, ListenError> {
     Ok(listener)
 }
 
-/// A listener that accepts the next connection only when fewer than [`CONNECTIONS_MAX`] are open.
-pub(crate) struct Capped<L> {
-    inner: L,
-    room: Arc<Semaphore>,
+/// Removes a socket on which nobody listens. Only a refused connection says so: a live process whose
+/// queue is full, or one of another user, gives other errors, and must keep its socket.
+async fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let owned = || path.to_owned();
+    let gone = match UnixStream::connect(path).await {
+        Ok(_) => return Err(ListenError::Taken(owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => return Err(ListenError::Unclear { path: owned(), source }),
+    };
+    gone.map_err(|source| ListenError::Socket { path: owned(), source })
 }
 
-impl<L> Capped<L> {
-    pub(crate) fn new(inner: L) -> Self {
-        Self { inner, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
-    }
-}
-
-impl<L: Listener> Listener for Capped<L> {
-    type Io = Held<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = self.room.clone().acquire_owned().await.ok();
-        let (io, address) = self.inner.accept().await;
-        (Held { io, _permit: permit }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.inner.local_addr()
-    }
-}
-
-/// A connection that gives its room back when it ends.
-pub(crate) struct Held<I> {
-    io: I,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Held<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Held<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-impl Connected<IncomingStream<'_, Capped<TcpListener>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Capped<TcpListener>>) -> Self {
-        Self::Tcp(*stream.remote_addr())
-    }
-}
-
-impl Connected<IncomingStream<'_, Capped<UnixListener>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Capped<UnixListener>>) -> Self {
-        // Whoever got here could open the file; the uid is for the record only.
-        Self::Socket { uid: stream.io().io.peer_cred().map_or(u32::MAX, |peer| peer.uid()) }
-    }
-}
+#[cfg(test)]
+mod tests;
