@@ -42,6 +42,29 @@ pub struct Batch {
     key: String,
 }
 
+/// Why a message is a dead letter, or would be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong and what to do.
+    pub reason: String,
+    /// The JSON path or header of the fault.
+    pub path: String,
+}
+
+/// Whether an event would be taken in, as far as it alone tells: what shows only beside the pool (a fork, an
+/// epoch that is over) shows at the commit, see [`crate::Reader::parked`]. Errors: why it would be a dead letter.
+pub fn check(event: Stored<'_>) -> Result<(), Refusal> {
+    // What a batch makes of it is what will be made of it, so nothing can be checked in two ways.
+    let mut batch = Batch::new(event.stream);
+    batch.push(event, Hash32::ZERO);
+    let effects = batch.segments.into_iter().flat_map(|segment| segment.items).map(|item| item.effect);
+    let refused = effects.filter_map(|effect| match effect {
+        Effect::DeadLetter(letter) => Some(Refusal { reason: letter.reason, path: letter.path }),
+        _ => None,
+    });
+    refused.map(Err).next().unwrap_or(Ok(()))
+}
+
 /// A pool that events of the batch belong to.
 #[derive(Debug)]
 pub(crate) struct PoolSlot {

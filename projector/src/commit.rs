@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use bus_schema::fact::{Fact, log::LogFact};
 use redb::WriteTransaction;
 
-pub(crate) use outbox::{pending_key, read_pending};
+pub(crate) use outbox::{parked, pending_key, read_pending};
 pub(crate) use owners::OwnerRecord;
 pub(crate) use pool::PoolState;
 pub use window::is_harmless;

@@ -31,7 +31,7 @@ mod tests;
 
 pub mod compare;
 
-pub use batch::Batch;
+pub use batch::{Batch, Refusal, check};
 pub use commit::is_harmless;
 pub use error::StoreError;
 pub use owner::{

@@ -110,6 +110,9 @@ pub struct HeartbeatSeen {
     pub outbox_events: u64,
     /// What keeps the agent from seeing its source, in words.
     pub trouble: Option<String>,
+    /// When the log stored the first of the heartbeats without a break that spoke of trouble.
+    #[serde(default)]
+    pub trouble_since: Option<Timestamp>,
     /// Whether the digests were equal; none = the pool was at another place, or there was no digest.
     pub equal: Option<bool>,
 }

@@ -136,8 +136,10 @@ fn hear(owner: &mut Owner, beat: Heartbeat, stored_at: Timestamp) {
     if let Some(equal) = equal {
         owner.proof = Some(Proof { at, equal, stored_at });
     }
+    let known = owner.last_heartbeat.take().and_then(|before| before.trouble_since);
+    let trouble_since = trouble.is_some().then(|| known.unwrap_or(stored_at));
     owner.last_heartbeat =
-        Some(HeartbeatSeen { at, digest, sent_at, stored_at, outbox_events, trouble, equal });
+        Some(HeartbeatSeen { at, digest, sent_at, stored_at, outbox_events, trouble, trouble_since, equal });
 }
 
 /// The epoch never comes back. What was dropped is missing until the full sync that follows.

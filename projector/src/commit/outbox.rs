@@ -56,7 +56,7 @@ struct EntryMessage {
 }
 
 /// The name of the dead letter of a message.
-pub(super) fn parked(stream: &str, seq: u64) -> String {
+pub(crate) fn parked(stream: &str, seq: u64) -> String {
     format!("parked:{stream}:{seq}")
 }
 

@@ -28,6 +28,11 @@ impl Reader {
         })
     }
 
+    /// Whether anything was ever taken in for a pool.
+    pub fn has_pool(&self, pool: &PoolId) -> Result<bool, StoreError> {
+        Ok(self.ask(|txn| Ok(find_pool(txn, pool)?.is_some()))?.value)
+    }
+
     /// The owners of a pool; none for an unknown pool.
     pub fn owners(&self, pool: &PoolId) -> Result<Answer<Vec<Owner>>, StoreError> {
         self.ask(|txn| Ok(owners(txn, pool)?.into_iter().map(|record| record.owner).collect()))

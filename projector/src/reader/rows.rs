@@ -18,6 +18,8 @@ use crate::{
 
 /// Most rows of one page, so that one question does not hold a read transaction for long.
 const ROWS_MAX: usize = 10_000;
+/// A page ends with the row that brings it to this size, in bytes as stored: states may have a megabyte each.
+const PAGE_BYTES: usize = 8 << 20;
 
 impl Reader {
     /// One row, a tombstone too.
@@ -31,7 +33,8 @@ impl Reader {
         })
     }
 
-    /// At most `limit` rows (never more than 10,000) after a key, in order of their keys.
+    /// At most `limit` rows (never more than 10,000, nor many more than 8 MiB) after a key, in order of their
+    /// keys. A page that is shorter than `limit` may have a `next` all the same.
     pub fn rows(
         &self,
         pool: &PoolId,
@@ -100,6 +103,7 @@ impl Rows {
         limit: usize,
     ) -> Db<(Vec<Row>, Option<ResourceKey>)> {
         let mut found: Vec<Row> = Vec::new();
+        let mut bytes = 0;
         for key in keys(txn, &self.names, filter, after)? {
             let key = key?;
             let Some(stored) = self.table.get(key.as_str())? else { continue };
@@ -107,10 +111,11 @@ impl Rows {
             if !passes(&row, filter) {
                 continue;
             }
-            if found.len() == limit {
+            if found.len() == limit || bytes >= PAGE_BYTES {
                 let next = found.last().map(|row| row.key.clone());
                 return Ok((found, next));
             }
+            bytes += stored.value().len();
             found.push(row);
         }
         Ok((found, None))

@@ -386,3 +386,21 @@ fn after_a_rewind_a_place_in_the_log_means_another_message() {
         .collect();
     assert_eq!(subjects, ["nonsense.1", "nonsense.2"]);
 }
+
+#[test]
+fn trouble_is_dated_from_the_first_heartbeat_that_spoke_of_it() {
+    let mut agent = Agent::new("dc1", "inv");
+    let mut log = log_of(&mut agent, 0..1);
+    let mut pool = given(&log);
+    let mut since = |trouble| {
+        agent.beat(&mut log, None, trouble);
+        pool.read_on(&log);
+        pool.owner(&agent).last_heartbeat.unwrap().trouble_since
+    };
+    assert_eq!(since(None), None);
+    let first = since(Some("the directory is gone"));
+    assert!(first.is_some());
+    assert_eq!(since(Some("it is unreadable")), first);
+    assert_eq!(since(None), None);
+    assert!(since(Some("gone again")) > first);
+}

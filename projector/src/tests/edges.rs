@@ -262,3 +262,23 @@ fn dropping_a_pool_leaves_the_others_and_it_may_come_back() {
     pool.read_on(&log).then("dc1", &[("Pod/z", "1")]);
     assert_eq!(pool.facts(), ["gap_found"], "what it had is missing");
 }
+
+#[test]
+fn a_page_ends_with_its_bytes_and_the_next_one_goes_on() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let state = format!("\"{}\"", "x".repeat(1 << 20));
+    (0..20).for_each(|n| {
+        agent.changed(&mut log, &format!("Pod/{n:02}"), "1", &state);
+    });
+    let pool = given(&log);
+    let (mut after, mut lengths) = (None, vec![]);
+    loop {
+        let page = pool.reader().rows(&pool_id("dc1"), &Filter::default(), after.as_ref(), 1_000).unwrap();
+        lengths.push(page.rows.len());
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(lengths, [8, 8, 4]);
+}

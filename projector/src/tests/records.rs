@@ -335,11 +335,17 @@ fn what_was_stated_is_not_stated_again_by_a_rebuild() {
     };
     let live = given(&log);
     assert_eq!(live.pending().len(), 1);
+    let why = |pool: &Pool| pool.reader().parked(SITE, 1).unwrap().value;
+    let waiting = why(&live).unwrap();
+    let would_be = log.messages[0].with_stored(crate::check);
+    assert_eq!(would_be, Err(waiting), "what is checked is what is done");
     log.fact(&Fact::Log(LogFact::Parked(parked)));
     let mut live = live;
     live.read_on(&log);
     assert_eq!(live.pending(), [], "the fact settles it");
     assert_eq!(live.reader().dead_letters().unwrap().value, 1);
+    assert_eq!(why(&live).unwrap().reason, "r");
+    assert_eq!(live.reader().parked(SITE, 2).unwrap().value, None);
     assert_eq!(live.reader().log_facts(10).unwrap()[0].place, "FARSIDE_TGT_LOCAL:1");
     log.messages.reverse();
     assert_eq!(given(&log).pending(), []);

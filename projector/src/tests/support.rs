@@ -40,6 +40,13 @@ impl Message {
     pub(super) fn hash(&self) -> Hash32 {
         Hash32::of(&[self.subject.as_bytes(), &self.body].concat())
     }
+
+    pub(super) fn with_stored<R>(&self, read: impl FnOnce(Stored<'_>) -> R) -> R {
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let Self { subject, body, stream, seq, stored_at, .. } = self;
+        read(Stored { subject, headers: &headers, body, stream, seq: *seq, stored_at: at(*stored_at) })
+    }
 }
 
 /// Two logs as one list, in the order in which a pool reads them.
@@ -270,13 +277,18 @@ impl Agent {
 
     /// A heartbeat: not chained.
     pub(super) fn heartbeat(&self, log: &mut Log, digest: Option<Digest>) -> u64 {
+        self.beat(log, digest, None)
+    }
+
+    /// A heartbeat that may speak of trouble.
+    pub(super) fn beat(&self, log: &mut Log, digest: Option<Digest>, trouble: Option<&str>) -> u64 {
         let beat = Heartbeat {
             agent: name(self.source.rsplit('/').next().unwrap()),
             at: self.at,
             digest,
             sent_at: at(CREATED),
             outbox_events: 0,
-            trouble: None,
+            trouble: trouble.map(str::to_owned),
         };
         let event = AgentEvent::Heartbeat(beat);
         let subject = format!("far.v1.local.evt.{}.agent.{}.heartbeat", self.cluster, event.entity());
@@ -406,17 +418,7 @@ pub(super) fn open(path: &std::path::Path) -> Store {
 pub(super) fn batch(messages: &[Message]) -> Batch {
     let mut batch = Batch::new(messages[0].stream);
     for message in messages {
-        let headers: Vec<(&str, &str)> =
-            message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let stored = Stored {
-            subject: &message.subject,
-            headers: &headers,
-            body: &message.body,
-            stream: message.stream,
-            seq: message.seq,
-            stored_at: at(message.stored_at),
-        };
-        batch.push(stored, message.hash());
+        message.with_stored(|stored| batch.push(stored, message.hash()));
     }
     batch
 }
