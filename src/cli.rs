@@ -21,6 +21,7 @@ mod agent;
 mod client;
 mod completions;
 mod confirm;
+mod dlq;
 mod doctor;
 mod key;
 mod man;
@@ -100,6 +101,8 @@ enum Verb {
     Sync(sync::Sync),
     Confirm(confirm::Confirm),
     Publish(publish::Publish),
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
     #[command(subcommand)]
     Tenant(tenant::Tenant),
     #[command(subcommand)]
@@ -285,6 +288,7 @@ impl Cli {
             Verb::Sync(verb) => verb.run(&context).await,
             Verb::Confirm(verb) => Ok(verb.run(&context).await),
             Verb::Publish(verb) => verb.run(&context).await,
+            Verb::Dlq(verb) => verb.run(&context).await,
             Verb::Tenant(verb) => verb.run(&context).await,
             Verb::Key(verb) => verb.run(&context).await,
             Verb::Rebuild(verb) => verb.run(&context).await,

@@ -142,7 +142,17 @@ impl Outbox {
             dead_letter::DeadLetter { target, consumer: &consumer, reason, path }.of(original);
         let stream = subject::dead_letter_stream(target);
         match self.bus.publisher().publish(&stream, &message, None).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                let origin = format!("{}:{}", letter.stream, letter.seq);
+                tracing::warn!(
+                    origin,
+                    subject = original.subject(),
+                    path,
+                    reason,
+                    "a message became a dead letter"
+                );
+                Ok(())
+            }
             // It can never be stored; the fact still says where the original stands.
             Err(error) if error.kind == PublishErrorKind::TooLarge => {
                 tracing::warn!(%error, origin = %format!("{}:{}", letter.stream, letter.seq), "dead letter left out");
