@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bus_schema::{PoolId, Timestamp, fact::log::LogFact, stream::FULL_ALARM_PERCENT, subject};
-use projector::{LogFactRecord, Owner, PoolSummary};
+use projector::{LogFactRecord, Owner, PoolSummary, SyncRecord};
 
 use crate::{
     ports::Doing,
@@ -14,6 +14,22 @@ use crate::{
 /// one may be late.
 const SILENT_HEARTBEATS: u64 = 3;
 
+/// How long a dead letter is an alarm, in milliseconds: a person who looks once a day sees it.
+const DEAD_LETTERS_MS: u64 = 24 * 3_600_000;
+/// Syncs of a pool that are looked through for failures: more than its sources have in a day of trouble.
+pub const SYNCS_LOOKED_AT: usize = 200;
+
+/// Something that keeps a pool from being true, or from being known to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hindrance {
+    /// What kind of alarm it is.
+    pub kind: AlarmKind,
+    /// Since when, if that is known.
+    pub since: Option<Timestamp>,
+    /// What happened to what.
+    pub text: String,
+}
+
 /// One pool as it was read.
 #[derive(Debug)]
 pub struct PoolRead {
@@ -21,29 +37,64 @@ pub struct PoolRead {
     pub summary: PoolSummary,
     /// Its owners.
     pub owners: Vec<Owner>,
+    /// Its last syncs, newest first.
+    pub syncs: Vec<SyncRecord>,
     /// When it is asked next.
     pub next_sync_at: Option<Timestamp>,
     /// What is under way with its owners, by source.
     pub doing: BTreeMap<String, Doing>,
+    /// What hinders the whole house, and so each pool; its alarms are the house's.
+    pub house: Vec<Hindrance>,
+}
+
+impl PoolRead {
+    /// What the source of an owner suffers from, as far as the owner or a sync told.
+    fn troubles(&self, owner: &Owner) -> Vec<Hindrance> {
+        let source = &owner.source;
+        let seen = owner.last_heartbeat.as_ref().and_then(|beat| {
+            let text = format!("{source} has trouble: {}", beat.trouble.as_ref()?);
+            let since = beat.trouble_since.or(Some(beat.stored_at));
+            Some(Hindrance { kind: AlarmKind::SourceTrouble, since, text })
+        });
+        seen.into_iter().chain(self.failed_sync(source)).collect()
+    }
+
+    /// The failure of the owner's last sync that has ended, since the first failure in a row.
+    fn failed_sync(&self, source: &str) -> Option<Hindrance> {
+        let of_owner = self.syncs.iter().filter(|sync| sync.owner == source);
+        let ended = of_owner.filter(|sync| sync.completed.is_some() || sync.failed.is_some());
+        let failed: Vec<_> =
+            ended.map_while(|sync| sync.failed.as_ref().filter(|_| sync.completed.is_none())).collect();
+        let (last, first) = (failed.first()?, failed.last()?);
+        let text = format!("{source} could not be synchronised: {}", last.1.reason);
+        Some(Hindrance { kind: AlarmKind::SyncFailed, since: Some(first.0), text })
+    }
+
+    fn waits_for(&self, owner: &Owner) -> Option<&str> {
+        match self.doing.get(&owner.source) {
+            Some(Doing::Waiting(text)) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 /// One pool for people: whether it is true, and why not.
 pub fn pool(read: &PoolRead, now: Timestamp) -> PoolView {
-    let PoolRead { summary, owners, next_sync_at, doing } = read;
-    let views: Vec<_> = owners.iter().map(|owner| owner_view(owner, doing.get(&owner.source), now)).collect();
-    let mut why: Vec<_> = owners.iter().flat_map(|owner| reasons(owner, now)).collect();
-    why.extend(owners.iter().filter_map(|owner| match doing.get(&owner.source) {
-        Some(Doing::Waiting(text)) => Some(format!("{} {text}", owner.source)),
-        _ => None,
-    }));
+    let PoolRead { summary, owners, next_sync_at, house, .. } = read;
+    let views: Vec<_> = owners.iter().map(|owner| owner_view(read, owner, now)).collect();
+    let mut why: Vec<_> = house.iter().map(|hindrance| hindrance.text.clone()).collect();
+    why.extend(owners.iter().flat_map(|owner| reasons(read, owner, now)));
+    if owners.is_empty() {
+        why.push("no source has reported anything yet".to_owned());
+    }
     PoolView {
         pool: summary.pool.clone(),
         in_sync: views.iter().map(|owner| owner.in_sync).max().unwrap_or(InSync::No),
-        why: if owners.is_empty() { vec!["no source has reported anything yet".to_owned()] } else { why },
+        why,
         resources: summary.resources,
         deleted: summary.deleted,
         since_sync: summary.since_sync,
-        behind_ms: owners.iter().map(|owner| behind_ms(owner, now)).max().unwrap_or(0),
+        behind_ms: owners.iter().map(|owner| behind_ms(read, owner, now)).max().unwrap_or(0),
         last_event_at: summary.last_event_at,
         last_sync_at: owners
             .iter()
@@ -56,12 +107,14 @@ pub fn pool(read: &PoolRead, now: Timestamp) -> PoolView {
     }
 }
 
-fn owner_view(owner: &Owner, doing: Option<&Doing>, now: Timestamp) -> OwnerView {
+fn owner_view(read: &PoolRead, owner: &Owner, now: Timestamp) -> OwnerView {
     let heartbeat = owner.last_heartbeat.as_ref();
+    let troubles = read.troubles(owner);
+    let texts: Vec<_> = troubles.iter().map(|trouble| trouble.text.as_str()).collect();
     OwnerView {
         source: owner.source.clone(),
         alive: owner.agent.as_ref().map(|_| is_alive(owner, now)),
-        in_sync: in_sync(owner, now),
+        in_sync: in_sync(read, owner, now),
         last_event_at: owner.last_event_at,
         resources: owner.digest.count,
         digest: owner.digest.root.to_string(),
@@ -72,8 +125,9 @@ fn owner_view(owner: &Owner, doing: Option<&Doing>, now: Timestamp) -> OwnerView
         repeats: owner.repeats,
         refused: owner.refused,
         unchained: owner.unchained,
-        trouble: heartbeat.and_then(|heartbeat| heartbeat.trouble.clone()),
-        doing: doing.map(|doing| doing.text().to_owned()),
+        trouble: (!texts.is_empty()).then(|| texts.join("; ")),
+        trouble_since: troubles.iter().filter_map(|trouble| trouble.since).min(),
+        doing: read.doing.get(&owner.source).map(|doing| doing.text().to_owned()),
     }
 }
 
@@ -84,7 +138,12 @@ fn is_alive(owner: &Owner, now: Timestamp) -> bool {
     })
 }
 
-fn in_sync(owner: &Owner, now: Timestamp) -> InSync {
+fn in_sync(read: &PoolRead, owner: &Owner, now: Timestamp) -> InSync {
+    // An agent that does not see its source goes on telling the digest of what it saw last.
+    let hindered = !read.house.is_empty() || !read.troubles(owner).is_empty();
+    if hindered || read.waits_for(owner).is_some() {
+        return InSync::No;
+    }
     match (&owner.agent, owner.in_sync()) {
         (Some(_), true) if is_alive(owner, now) && waiting(owner) == 0 => InSync::Yes,
         (None, _) if owner.at.is_none() && owner.since_sync.outstanding == 0 => InSync::Unproven,
@@ -102,7 +161,7 @@ fn waiting(owner: &Owner) -> u64 {
 }
 
 /// How long the pool has lacked what it lacks of this owner.
-fn behind_ms(owner: &Owner, now: Timestamp) -> u64 {
+fn behind_ms(read: &PoolRead, owner: &Owner, now: Timestamp) -> u64 {
     let silent_since = (owner.agent.is_some() && !is_alive(owner, now)).then_some(owner.last_event_at);
     let since = [
         owner.since_sync.oldest_outstanding,
@@ -111,10 +170,12 @@ fn behind_ms(owner: &Owner, now: Timestamp) -> u64 {
         owner.proof.filter(|proof| !proof.equal).map(|proof| proof.stored_at),
         silent_since,
     ];
-    since.into_iter().flatten().min().map_or(0, |since| now.ms_since(since))
+    let troubles = read.troubles(owner);
+    let hindered = read.house.iter().chain(&troubles).map(|hindrance| hindrance.since);
+    since.into_iter().chain(hindered).flatten().min().map_or(0, |since| now.ms_since(since))
 }
 
-fn reasons(owner: &Owner, now: Timestamp) -> Vec<String> {
+fn reasons(read: &PoolRead, owner: &Owner, now: Timestamp) -> Vec<String> {
     let source = &owner.source;
     let mut why = vec![];
     if let Some(stopped) = owner.agent.as_ref().and_then(|agent| agent.stopped_at) {
@@ -148,9 +209,8 @@ fn reasons(owner: &Owner, now: Timestamp) -> Vec<String> {
         }
         _ => {}
     }
-    if let Some(trouble) = owner.last_heartbeat.as_ref().and_then(|seen| seen.trouble.as_ref()) {
-        why.push(format!("{source} has trouble: {trouble}"));
-    }
+    why.extend(read.troubles(owner).into_iter().map(|trouble| trouble.text));
+    why.extend(read.waits_for(owner).map(|text| format!("{source} {text}")));
     why
 }
 
@@ -184,6 +244,10 @@ pub fn pool_alarms(read: &PoolRead, now: Timestamp) -> Vec<Alarm> {
             let text = format!("{source} is silent since {}; look at its process", owner.last_event_at);
             alarms.push(alarm(AlarmKind::AgentSilent, Some(owner.last_event_at), text));
         }
+        alarms.extend(read.troubles(owner).into_iter().map(|Hindrance { kind, since, text }| {
+            let text = format!("{text}; until that is mended the pool {pool} may be stale");
+            alarm(kind, since, text)
+        }));
     }
     alarms
 }
@@ -217,6 +281,19 @@ pub fn log_alarms(logs: &[LogView], facts: &[LogFactRecord], pools: &[PoolRead])
         }
     }
     alarms
+}
+
+/// The messages that became dead letters of late. It ends by itself: what is in them is the publisher's to
+/// mend, and nothing tells when that is done.
+pub fn dead_letter_alarm(facts: &[LogFactRecord], now: Timestamp) -> Option<Alarm> {
+    let parked = facts.iter().filter(|record| matches!(record.fact, LogFact::Parked(_)));
+    let late: Vec<_> = parked.filter(|record| now.ms_since(record.stored_at) < DEAD_LETTERS_MS).collect();
+    let since = late.iter().map(|record| record.stored_at).min()?;
+    let text = format!(
+        "{} messages of the last 24 hours could not be taken in; 'farside dlq list' says which and why",
+        late.len()
+    );
+    Some(Alarm { kind: AlarmKind::DeadLetters, text, since: Some(since) })
 }
 
 fn is_unproved_since(pool: &PoolRead, stream: &str, at: Timestamp) -> bool {

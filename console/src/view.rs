@@ -13,7 +13,9 @@ mod resource;
 mod status;
 
 pub use resource::{HistoryEntry, HistoryView, ResourcePage, ResourceView};
-pub use status::{Alarm, AlarmKind, InSync, LeaseView, LinkView, LogView, OwnerView, PoolView, StatusView};
+pub use status::{
+    Acting, Alarm, AlarmKind, InSync, LeaseView, LinkView, LogView, OwnerView, PoolView, StatusView,
+};
 
 /// What an answer is true as of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,35 @@ pub struct ListView<T> {
     pub as_of: AsOfView,
     /// The things.
     pub items: Vec<T>,
+}
+
+/// A message that could not be taken in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterView {
+    /// Where the original stands, `stream:seq`.
+    pub place: String,
+    /// The original's subject.
+    pub subject: String,
+    /// What is wrong and what to do.
+    pub reason: String,
+    /// The JSON path or header of the fault.
+    pub path: String,
+    /// Who could not take it in.
+    pub consumer: String,
+    /// When it became a dead letter.
+    pub parked_at: Timestamp,
+    /// Where the dead letter stands, with the original's headers and body, `stream:seq`.
+    pub letter: String,
+}
+
+/// Dead letters, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLettersView {
+    /// The dead letters.
+    pub items: Vec<DeadLetterView>,
+    /// There are older ones: ask again with this as `before`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
 }
 
 /// Where an event was stored.

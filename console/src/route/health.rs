@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use bus::{LinkState, STORES_NOTHING};
+use bus::STORES_NOTHING;
 use bus_schema::{PoolId, Timestamp, subject};
 use projector::{PoolSummary, Reader, StoreError};
 
@@ -12,15 +12,15 @@ use crate::{
     auth::Caller,
     ports::Vitals,
     problem::Problem,
-    status::{self, PoolRead},
-    view::{Alarm, AlarmKind, LeaseView, LinkView, LogView, StatusView},
+    status::{self, Hindrance, PoolRead, SYNCS_LOOKED_AT},
+    view::{Acting, Alarm, AlarmKind, LeaseView, LinkView, LogView, StatusView},
 };
 
 /// A pool that lacks events older than this is not ready to be asked, in milliseconds: the answer would
 /// be of another time. A process that catches up becomes ready by itself.
 const READY_BEHIND_MS_MAX: u64 = 30_000;
-/// Facts about logs that are looked through for rewinds.
-const LOG_FACTS_MAX: usize = 200;
+/// Facts about logs that are looked through for rewinds and dead letters: all that the pool keeps.
+const LOG_FACTS_MAX: usize = 1_000;
 
 /// `GET /healthz`: the process lives.
 pub(super) async fn alive() -> &'static str {
@@ -30,7 +30,7 @@ pub(super) async fn alive() -> &'static str {
 /// `GET /readyz`: connected, acknowledged, the position read, not too far behind.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
     let not_ready = |why: String| Problem::unavailable(format!("not ready: {why}"));
-    if let Some(since) = link(&api).down_since {
+    if let Some(since) = api.down_since() {
         return Err(not_ready(format!("NATS cannot be reached since {since}")));
     }
     if let Some(since) = api.parts.bus.silent_since() {
@@ -66,13 +66,14 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     let now = now();
     let vitals = api.parts.health.vitals();
     let logs = logs(api).await?;
-    let for_pools = vitals.clone();
+    let nats = link(api);
+    let house = hindrances(&nats, &vitals);
+    let (for_pools, of_house) = (vitals.clone(), house.clone());
     let (reads, as_of, dead_letters, facts) = read_in(api.reader(), move |reader| {
         let facts = reader.log_facts(LOG_FACTS_MAX)?.value;
-        Ok((pools(reader, &for_pools)?, reader.as_of()?, reader.dead_letters()?.value, facts))
+        Ok((pools(reader, &for_pools, &of_house)?, reader.as_of()?, reader.dead_letters()?.value, facts))
     })
     .await?;
-    let nats = link(api);
     let mut alarms: Vec<_> = reads.iter().flat_map(|read| status::pool_alarms(read, now)).collect();
     alarms.extend(status::log_alarms(&logs, &facts, &reads));
     alarms.extend(api.parts.bus.silent_since().map(|since| Alarm {
@@ -80,7 +81,8 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
         text: silent(since),
         since: Some(since),
     }));
-    alarms.extend(house_alarms(&nats, &vitals, dead_letters));
+    alarms.extend(house.into_iter().map(|Hindrance { kind, since, text }| Alarm { kind, text, since }));
+    alarms.extend(status::dead_letter_alarm(&facts, now));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
     Ok(StatusView {
@@ -88,8 +90,8 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
         target: api.parts.target.clone(),
         now,
         as_of: as_of.into(),
+        lease: lease(&nats, vitals.lease_held),
         nats,
-        lease: LeaseView { held_here: vitals.lease_held },
         logs,
         pools: seen.map(|read| status::pool(read, now)).collect(),
         dead_letters,
@@ -99,23 +101,30 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     })
 }
 
-fn pools(reader: &Reader, vitals: &Vitals) -> Result<Vec<PoolRead>, StoreError> {
+fn lease(nats: &LinkView, held_here: bool) -> LeaseView {
+    let acting = match (nats.up, held_here) {
+        (false, _) => Acting::Unknown,
+        (true, true) => Acting::Here,
+        (true, false) => Acting::NotHere,
+    };
+    LeaseView { held_here, acting }
+}
+
+fn pools(reader: &Reader, vitals: &Vitals, house: &[Hindrance]) -> Result<Vec<PoolRead>, StoreError> {
     let read = |summary: PoolSummary| {
         let owners = reader.owners(&summary.pool)?.value;
         let next_sync_at = vitals.next_syncs.get(&summary.pool).copied();
         let of_pool = |source: &String| owners.iter().any(|owner| owner.source == *source);
         let doing = vitals.doing.iter().filter(|(source, _)| of_pool(source));
         let doing = doing.map(|(source, doing)| (source.clone(), doing.clone())).collect();
-        Ok(PoolRead { summary, owners, next_sync_at, doing })
+        let syncs = reader.syncs(&summary.pool, SYNCS_LOOKED_AT)?.value;
+        Ok(PoolRead { summary, owners, syncs, next_sync_at, doing, house: house.to_vec() })
     };
     reader.pools()?.value.into_iter().map(read).collect()
 }
 
 fn link(api: &Api) -> LinkView {
-    let down_since = match *api.parts.bus.link().borrow() {
-        LinkState::Up { .. } => None,
-        LinkState::Down { since } => Some(since),
-    };
+    let down_since = api.down_since();
     LinkView { up: down_since.is_none(), down_since, server_version: api.parts.bus.server().version }
 }
 
@@ -124,21 +133,17 @@ fn silent(since: Timestamp) -> String {
     format!("NATS acknowledges nothing since {since}; {STORES_NOTHING}")
 }
 
-fn house_alarms(nats: &LinkView, vitals: &Vitals, dead_letters: u64) -> Vec<Alarm> {
-    let mut alarms = vec![];
-    if let Some(since) = nats.down_since {
-        let text =
-            format!("NATS cannot be reached since {since}; it is retried for ever: look at the server");
-        alarms.push(Alarm { kind: AlarmKind::NatsDown, text, since: Some(since) });
-    }
-    if let Some(trouble) = &vitals.trouble {
-        alarms.push(Alarm { kind: AlarmKind::Projector, text: trouble.clone(), since: None });
-    }
-    if dead_letters > 0 {
-        let text = format!("{dead_letters} messages could not be taken in and are among the dead letters");
-        alarms.push(Alarm { kind: AlarmKind::DeadLetters, text, since: None });
-    }
-    alarms
+/// What keeps every pool from being true, or from being known to be.
+fn hindrances(nats: &LinkView, vitals: &Vitals) -> Vec<Hindrance> {
+    let down = nats.down_since.map(|since| Hindrance {
+        kind: AlarmKind::NatsDown,
+        since: Some(since),
+        text: format!("NATS cannot be reached since {since}; it is retried for ever: look at the server"),
+    });
+    let trouble = vitals.trouble.as_ref();
+    let trouble =
+        trouble.map(|text| Hindrance { kind: AlarmKind::Projector, since: None, text: text.clone() });
+    down.into_iter().chain(trouble).collect()
 }
 
 /// Each site log and the target's own, as far as the server answers.
@@ -155,7 +160,7 @@ async fn logs(api: &Api) -> Result<Vec<LogView>, Problem> {
 
 async fn log(api: &Api, stream: String, applied: u64) -> LogView {
     let unknown = LogView { stream, applied, last: None, behind_ms: None, bytes: None, full_percent: None };
-    if !link(api).up {
+    if api.down_since().is_some() {
         return unknown;
     }
     let bus = &api.parts.bus;

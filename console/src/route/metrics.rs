@@ -146,6 +146,11 @@ fn owners(registry: &mut Registry, status: &StatusView) {
     each("agent_alive", "Whether the agent lives", |owner| {
         owner.alive.map(|alive| f64::from(u8::from(alive)))
     });
+    each(
+        "agent_trouble",
+        "Whether something keeps the agent from seeing its source, or the source from being synchronised",
+        |owner| owner.alive.map(|_| f64::from(u8::from(owner.trouble.is_some()))),
+    );
     each("agent_outbox_events", "Events in the agent's outbox at its last heartbeat", |owner| {
         owner.alive.map(|_| owner.outbox_events as f64)
     });

@@ -1,9 +1,16 @@
 //! When a pool counts as true, and what is said when it does not.
 
 use bus_schema::{
-    Epoch, Hash32, chain::ChainPoint, digest::Digest, event::resource::SyncScope, fact::log::Rewound,
+    Epoch, Hash32,
+    chain::ChainPoint,
+    digest::Digest,
+    event::resource::SyncScope,
+    fact::{
+        log::{Parked, Rewound},
+        resource::{SyncCompleted, SyncFailed},
+    },
 };
-use projector::{AgentState, Gap, HeartbeatSeen, HeldWindow, LastSync, Proof, SinceSync};
+use projector::{AgentState, Gap, HeartbeatSeen, HeldWindow, LastSync, Proof, SinceSync, SyncRecord};
 
 use super::*;
 
@@ -71,7 +78,7 @@ fn read(owners: Vec<Owner>) -> PoolRead {
         last_event_at: ago(5_000),
         paused: false,
     };
-    PoolRead { summary, owners, next_sync_at: None, doing: BTreeMap::new() }
+    PoolRead { summary, owners, syncs: vec![], next_sync_at: None, doing: BTreeMap::new(), house: vec![] }
 }
 
 #[track_caller]
@@ -97,6 +104,7 @@ fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
         stored_at: ago(3_000),
         outbox_events: 2,
         trouble: None,
+        trouble_since: None,
         equal: None,
     };
     not_in_sync(Owner { last_heartbeat: Some(beat.clone()), ..owner() }, 0, "2 events of");
@@ -116,7 +124,114 @@ fn r7_a_source_without_a_key_is_named_with_what_to_do() {
     let doing = [(owner().source, waiting)].into();
     let view = pool(&PoolRead { doing, ..read(vec![owner()]) }, NOW);
     assert_eq!(view.why, ["/local/dc1/resource/inv waits for an access key"]);
+    assert_eq!(view.in_sync, InSync::No);
     assert_eq!(view.owners[0].doing.as_deref(), Some("waits for an access key"));
+}
+
+fn beat(trouble: Option<&str>) -> HeartbeatSeen {
+    HeartbeatSeen {
+        at: AT,
+        digest: None,
+        sent_at: ago(5_000),
+        stored_at: ago(5_000),
+        outbox_events: 0,
+        trouble: trouble.map(str::to_owned),
+        trouble_since: trouble.map(|_| ago(65_000)),
+        equal: Some(true),
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_see_its_source_is_not_in_sync_however_equal_the_digests_are() {
+    let blind = Owner { last_heartbeat: Some(beat(Some("the directory is gone"))), ..owner() };
+    not_in_sync(blind.clone(), 65_000, "the directory is gone");
+    let blind = read(vec![blind]);
+    let alarms = pool_alarms(&blind, NOW);
+    assert_eq!((alarms[0].kind, alarms[0].since), (AlarmKind::SourceTrouble, Some(ago(65_000))));
+    assert_eq!(pool(&blind, NOW).owners[0].trouble_since, Some(ago(65_000)));
+    let well = Owner { last_heartbeat: Some(beat(None)), ..owner() };
+    assert_eq!(pool(&read(vec![well]), NOW).in_sync, InSync::Yes);
+}
+
+/// A sync that ended, or has not, some time ago.
+fn sync(ended_ms_ago: i64, ended: Option<Result<(), &str>>) -> SyncRecord {
+    let (pool, sync_id) = (owner().pool, format!("s{ended_ms_ago}"));
+    let mut record = SyncRecord {
+        sync_id: sync_id.clone(),
+        owner: owner().source,
+        requested: None,
+        completed: None,
+        failed: None,
+    };
+    match ended {
+        Some(Err(reason)) => {
+            let failed = SyncFailed {
+                pool,
+                owner: owner().source,
+                sync_id,
+                reason: reason.to_owned(),
+                retry_at: None,
+            };
+            record.failed = Some((ago(ended_ms_ago), failed));
+        }
+        Some(Ok(())) => {
+            let (owner, scope) = (owner().source, SyncScope::Full);
+            let (resources, bytes, took_ms, equal) = (3, 100, 20, true);
+            let completed = SyncCompleted { pool, owner, sync_id, scope, resources, bytes, took_ms, equal };
+            record.completed = Some((ago(ended_ms_ago), completed));
+        }
+        None => {}
+    }
+    record
+}
+
+#[test]
+fn a_source_whose_last_sync_failed_is_not_in_sync_since_the_first_failure_in_a_row() {
+    let failed = |ms, reason| sync(ms, Some(Err(reason)));
+    let with = |syncs| PoolRead { syncs, ..read(vec![owner()]) };
+    let failing =
+        with(vec![sync(0, None), failed(1_000, "no answer"), failed(9_000, "x"), sync(20_000, Some(Ok(())))]);
+    let view = pool(&failing, NOW);
+    assert_eq!((view.in_sync, view.behind_ms), (InSync::No, 9_000));
+    assert!(view.why[0].contains("no answer"), "{:?}", view.why);
+    assert_eq!(pool_alarms(&failing, NOW)[0].kind, AlarmKind::SyncFailed);
+    let mended = with(vec![sync(500, Some(Ok(()))), failed(1_000, "no answer")]);
+    assert_eq!((pool(&mended, NOW).in_sync, pool_alarms(&mended, NOW).len()), (InSync::Yes, 0));
+}
+
+#[test]
+fn nothing_is_in_sync_while_the_house_is_hindered() {
+    let text = "NATS cannot be reached".to_owned();
+    let down = Hindrance { kind: AlarmKind::NatsDown, since: Some(ago(7_000)), text };
+    let plain = Owner { agent: None, at: None, proof: None, ..owner() };
+    for owner in [owner(), plain] {
+        let view = pool(&PoolRead { house: vec![down.clone()], ..read(vec![owner]) }, NOW);
+        assert_eq!((view.in_sync, view.behind_ms), (InSync::No, 7_000));
+        assert_eq!(view.why[0], down.text);
+    }
+}
+
+#[test]
+fn dead_letters_are_an_alarm_for_a_day() {
+    let parked = |ms| {
+        let (stream, subject) = ("FARSIDE_LOCAL".to_owned(), "a.b".to_owned());
+        let fact = LogFact::Parked(Parked {
+            stream,
+            seq: 9,
+            subject,
+            reason: "not JSON".to_owned(),
+            path: "$".to_owned(),
+        });
+        LogFactRecord { place: "FARSIDE_TGT_LOCAL:3".to_owned(), stored_at: ago(ms), fact }
+    };
+    let alarm = dead_letter_alarm(&[parked(1_000), parked(5_000), parked(90_000_000)], NOW).unwrap();
+    assert!(
+        alarm.text.starts_with("2 messages") && alarm.text.contains("farside dlq list"),
+        "{}",
+        alarm.text
+    );
+    assert_eq!(alarm.since, Some(ago(5_000)));
+    assert_eq!(dead_letter_alarm(&[parked(90_000_000)], NOW), None);
 }
 
 #[test]

@@ -54,6 +54,22 @@ pub struct LinkView {
 pub struct LeaseView {
     /// Whether this process does.
     pub held_here: bool,
+    /// What this process knows of who does.
+    #[serde(default)]
+    pub acting: Acting,
+}
+
+/// What a process knows of who acts for the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acting {
+    /// This process does.
+    Here,
+    /// Not this process: it would, if no other one held the lease or had held it until a moment ago.
+    NotHere,
+    /// Nobody is known to: without NATS, where the lease stands, this process cannot tell.
+    #[default]
+    Unknown,
 }
 
 /// One log.
@@ -169,9 +185,12 @@ pub struct OwnerView {
     pub refused: u64,
     /// Events without a place in a chain.
     pub unchained: u64,
-    /// What keeps the agent from seeing its source.
+    /// What keeps the agent from seeing its source, or the source from being synchronised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Since when, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble_since: Option<Timestamp>,
     /// What is under way with it, or what it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doing: Option<String>,
@@ -195,6 +214,10 @@ pub enum AlarmKind {
     LogFull,
     /// An agent is silent.
     AgentSilent,
+    /// An agent lives and cannot see its source, or not all of it.
+    SourceTrouble,
+    /// A source could not be synchronised.
+    SyncFailed,
     /// The projector does not apply.
     Projector,
     /// Messages could not be taken in.
