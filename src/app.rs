@@ -120,7 +120,8 @@ impl App {
     /// Behind the socket, which tells a second farside that this data directory is taken.
     async fn behind(socket: UnixListener, mut config: Config, nats: Nats) -> Result<Self, AppError> {
         let tcp = console::bind_tcp(config.console.listen).await?;
-        let operator = files::operator_token(&config.token_file())?;
+        let operator = files::token(&config.token_file())?;
+        let scraper = files::token(&config.metrics_token_file())?;
         let managed = match nats {
             Nats::Managed => Some(start_nats(&mut config).await?),
             Nats::Configured => None,
@@ -143,6 +144,7 @@ impl App {
             rebuilder: ports.clone(),
             health: ports,
             operator,
+            scraper,
         });
         let agents = match &managed {
             Some(server) => agents(&config, |name| Ok(server.agent_options(name)))?,

@@ -157,6 +157,11 @@ impl Config {
         self.data_dir.join("operator.token")
     }
 
+    /// The file of the token that opens the metrics and nothing else.
+    pub(crate) fn metrics_token_file(&self) -> PathBuf {
+        self.data_dir.join("metrics.token")
+    }
+
     /// The pool's file.
     pub(crate) fn pool_file(&self) -> PathBuf {
         self.data_dir.join("pool.redb")

@@ -1,8 +1,22 @@
 //! The HTTP API of the real binary: events in, pools out, and who may see what (R7, R8).
 
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
+
+use bus::Outgoing;
+use bus_schema::{Hash32, event::key::secret_hash};
 use serde_json::{Value, json};
 
-use crate::support::farside::Up;
+use crate::support::{
+    eventually,
+    farside::{Up, with_files},
+    nats::Nats,
+};
 
 fn bearer(credential: &str) -> [(&'static str, String); 1] {
     [("Authorization", format!("Bearer {credential}"))]
@@ -77,7 +91,12 @@ fn an_event_that_would_be_a_dead_letter_is_refused_with_the_reason() {
     let headers = [(headers[0].0, headers[0].1.as_str())];
     let large =
         format!(r#"{{"pool":"local/dc1","type":"resource.changed","data":"{}"}}"#, "x".repeat(3 << 20));
+    let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+    let deep = format!(
+        r#"{{"pool":"local/dc1","type":"resource.changed","data":{{"kind":"Pod","id":"a","revision":"1","state":{deep}}}}}"#
+    );
     for (body, status, words) in [
+        (deep.as_str(), 422, "RFC 8785"),
         (
             r#"{"pool":"local/dc1","type":"resource.changed","data":{"kind":"Pod"}}"#,
             422,
@@ -148,11 +167,251 @@ fn r8_a_level_2_tenant_is_let_in_by_the_shared_key_and_shut_out_after_unbinding(
 }
 
 #[test]
-fn who_guesses_is_slowed_down() {
+fn who_guesses_is_slowed_down_and_whoever_is_right_is_let_in() {
     let up = Up::start("");
-    let answers: Vec<_> = (0..8).map(|_| ask(&up, "acme-1.wrong", None, "/v1/pools").0).collect();
-    assert!(answers.starts_with(&[401, 401, 401, 401, 401, 401]) && answers.contains(&429), "{answers:?}");
-    assert_eq!(ask(&up, &up.token(), None, "/v1/pools").0, 200, "others are not");
+    for wrong in ["acme-1.wrong", "wrong-operator-token"] {
+        let answers: Vec<_> = (0..8).map(|_| ask(&up, wrong, None, "/v1/pools").0).collect();
+        assert!(answers.starts_with(&[401, 401, 401, 401, 401]) && answers.contains(&429), "{answers:?}");
+    }
+    (0..60).for_each(|n| drop(ask(&up, &format!("k{n}.wrong"), None, "/v1/pools")));
+    assert_eq!(ask(&up, "fresh.wrong", None, "/v1/pools").0, 429, "the peer itself is slowed down");
+    assert_eq!(ask(&up, &up.token(), None, "/v1/pools").0, 200, "a right credential is not");
+}
+
+#[test]
+fn r7_a_key_that_another_cluster_announces_does_not_open_what_its_tenant_was_granted() {
+    let up = Up::start("");
+    up.publish("dc1", "Pod/web", "1", "{}");
+    up.publish("dc9", "Pod/own", "1", "{}");
+    up.json(&["tenant", "create", "acme"]);
+    up.json(&["tenant", "grant", "acme", "--pool", "dc1"]);
+    let salt = Hash32::of(b"salt");
+    let hash = secret_hash(&salt, "planted");
+    let event = json!({
+        "specversion": "1.0", "id": "k", "source": "/local/dc9/resource/web", "type": "key.announced",
+        "farepoch": format!("{:016x}", 1), "farseq": "1", "farprev": "0".repeat(64),
+        "data": {"key_id": "k9", "tenant": "acme", "salt": salt, "hash": hash},
+    });
+    let token = bearer(&up.token());
+    let headers = [(token[0].0, token[0].1.as_str())];
+    let (status, answer) = up.http("POST", "/v1/events?applied=true", &headers, &event.to_string());
+    assert_eq!(status, 200, "{answer}");
+    let (status, problem) = ask(&up, "k9.planted", None, "/v1/pools/local/dc1/resources");
+    assert_eq!(status, 404, "the agent of dc9 reads dc1: {problem}");
+    assert_eq!(ask(&up, "k9.planted", None, "/v1/pools").1["items"], json!([]));
+    let made = up.json(&["key", "make", "acme"]);
+    assert_eq!(ask(&up, made["credential"].as_str().unwrap(), None, "/v1/pools/local/dc1/resources").0, 200);
+    let (status, problem) = ask(&up, made["credential"].as_str().unwrap(), Some("acme/wéb"), "/v1/pools");
+    assert_eq!(status, 400, "an unreadable tenant is not the wider access: {problem}");
+}
+
+#[test]
+fn the_metrics_have_a_token_of_their_own_that_opens_nothing_else() {
+    let up = Up::start("");
+    let file = up.dir().join("data/metrics.token");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let token = fs::read_to_string(file).unwrap();
+    assert_eq!(ask(&up, &token, None, "/metrics").0, 200);
+    for path in ["/v1/status", "/v1/pools", "/v1/keys"] {
+        assert_eq!(ask(&up, &token, None, path).0, 401, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_can_be_read_with_place_and_reason_and_the_alarm_says_how() {
+    let up = Up::start("");
+    let bus = up.bus().await;
+    let subject = "far.v1.local.evt.dc1.resource.Pod=2Fa.changed".to_owned();
+    for body in ["nonsense", "[]", "{}"] {
+        let (headers, message_id) = (vec![], String::new());
+        let outgoing = Outgoing { subject: subject.clone(), headers, body: body.into(), message_id };
+        bus.publisher().publish("FARSIDE_LOCAL", &outgoing, None).await.unwrap();
+    }
+    let token = up.token();
+    let letters = eventually("the dead letters are there", async || {
+        let (_, letters) = ask(&up, &token, None, "/v1/dead-letters?limit=2");
+        (letters["items"][0]["place"] == json!("FARSIDE_LOCAL:3")).then_some(letters)
+    })
+    .await;
+    let newest = &letters["items"][0];
+    assert_eq!(
+        (newest["subject"].as_str(), letters["items"][1]["place"].as_str()),
+        (Some(subject.as_str()), Some("FARSIDE_LOCAL:2"))
+    );
+    assert!(newest["reason"].as_str().unwrap().contains("missing field"), "{newest}");
+    let (_, older) = ask(&up, &token, None, &format!("/v1/dead-letters?before={}", letters["next"]));
+    assert_eq!((&older["items"][0]["place"], &older["next"]), (&json!("FARSIDE_LOCAL:1"), &Value::Null));
+    let listed = up.verb(&["dlq", "list"]).out;
+    assert!(listed.contains("FARSIDE_LOCAL:1") && listed.contains("missing field"), "{listed}");
+    eventually("the alarm says how to read them", async || {
+        let status = up.verb(&["-o", "json", "status"]).json();
+        let alarms = status["alarms"].as_array().unwrap().clone();
+        alarms.iter().any(|alarm| alarm["text"].as_str().unwrap().contains("farside dlq list")).then_some(())
+    })
+    .await;
+    let log = fs::read_to_string(up.dir().join("up.log")).unwrap();
+    assert!(log.contains("became a dead letter"), "nothing in the log tells");
+}
+
+#[test]
+fn an_event_that_only_the_pool_can_refuse_is_refused_when_the_caller_waits_for_the_pool() {
+    let up = Up::start("");
+    let token = up.token();
+    let headers = [("Authorization", format!("Bearer {token}"))];
+    let headers = [(headers[0].0, headers[0].1.as_str())];
+    let say = |id: &str, epoch: u8, seq: u8, prev: &str| {
+        let event = json!({
+            "specversion": "1.0", "id": id, "source": "/local/dc1/resource/web", "type": "resource.changed",
+            "farepoch": format!("{epoch:016x}"), "farseq": seq.to_string(), "farprev": prev,
+            "data": {"kind": "Pod", "id": id, "revision": "1", "state": {}},
+        });
+        up.http("POST", "/v1/events?applied=true", &headers, &event.to_string())
+    };
+    let zero = "0".repeat(64);
+    assert_eq!(say("a", 1, 1, &zero).0, 200);
+    assert_eq!(say("b", 2, 1, &zero).0, 200);
+    let (status, answer) = say("c", 1, 2, &"a".repeat(64));
+    assert!(
+        status == 422 && answer.contains("is over") && answer.contains("FARSIDE_LOCAL:3"),
+        "{status} {answer}"
+    );
+}
+
+#[test]
+fn a_page_of_large_resources_ends_early_and_names_the_next_one() {
+    let up = Up::start("");
+    let token = up.token();
+    let headers = [("Authorization", format!("Bearer {token}"))];
+    let headers = [(headers[0].0, headers[0].1.as_str())];
+    let state = "x".repeat(900_000);
+    for n in 0..12 {
+        let body = format!(
+            r#"{{"pool":"local/dc1","type":"resource.changed","data":{{"kind":"Blob","id":"{n:02}","revision":"1","state":"{state}"}}}}"#
+        );
+        let (status, answer) = up.http("POST", "/v1/events?applied=true", &headers, &body);
+        assert_eq!(status, 200, "{answer}");
+    }
+    let path = "/v1/pools/local/dc1/resources?limit=1000";
+    let (_, first) = ask(&up, &token, None, path);
+    assert_eq!((keys(&first).len(), &first["next"]), (10, &json!("Blob/09")));
+    let (_, rest) = ask(&up, &token, None, &format!("{path}&after=Blob/09"));
+    assert_eq!((keys(&rest), &rest["next"]), (vec!["Blob/10", "Blob/11"], &Value::Null));
+}
+
+#[test]
+fn questions_about_nothing_are_answered_as_such() {
+    let up = Up::start("");
+    up.publish("dc0", "Pod/a", "1", "{}");
+    up.publish("dc1", "Pod/a", "1", "{}");
+    let token = up.token();
+    for list in ["volumes", "images", "syncs", "confirmations", "resources", "export", "resources?at=1"] {
+        let (status, problem) = ask(&up, &token, None, &format!("/v1/pools/local/dc7/{list}"));
+        assert!(
+            status == 404 && problem["detail"].as_str().unwrap().contains("no pool local/dc7"),
+            "{list}: {problem}"
+        );
+        let (status, _) =
+            ask(&up, &token, None, &format!("/v1/pools/local/dc1/{}", list.replace("?at=1", "")));
+        assert_eq!(status, 200, "{list}");
+    }
+    let (status, problem) = ask(&up, &token, None, "/v1/pools/local/dc1/resources?at=0");
+    assert!(status == 400 && problem["detail"].as_str().unwrap().contains("begins with"), "{problem}");
+    for path in ["resources?at=1", "export?at=1", "resources/Pod/a?at=1"] {
+        let (status, problem) = ask(&up, &token, None, &format!("/v1/pools/local/dc1/{path}"));
+        assert!(
+            status == 404 && problem["detail"].as_str().unwrap().contains("had nothing"),
+            "{path}: {problem}"
+        );
+    }
+    let (status, problem) = ask(&up, &token, None, "/v1/pools/local/dc1/resources?limit=x");
+    assert!(status == 400 && !problem.to_string().contains("deserialize"), "{problem}");
+}
+
+#[test]
+fn silent_and_half_sent_requests_do_not_hold_up_the_end() {
+    let up = Up::start("");
+    let mut peers: Vec<_> = (0..3).map(|_| TcpStream::connect(up.address()).unwrap()).collect();
+    peers[0].write_all(b"GET /v1/pools HTTP/1.1\r\nHo").unwrap();
+    peers[1].write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    peers[1].read_exact(&mut [0; 15]).unwrap();
+    let began = Instant::now();
+    let (status, _dir) = up.stop();
+    assert!(status.success(), "{status}");
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_cannot_see_its_source_is_not_in_sync_and_an_alarm() {
+    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+    let config = r#"
+        [service.schedule]
+        every = "1h"
+        [[agent.resource]]
+        name = "inv"
+        ledger = "inv.redb"
+        heartbeat_s = 1
+        [[agent.resource.clusters]]
+        name = "dc1"
+        [agent.resource.clusters.source]
+        adapter = "directory"
+        path = "source"
+        [[agent.resource.clusters.keys]]
+        id = "ak-dc1"
+        tenant = "acme"
+        secret_file = "ak.secret"
+    "#;
+    let web = "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n";
+    let files =
+        [("farside.toml", config), ("ak.secret", "correct horse battery staple"), ("source/web.yaml", web)];
+    with_files(dir.path(), &files);
+    fs::set_permissions(dir.path().join("ak.secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    let up = Up::start_in(dir);
+    let pool = async |what: &str, code: i32| {
+        eventually(what, async || {
+            let said = up.verb(&["-o", "json", "status"]);
+            (said.code == Some(code) && !said.json()["pools"][0]["last_sync_at"].is_null())
+                .then(|| said.json())
+        })
+        .await
+    };
+    pool("the first sync", 0).await;
+    fs::rename(up.dir().join("source"), up.dir().join("gone")).unwrap();
+    let status = pool("the trouble shows", 3).await;
+    assert_eq!(status["pools"][0]["in_sync"], json!("no"));
+    assert!(status["pools"][0]["why"].to_string().contains("has trouble"), "{status}");
+    assert_eq!(status["alarms"][0]["kind"], json!("source-trouble"), "{status}");
+    let (_, metrics) = ask(&up, &up.token(), None, "/metrics");
+    let gauge = "farside_agent_trouble{pool=\"local/dc1\",source=\"/local/dc1/resource/inv\"} 1";
+    assert!(metrics.as_str().unwrap().contains(gauge), "{metrics}");
+    fs::rename(up.dir().join("gone"), up.dir().join("source")).unwrap();
+    pool("the trouble is over", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_nats_nothing_is_in_sync_and_questions_to_the_log_fail_at_once() {
+    let mut nats = Nats::start().await;
+    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+    let config = format!("[nats]\nservers = \"{}\"\n[service]\nlog_bytes_max = 268435456\n", nats.url());
+    with_files(dir.path(), &[("farside.toml", config.as_str())]);
+    let up = Up::start_as("serve", dir);
+    up.publish("dc1", "Pod/a", "1", "{}");
+    assert_eq!(up.json(&["status"])["pools"][0]["in_sync"], json!("unproven"));
+    nats.kill();
+    let status = eventually("the link is known to be down", async || {
+        let status = up.verb(&["-o", "json", "status"]).json();
+        (status["nats"]["up"] == json!(false)).then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (&status["pools"][0]["in_sync"], &status["lease"]["acting"], &status["alarms"][0]["kind"]),
+        (&json!("no"), &json!("unknown"), &json!("nats-down"))
+    );
+    let began = Instant::now();
+    for path in ["export?at=1", "history/Pod/a", "resources?at=1"] {
+        let (status, problem) = ask(&up, &up.token(), None, &format!("/v1/pools/local/dc1/{path}"));
+        assert!(status == 503 && problem["detail"].as_str().unwrap().contains("NATS"), "{path}: {problem}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
 }
 
 #[test]

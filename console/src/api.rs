@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use bus::{Bus, RequestError};
+use bus::{Bus, BusError, LinkState, RequestError};
 use bus_schema::{Name, PoolId, Stem, Timestamp, command::target::Reply, subject};
 use projector::{Reader, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -43,6 +43,8 @@ pub struct Parts {
     pub health: Arc<dyn Health>,
     /// What opens everything.
     pub operator: OperatorToken,
+    /// What opens the metrics and nothing else.
+    pub scraper: OperatorToken,
 }
 
 /// The state of all routes.
@@ -83,12 +85,30 @@ impl Api {
         C: Serialize + Sync,
         R: DeserializeOwned,
     {
+        self.linked()?;
         let subject = subject::target_command(&self.parts.target, stem, verb);
         match self.parts.bus.request(&subject, command, wait).await {
             Ok(Reply::Done { answer }) => Ok(answer),
             Ok(Reply::Refused { reason }) => Err(Problem::conflict(reason)),
             Err(error) => Err(unanswered(&error, &self.parts.target)),
         }
+    }
+
+    /// Since when NATS cannot be reached; none while it can.
+    pub(crate) fn down_since(&self) -> Option<Timestamp> {
+        match *self.parts.bus.link().borrow() {
+            LinkState::Up { .. } => None,
+            LinkState::Down { since } => Some(since),
+        }
+    }
+
+    /// Errors: 503 at once while NATS is known to be out of reach, instead of after a wait for it.
+    pub(crate) fn linked(&self) -> Result<(), Problem> {
+        self.down_since().map_or(Ok(()), |since| {
+            Err(Problem::unavailable(format!(
+                "NATS cannot be reached since {since}, so the log cannot be asked; it is retried for ever: look at the server"
+            )))
+        })
     }
 
     /// Waits until the pool has a place of a log. Errors: 504; the event is stored, and will come.
@@ -142,6 +162,7 @@ impl From<PortError> for Problem {
         match error {
             PortError::Refused(text) => Self::bad_request(text),
             PortError::Busy(text) => Self::conflict(text),
+            PortError::Unreachable(text) => Self::unavailable(text),
             PortError::Failed(text) => Self::internal(text),
         }
     }
@@ -151,6 +172,11 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Self::internal(format!("the pool cannot be read: {error}"))
     }
+}
+
+/// A log that could not be read.
+pub(crate) fn unread(error: BusError) -> Problem {
+    Problem::unavailable(format!("the log cannot be read: {error}"))
 }
 
 /// The present time.

@@ -47,7 +47,7 @@ impl Directory for Reader {
 #[error("cannot read keys and tenants from the pool: {0}")]
 pub struct DirectoryError(#[source] StoreError);
 
-/// The operator token: the hash only, so that no copy of it lies in memory longer than a request.
+/// A token that opens something by itself, as the operator's does: the hash only, so that no copy of it lies in memory longer than a request.
 #[derive(Clone)]
 pub struct OperatorToken(Hash32);
 
@@ -175,6 +175,11 @@ impl<'a> Offered<'a> {
             Some((id, secret)) => Self::Key { id, secret },
             None => Self::Token(credential),
         })
+    }
+
+    /// Whether it is this token.
+    pub fn is(&self, token: &OperatorToken) -> bool {
+        matches!(self, Self::Token(offered) if token.is(offered))
     }
 
     /// The name under which failures are counted; empty for the operator token.

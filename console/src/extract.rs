@@ -1,6 +1,6 @@
 //! Reads requests: what is wrong in one is answered as a problem that says where.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -8,9 +8,13 @@ use axum::{
     http::{StatusCode, request::Parts},
 };
 use bus_schema::{PoolId, ResourceKey};
+use projector::Reader;
 use serde::de::DeserializeOwned;
 
 use crate::{auth::Caller, problem::Problem};
+
+/// How long a body may take to arrive: 2 MiB over a line of a megabit a second.
+const BODY_WAIT: Duration = Duration::from_secs(20);
 
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -22,13 +26,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let body = bytes(request, state).await?;
         serde_json::from_slice(&body)
             .map(Self)
-            .map_err(|e| Problem::bad_request(format!("the request's JSON body is wrong: {e}")))
+            .map_err(|e| Problem::bad_request(format!("the request's JSON body is wrong: {}", in_words(&e))))
     }
 }
 
-/// The whole body, within the limit.
+/// An error of serde in words of JSON: callers do not know what a struct of ours is called.
+pub(crate) fn in_words(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    let Some((before, rest)) = text.split_once("struct ") else { return text };
+    let rest = rest.trim_start_matches(|c: char| c.is_alphanumeric());
+    let rest = match rest.strip_prefix(" with ").and_then(|rest| rest.split_once("element")) {
+        Some((_, rest)) => rest.trim_start_matches('s'),
+        None => rest,
+    };
+    format!("{before}a JSON object{rest}")
+}
+
+/// The whole body, within the limits of size and time.
 pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
+    let body = tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, state)).await;
+    let late =
+        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; send it at once");
+    body.map_err(late)?.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body is larger than {} bytes; send less at once", crate::serve::BODY_BYTES_MAX),
@@ -48,7 +67,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
         Query::<T>::from_request_parts(parts, state)
             .await
             .map(|Query(query)| Self(query))
-            .map_err(|e| wrong(e.body_text()))
+            .map_err(|e| wrong(in_words(&e.body_text().replace("Failed to deserialize query string: ", ""))))
     }
 }
 
@@ -118,7 +137,27 @@ impl<S: Send + Sync> FromRequestParts<S> for PoolPath {
     }
 }
 
+/// Errors: 404 when nothing was ever taken in for the pool.
+pub(crate) fn known(reader: &Reader, pool: &PoolId) -> Result<(), Problem> {
+    if reader.has_pool(pool)? { Ok(()) } else { Err(no_pool(pool)) }
+}
+
 /// 404 for a pool.
 pub(crate) fn no_pool(pool: &PoolId) -> Problem {
     Problem::not_found(format!("there is no pool {pool}; 'farside pool list' shows those that there are"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_body_speak_of_json_and_not_of_our_types() {
+        for (body, words) in [("[]", "a JSON object"), ("7", "a JSON object"), ("{}", "missing field `pool`")]
+        {
+            let error = serde_json::from_str::<crate::request::Confirm>(body).map(drop).unwrap_err();
+            let text = in_words(&error);
+            assert!(text.contains(words) && !text.contains("struct") && !text.contains("element"), "{text}");
+        }
+    }
 }

@@ -20,6 +20,9 @@ pub enum PortError {
     /// The same work is being done for somebody else.
     #[error("{0}")]
     Busy(String),
+    /// NATS cannot be reached now.
+    #[error("{0}")]
+    Unreachable(String),
     /// It was tried and failed.
     #[error("{0}")]
     Failed(String),

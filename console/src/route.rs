@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod command;
+mod dead_letter;
 mod event;
 mod health;
 mod key;
@@ -38,7 +39,12 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
     let quick = quick().layer(from_fn(|request: Request, next: Next| within(QUICK_MAX, request, next)));
     let long = long().layer(from_fn(|request: Request, next: Next| within(LONG_MAX, request, next)));
     let closed = quick.merge(long).layer(from_fn_with_state(api.clone(), identify));
+    let scraped = Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .layer(from_fn(|request: Request, next: Next| within(QUICK_MAX, request, next)))
+        .layer(from_fn_with_state(api.clone(), identify_scraper));
     open.merge(closed)
+        .merge(scraped)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -47,7 +53,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 
 fn quick() -> Router<Arc<Api>> {
     Router::new()
-        .route("/metrics", get(metrics::metrics))
+        .route("/v1/dead-letters", get(dead_letter::list))
         .route("/v1/status", get(health::status))
         .route("/v1/pools", get(pool::list))
         .route("/v1/pools/{site}/{cluster}", get(pool::one))
@@ -117,6 +123,21 @@ async fn identify(
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Lets the metrics' own token in, besides whom [`identify`] lets in.
+async fn identify_scraper(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let offered = header_text(&request, header::AUTHORIZATION.as_str()).unwrap_or_default();
+    if Offered::read(offered).is_ok_and(|offered| offered.is(&api.parts.scraper)) {
+        request.extensions_mut().insert(Caller::Operator { actor: "metrics token".to_owned() });
+        return next.run(request).await;
+    }
+    identify(State(api), ConnectInfo(peer), request, next).await
 }
 
 fn admitted(api: &Arc<Api>, peer: std::net::IpAddr, request: &Request) -> Result<Caller, Problem> {

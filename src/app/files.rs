@@ -30,8 +30,8 @@ pub(super) fn make_private_dir(path: &Path) -> Result<(), AppError> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed("make", path))
 }
 
-/// The operator token: made on the first run, then the same for ever.
-pub(super) fn operator_token(path: &Path) -> Result<OperatorToken, AppError> {
+/// A token: made on the first run, then the same for ever.
+pub(super) fn token(path: &Path) -> Result<OperatorToken, AppError> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => return Ok(OperatorToken::new(text.trim())),
         Ok(_) => {}
@@ -129,14 +129,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_operator_token_is_made_once_and_is_private() {
+    fn a_token_is_made_once_and_is_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/er");
         make_private_dir(&path).unwrap();
         let file = path.join("operator.token");
-        operator_token(&file).unwrap();
+        token(&file).unwrap();
         let first = fs::read_to_string(&file).unwrap();
-        operator_token(&file).unwrap();
+        token(&file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), first);
         assert_eq!(first.len(), 64);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

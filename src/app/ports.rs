@@ -72,7 +72,14 @@ impl Ports {
     }
 
     async fn replayed(&self, stream: &str, moment: Moment) -> Result<Past, PortError> {
-        let failed = |e: bus::BusError| PortError::Failed(format!("the log cannot be read: {e}"));
+        let failed = |e: bus::BusError| match e {
+            bus::BusError::Link { .. } => PortError::Unreachable(format!("the log cannot be read: {e}")),
+            _ => PortError::Failed(format!("the log cannot be read: {e}")),
+        };
+        if moment == Moment::Seq(0) {
+            let text = "the log begins with sequence 1; name that or a later one".to_owned();
+            return Err(PortError::Refused(text));
+        }
         let state = self.bus.stream_state(stream).await.map_err(failed)?;
         let (until, facts_until) = match moment {
             Moment::Time(time) => (Until::Time(time), Until::Time(time)),

@@ -19,7 +19,7 @@ use bus_schema::{
 use crate::{
     api::{Api, COMMAND_WAIT},
     auth::Caller,
-    extract::{Body, Operator, PoolPath, no_pool},
+    extract::{Body, Operator, PoolPath, known, no_pool},
     problem::Problem,
     request,
     view::StatedView,
@@ -37,7 +37,7 @@ pub(super) async fn sync(
     path: PoolPath,
     Body(wanted): Body<request::Sync>,
 ) -> Result<Json<SyncsStarted>, Problem> {
-    known(&api, &path.pool).await?;
+    known(&api.reader(), &path.pool)?;
     let command = SyncCommand { pool: path.pool, full: wanted.full, actor: operator.actor };
     api.command(Stem::Resource, target::SYNC, &command, COMMAND_WAIT).await.map(Json)
 }
@@ -105,12 +105,6 @@ async fn may_confirm(
     }
 }
 
-async fn known(api: &Api, pool: &PoolId) -> Result<(), Problem> {
-    let wanted = pool.clone();
-    let found = api.read(move |reader| Ok(reader.pools()?.iter().any(|summary| summary.pool == wanted)));
-    if found.await? { Ok(()) } else { Err(no_pool(pool)) }
-}
-
 /// `POST /v1/pools/{site}/{cluster}/empty-confirmed`: a held window close may delete.
 pub(super) async fn empty_confirmed(
     State(api): State<Arc<Api>>,
@@ -147,7 +141,7 @@ pub(super) async fn schedule_paused(
     path: PoolPath,
     Body(wanted): Body<request::SchedulePaused>,
 ) -> Result<Json<StatedView>, Problem> {
-    known(&api, &path.pool).await?;
+    known(&api.reader(), &path.pool)?;
     let stated = fact::SchedulePaused { pool: path.pool, paused: wanted.paused, actor: operator.actor };
     state(&api, Fact::Resource(fact::ResourceFact::SchedulePaused(stated))).await.map(Json)
 }

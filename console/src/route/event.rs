@@ -11,12 +11,10 @@ use axum::{
 };
 use bus::{Outgoing, PublishError, PublishErrorKind};
 use bus_schema::{
-    Envelope, EventSubject, PoolId, ResourceKey, Revision, Source, Stem,
-    envelope::Stored,
-    event::{Event, resource::ResourceEvent},
-    stream::MESSAGE_BYTES_MAX,
+    Envelope, EventSubject, PoolId, Source, Stem, envelope::Stored, event::Event, stream::MESSAGE_BYTES_MAX,
     token,
 };
+use projector::Refusal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -65,9 +63,11 @@ pub(super) async fn publish(
     let outgoing = read(&body, options.subject)?;
     let pool = check(&outgoing)?;
     let stream = api.stream_of(&pool)?;
+    api.linked()?;
     let published = api.parts.bus.publisher().publish(&stream, &outgoing, None).await.map_err(not_stored)?;
     if options.applied {
         api.applied(&stream, published.seq).await?;
+        not_parked(&api, &stream, published.seq).await?;
     }
     Ok(Json(PublishedView { place: format!("{stream}:{}", published.seq), duplicate: published.duplicate }))
 }
@@ -83,7 +83,8 @@ fn read(body: &Bytes, subject: Option<String>) -> Result<Outgoing, Problem> {
     }
     let event: PlainEvent = serde_json::from_slice(body).map_err(|e| {
         Problem::bad_request(format!(
-            "the body is neither a CloudEvent (specversion, id, source, type) nor {{\"subject\", \"data\"}} nor {{\"pool\", \"type\", \"data\"}}: {e}"
+            "the body is neither a CloudEvent (specversion, id, source, type) nor {{\"subject\", \"data\"}} nor {{\"pool\", \"type\", \"data\"}}: {}",
+            extract::in_words(&e)
         ))
     })?;
     let subject = match (event.subject, subject, &event.pool, &event.event_type) {
@@ -141,35 +142,22 @@ fn check(outgoing: &Outgoing) -> Result<PoolId, Problem> {
     let (subject, body) = (outgoing.subject.as_str(), &outgoing.body[..]);
     let stored = Stored { subject, headers: &headers, body, stream: "", seq: 0, stored_at: now() };
     let envelope = Envelope::read(stored).map_err(|e| wrong(&e.reason, &e.path))?;
-    let parts = envelope.subject;
-    let event = Event::decode(parts.stem, parts.event, &envelope.data)
-        .map_err(|e| wrong(&e.to_string(), e.path()))?;
-    check_resource(&event)?;
-    let entity = event.entity();
-    if !token::matches(parts.token, &entity) {
-        let right = token::of(&entity);
-        return Err(wrong(
-            &format!("the subject's token {:?} is not that of {entity:?}; send {right:?}", parts.token),
-            "subject",
-        ));
-    }
-    parts.pool().map_err(|e| wrong(&e.to_string(), "subject"))
+    let pool = envelope.subject.pool().map_err(|e| wrong(&e.to_string(), "subject"))?;
+    projector::check(stored).map_err(|refusal| wrong(&refusal.reason, &refusal.path))?;
+    Ok(pool)
 }
 
-fn check_resource(event: &Event<'_>) -> Result<(), Problem> {
-    let (kind, id, revision) = match event {
-        Event::Resource(ResourceEvent::Changed(changed)) => {
-            (&changed.kind, &changed.id, Some(&changed.revision))
-        }
-        Event::Resource(ResourceEvent::Noticed(noticed)) => {
-            (&noticed.kind, &noticed.id, Some(&noticed.revision))
-        }
-        Event::Resource(ResourceEvent::Deleted(deleted)) => (&deleted.kind, &deleted.id, None),
-        _ => return Ok(()),
-    };
-    ResourceKey::new(kind, id).map_err(|e| wrong(&e.to_string(), "$"))?;
-    let revision = revision.map(|revision| revision.parse::<Revision>()).transpose();
-    revision.map(drop).map_err(|e| wrong(&e.to_string(), "$.revision"))
+/// Whether an event that was stored is among the dead letters all the same: some faults show only beside
+/// what the pool has.
+async fn not_parked(api: &Api, stream: &str, seq: u64) -> Result<(), Problem> {
+    let of = stream.to_owned();
+    match api.read(move |reader| reader.parked(&of, seq)).await?.value {
+        None => Ok(()),
+        Some(Refusal { reason, path }) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("the event is stored at {stream}:{seq}, but it is a dead letter: {reason} (at {path})"),
+        )),
+    }
 }
 
 fn wrong(reason: &str, path: &str) -> Problem {
@@ -247,6 +235,38 @@ mod tests {
         ] {
             let problem = publishes(&body, None).unwrap_err();
             assert!(problem.detail().contains(words), "{body}: {}", problem.detail());
+            assert!(!problem.detail().contains("struct"), "{}", problem.detail());
+        }
+    }
+
+    #[test]
+    fn what_only_the_projector_refuses_is_refused_before_it_is_published() {
+        let changed = |more: &str| {
+            format!(
+                r#"{{"pool":"local/dc1","type":"resource.changed","data":{{"kind":"Pod","id":"a","revision":"1",{more}}}}}"#
+            )
+        };
+        let labels = |count, bytes| {
+            let pairs: Vec<_> = (0..count).map(|n| format!(r#""l{n}":"{}""#, "x".repeat(bytes))).collect();
+            changed(&format!(r#""state":1,"labels":{{{}}}"#, pairs.join(",")))
+        };
+        let deep = format!("{}{}", "[{\"a\":".repeat(250), "1".to_owned() + &"}]".repeat(250));
+        let first =
+            r#"{"specversion":"1.0","id":"e","source":"/local/dc1/resource/web","type":"resource.changed","#
+                .to_owned()
+                + r#""farepoch":"0000000000000001","farseq":"1","farprev":""#
+                + &"a".repeat(64)
+                + &format!(r#"","data":{DATA}}}"#);
+        for (body, words) in [
+            (changed(&format!(r#""state":{deep}"#)), "RFC 8785"),
+            (changed(r#""state":1e999"#), "RFC 8785"),
+            (labels(300, 1), "256 labels"),
+            (labels(1, 2_000), "1024 bytes"),
+            (first, "farprev"),
+        ] {
+            let problem = publishes(&body, None).unwrap_err();
+            assert_eq!(problem.status(), StatusCode::UNPROCESSABLE_ENTITY, "{}", problem.detail());
+            assert!(problem.detail().contains(words), "{words}: {}", problem.detail());
         }
     }
 }

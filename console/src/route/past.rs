@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -15,12 +16,16 @@ use bus_schema::PoolId;
 use futures_util::stream;
 use projector::Reader;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 
 use super::pool::whole_pool_only;
 use crate::{
     api::Api,
-    extract::{Operator, Params, PoolPath, no_pool},
+    extract::{Operator, Params, PoolPath, known},
     ports::{Moment, Past, RebuildSwap},
     problem::Problem,
     view::RebuildLine,
@@ -30,6 +35,8 @@ use crate::{
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces of an export that wait for a slow client.
 const PIECES_MAX: usize = 8;
+/// How long a client may take for one piece: 2 KB a second are slower than any line that replicates a site.
+const PIECE_WAIT: Duration = Duration::from_secs(30);
 /// Reports of progress that wait for a slow client; more are dropped by the rebuilder.
 const PROGRESS_MAX: usize = 16;
 
@@ -39,13 +46,19 @@ pub(super) struct Then {
     _keep: Option<(Past, OwnedSemaphorePermit)>,
 }
 
-/// The pool of a moment: now without one, else a replay.
+/// The pool of a moment: now without one, else a replay. Errors: 404 when the pool is not there, or had
+/// nothing by then.
 pub(super) async fn reader_at(api: &Arc<Api>, pool: &PoolId, at: Option<&str>) -> Result<Then, Problem> {
+    known(&api.reader(), pool)?;
     let Some(at) = at else { return Ok(Then { reader: api.reader(), _keep: None }) };
     let stream = api.stream_of(pool)?;
     let moment = Moment::read(at, &stream).map_err(Problem::bad_request)?;
+    api.linked()?;
     let permit = heavy(api)?;
     let past = api.parts.past.at(&stream, moment).await?;
+    if !past.reader.has_pool(pool)? {
+        return Err(Problem::not_found(format!("pool {pool} had nothing at that moment; name a later one")));
+    }
     Ok(Then { reader: past.reader.clone(), _keep: Some((past, permit)) })
 }
 
@@ -70,19 +83,16 @@ pub(super) async fn export(
     whole_pool_only(&path)?;
     let then = reader_at(&api, &path.pool, moment.at.as_deref()).await?;
     let permit = if moment.at.is_none() { Some(heavy(&api)?) } else { None };
-    if !then.reader.pools()?.iter().any(|summary| summary.pool == path.pool) {
-        return Err(no_pool(&path.pool));
-    }
     let as_of = then.reader.as_of()?;
     let (pieces, received) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let mut to = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
+        let mut to = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES), wait: PIECE_WAIT };
         let done = then.reader.export(&path.pool, &mut to).map_err(|e| io::Error::other(e.to_string()));
         if let Err(error) = done.and_then(|_| to.flush()) {
             // The client sees a body that breaks off, which no reader takes for a whole export.
             tracing::warn!(pool = %path.pool, %error, "an export broke off");
-            let _ = to.pieces.blocking_send(Err(error));
+            let _ = to.pieces.try_send(Err(error));
         }
     });
     let body = Body::from_stream(stream::unfold(received, |mut received| async move {
@@ -99,6 +109,7 @@ pub(super) async fn export(
 struct Pieces {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
+    wait: Duration,
 }
 
 impl Write for Pieces {
@@ -116,7 +127,10 @@ impl Write for Pieces {
         }
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
-        self.pieces.blocking_send(Ok(piece.into())).map_err(gone)
+        let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the client takes it too slowly");
+        // An export holds a read transaction and one of few places, which are not the client's to keep.
+        let sent = Handle::current().block_on(timeout(self.wait, self.pieces.send(Ok(piece.into()))));
+        sent.map_err(slow)?.map_err(gone)
     }
 }
 
@@ -157,4 +171,20 @@ pub(super) async fn rebuild(
         Some((text, received))
     }));
     ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_export_that_its_client_does_not_take_breaks_off() {
+        let (pieces, received) = mpsc::channel(1);
+        let wait = Duration::from_millis(50);
+        let mut to = Pieces { pieces, buffer: vec![], wait };
+        let exporting = tokio::task::spawn_blocking(move || io::copy(&mut io::repeat(7), &mut to));
+        let error = exporting.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(received);
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
+use bus_schema::PoolId;
 use projector::{Answer, ConfirmationRecord, ImageEntry, Reader, StoreError, SyncRecord, VolumeState};
 use serde::Deserialize;
 
@@ -10,7 +11,7 @@ use super::health;
 use crate::{
     api::Api,
     auth::Caller,
-    extract::{Params, PoolPath, no_pool},
+    extract::{Params, PoolPath, known, no_pool},
     problem::Problem,
     view::{ListView, PoolView},
 };
@@ -53,7 +54,7 @@ pub(super) async fn volumes(
     path: PoolPath,
 ) -> Result<Json<ListView<VolumeState>>, Problem> {
     whole_pool_only(&path)?;
-    listed(&api, move |reader| reader.volumes(&path.pool)).await
+    listed(&api, path, Reader::volumes).await
 }
 
 /// `GET /v1/pools/{site}/{cluster}/images`
@@ -62,7 +63,7 @@ pub(super) async fn images(
     path: PoolPath,
 ) -> Result<Json<ListView<ImageEntry>>, Problem> {
     whole_pool_only(&path)?;
-    listed(&api, move |reader| reader.images(&path.pool)).await
+    listed(&api, path, Reader::images).await
 }
 
 /// `GET /v1/pools/{site}/{cluster}/syncs`
@@ -71,7 +72,7 @@ pub(super) async fn syncs(
     path: PoolPath,
     Params(limit): Params<Limit>,
 ) -> Result<Json<ListView<SyncRecord>>, Problem> {
-    listed(&api, move |reader| reader.syncs(&path.pool, limit.get())).await
+    listed(&api, path, move |reader, pool| reader.syncs(pool, limit.get())).await
 }
 
 /// `GET /v1/pools/{site}/{cluster}/confirmations`
@@ -86,7 +87,7 @@ pub(super) async fn confirmations(
             "{actor} may not read what others confirmed; ask an operator"
         )));
     }
-    listed(&api, move |reader| reader.confirmations(&path.pool, limit.get())).await
+    listed(&api, path, move |reader, pool| reader.confirmations(pool, limit.get())).await
 }
 
 /// Volumes, images and lines of an export are not filtered by labels, so a grant that is narrowed by
@@ -101,10 +102,13 @@ pub(super) fn whole_pool_only(path: &PoolPath) -> Result<(), Problem> {
     }
 }
 
+/// A list of a pool. Errors: 404 when the pool is not there, which an empty list would not say.
 async fn listed<T: Send + 'static>(
     api: &Api,
-    question: impl FnOnce(&Reader) -> Result<Answer<Vec<T>>, StoreError> + Send + 'static,
+    path: PoolPath,
+    question: impl FnOnce(&Reader, &PoolId) -> Result<Answer<Vec<T>>, StoreError> + Send + 'static,
 ) -> Result<Json<ListView<T>>, Problem> {
-    let Answer { value, as_of } = api.read(question).await?;
+    known(&api.reader(), &path.pool)?;
+    let Answer { value, as_of } = api.read(move |reader| question(reader, &path.pool)).await?;
     Ok(Json(ListView { as_of: as_of.into(), items: value }))
 }

@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 
 use super::past;
 use crate::{
-    api::{Api, read_in},
+    api::{Api, read_in, unread},
     auth::Caller,
-    extract::{Params, PoolPath, no_pool},
+    extract::{Params, PoolPath},
     problem::Problem,
     view::{HistoryEntry, HistoryView, ResourcePage, ResourceView},
 };
@@ -24,6 +24,8 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 /// Most rows that are read for one page of a tenant that may see only some of them.
 const SCANNED_MAX: usize = 50_000;
+/// An answer about history ends with the event that brings it to this size, in bytes of data.
+const HISTORY_BYTES: usize = 8 << 20;
 /// Events that are taken from the log at once.
 const CHUNK: usize = 256;
 
@@ -76,20 +78,15 @@ pub(super) async fn list(
     let filter = wanted.filter()?;
     let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
     let past = past::reader_at(&api, &path.pool, wanted.at.as_deref()).await?;
-    let pool = path.pool.clone();
-    let found = read_in(past.reader.clone(), move |reader| {
-        if !reader.pools()?.iter().any(|summary| summary.pool == path.pool) {
-            return Ok(None);
-        }
-        page(reader, &path, &filter, wanted.after, limit).map(Some)
-    });
-    let page = found.await?.ok_or_else(|| no_pool(&pool))?;
+    let found = read_in(past.reader.clone(), move |reader| page(reader, &path, &filter, wanted.after, limit));
+    let page = found.await?;
     let items = page.rows.into_iter().map(ResourceView::try_from).collect::<Result<_, _>>();
     let items = items.map_err(|e| Problem::internal(format!("a stored state is not JSON: {e}")))?;
     Ok(Json(ResourcePage { as_of: page.as_of.into(), items, next: page.next }))
 }
 
 /// A page of what the caller may see: rows that it may not see do not count, but end the reading in time.
+/// A page that the pool ended before the limit has as many bytes as an answer should have.
 fn page(
     reader: &Reader,
     path: &PoolPath,
@@ -102,6 +99,7 @@ fn page(
     loop {
         let mut page = reader.rows(&path.pool, filter, after.as_ref(), limit)?;
         scanned += page.rows.len();
+        let full = page.rows.len() < limit;
         page.rows.retain(|row| path.caller.may_see_row(row));
         let room = limit - seen.len();
         let cut = page.rows.len() > room;
@@ -110,7 +108,8 @@ fn page(
         if cut {
             page.next = seen.last().map(|row| row.key.clone());
         }
-        if seen.len() == limit || page.next.is_none() || scanned >= SCANNED_MAX {
+        let enough = seen.len() == limit || (full && !seen.is_empty()) || scanned >= SCANNED_MAX;
+        if enough || page.next.is_none() {
             return Ok(Page { rows: seen, ..page });
         }
         after = page.next;
@@ -166,34 +165,38 @@ pub(super) async fn history(
     }
     let filter = subject::entity_events(&path.pool, Stem::Resource, key.as_str());
     let limit = span.limit.unwrap_or(LIMIT_MAX).clamp(1, LIMIT_MAX);
-    let messages = entity_messages(&api, &stream, &filter, span.after.unwrap_or(0), limit).await?;
+    let (messages, whole) = entity_messages(&api, &stream, &filter, span.after.unwrap_or(0), limit).await?;
     if messages.is_empty() && span.after.is_none() {
         return Err(no_resource(&path, &key));
     }
-    let next = (messages.len() == limit).then(|| messages.last().map(LogMessage::seq)).flatten();
+    let next = messages.last().filter(|_| !whole).map(LogMessage::seq);
     Ok(Json(HistoryView { items: messages.iter().map(entry).collect(), next }))
 }
 
+/// The messages of an entity, and whether these are all that there are.
 async fn entity_messages(
     api: &Api,
     stream: &str,
     filter: &str,
     after: u64,
     limit: usize,
-) -> Result<Vec<LogMessage>, Problem> {
+) -> Result<(Vec<LogMessage>, bool), Problem> {
+    api.linked()?;
     let bus = &api.parts.bus;
-    let unreachable = |error: bus::BusError| Problem::unavailable(format!("the log cannot be read: {error}"));
-    let Some(last) = bus.last_message(stream, filter).await.map_err(unreachable)? else { return Ok(vec![]) };
-    let mut messages: Vec<LogMessage> = vec![];
-    if last.seq() <= after {
-        return Ok(messages);
+    let last = bus.last_message(stream, filter).await.map_err(unread)?;
+    let Some(last) = last.filter(|last| last.seq() > after) else { return Ok((vec![], true)) };
+    let mut log = bus.read_log(stream, after + 1, Some(filter)).await.map_err(unread)?;
+    let (mut messages, mut bytes): (Vec<LogMessage>, usize) = (vec![], 0);
+    loop {
+        for message in log.next_chunk(CHUNK).await.map_err(unread)? {
+            bytes += message.body().len();
+            let whole = message.seq() >= last.seq();
+            messages.push(message);
+            if whole || messages.len() == limit || bytes >= HISTORY_BYTES {
+                return Ok((messages, whole));
+            }
+        }
     }
-    let mut log = bus.read_log(stream, after + 1, Some(filter)).await.map_err(unreachable)?;
-    while messages.len() < limit && messages.last().is_none_or(|message| message.seq() < last.seq()) {
-        let room = limit - messages.len();
-        messages.extend(log.next_chunk(room.min(CHUNK)).await.map_err(unreachable)?);
-    }
-    Ok(messages)
 }
 
 fn entry(message: &LogMessage) -> HistoryEntry {

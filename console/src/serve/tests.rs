@@ -20,8 +20,7 @@ use super::*;
 
 const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(600);
-const LIMITS: Limits =
-    Limits { connections_max: 4, head_wait: LONG, take_wait: LONG, drain_wait: LONG };
+const LIMITS: Limits = Limits { connections_max: 4, head_wait: LONG, take_wait: LONG, drain_wait: LONG };
 const ASKED: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 struct Served {
@@ -31,7 +30,9 @@ struct Served {
 }
 
 async fn served(limits: Limits) -> Served {
-    let endless = || async { Body::from_stream(stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[0; 4096])))) };
+    let endless = || async {
+        Body::from_stream(stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[0; 4096]))))
+    };
     let never = || async { Body::from_stream(stream::pending::<io::Result<Bytes>>()) };
     let router = Router::new()
         .route("/", get(|| async { "there" }))
