@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bus_schema::PoolId;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use projector::Reader;
 use serde::Deserialize;
 use tokio::{
@@ -89,15 +89,11 @@ pub(super) async fn export(
         let _permit = permit;
         let mut to = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES), wait: PIECE_WAIT };
         let done = then.reader.export(&path.pool, &mut to).map_err(|e| io::Error::other(e.to_string()));
-        if let Err(error) = done.and_then(|_| to.flush()) {
-            // The client sees a body that breaks off, which no reader takes for a whole export.
+        if let Err(error) = done.and_then(|_| to.end()) {
             tracing::warn!(pool = %path.pool, %error, "an export broke off");
-            let _ = to.pieces.try_send(Err(error));
         }
     });
-    let body = Body::from_stream(stream::unfold(received, |mut received| async move {
-        received.recv().await.map(|piece| (piece, received))
-    }));
+    let body = Body::from_stream(pieces_of(received));
     let headers = [
         (header::CONTENT_TYPE, "application/jsonl".to_owned()),
         (header::HeaderName::from_static("farside-as-of"), as_of.to_string()),
@@ -105,11 +101,48 @@ pub(super) async fn export(
     Ok((headers, body).into_response())
 }
 
+/// What an export consists of.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// There are no more.
+    End,
+}
+
+/// The body of an export. One that ends without [`Piece::End`] breaks off for the client too, which no
+/// reader takes for a whole export.
+fn pieces_of(received: mpsc::Receiver<Piece>) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold(Some(received), |received| async move {
+        let mut received = received?;
+        match received.recv().await {
+            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(received))),
+            Some(Piece::End) => None,
+            None => Some((Err(io::Error::other("the export broke off")), None)),
+        }
+    })
+}
+
 /// Cuts an export into pieces for the client.
 struct Pieces {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
+    pieces: mpsc::Sender<Piece>,
     buffer: Vec<u8>,
     wait: Duration,
+}
+
+impl Pieces {
+    fn send(&self, piece: Piece) -> io::Result<()> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
+        let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the client takes it too slowly");
+        // An export holds a read transaction and one of few places, which are not the client's to keep.
+        let sent = Handle::current().block_on(timeout(self.wait, self.pieces.send(piece)));
+        sent.map_err(slow)?.map_err(gone)
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.send(Piece::End)
+    }
 }
 
 impl Write for Pieces {
@@ -126,11 +159,7 @@ impl Write for Pieces {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
-        let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the client takes it too slowly");
-        // An export holds a read transaction and one of few places, which are not the client's to keep.
-        let sent = Handle::current().block_on(timeout(self.wait, self.pieces.send(Ok(piece.into()))));
-        sent.map_err(slow)?.map_err(gone)
+        self.send(Piece::Bytes(piece.into()))
     }
 }
 
@@ -175,6 +204,8 @@ pub(super) async fn rebuild(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
+
     use super::*;
 
     #[tokio::test]
@@ -185,6 +216,16 @@ mod tests {
         let exporting = tokio::task::spawn_blocking(move || io::copy(&mut io::repeat(7), &mut to));
         let error = exporting.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        drop(received);
+        let taken: Vec<_> = pieces_of(received).collect().await;
+        assert!(taken[0].is_ok() && taken[1].is_err(), "what is taken late does not look whole: {taken:?}");
+    }
+
+    #[tokio::test]
+    async fn an_export_that_was_taken_ends() {
+        let (pieces, received) = mpsc::channel(8);
+        let mut to = Pieces { pieces, buffer: vec![], wait: PIECE_WAIT };
+        tokio::task::spawn_blocking(move || to.write_all(b"line\n").and_then(|()| to.end()));
+        let taken: Vec<_> = pieces_of(received).map(Result::unwrap).collect().await;
+        assert_eq!(taken, ["line\n"]);
     }
 }
