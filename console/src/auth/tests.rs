@@ -52,7 +52,13 @@ fn directory() -> Listed {
     add("gone", AccessKey { revoked_at: Some(NOW), ..key("acme", "right") });
     add("made", AccessKey { origin: KeyOrigin::Target, ..key("acme", "right") });
     add("issued", AccessKey { origin: KeyOrigin::Target, ..key("rich", "right") });
-    add("planted", AccessKey { origin: KeyOrigin::Source(pool("local/dc9")), ..key("rich", "right") });
+    add(
+        "planted",
+        AccessKey {
+            origin: KeyOrigin::Source { pool: pool("local/dc9"), source: "/local/dc9/resource/a".to_owned() },
+            ..key("rich", "right")
+        },
+    );
     add("own", key("rich", "right"));
     add("ghost", AccessKey { origin: KeyOrigin::Target, ..key("removed", "right") });
     let mut tenant = |id: &str, bound, grant| {

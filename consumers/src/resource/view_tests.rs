@@ -75,6 +75,7 @@ fn an_owner_that_speaks_from_an_epoch_that_is_over_is_retired_until_a_sync_of_it
         stored_at: ms(100),
         outbox_events: 0,
         trouble: None,
+        trouble_since: None,
         equal: None,
     };
     let retired = vec![ChainPoint { epoch: Epoch(3), seq: 20 }];
