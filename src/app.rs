@@ -12,12 +12,12 @@ use std::{
 };
 
 use bus::{
-    Bus, BusError, ConnectOptions,
+    Bus, BusError,
     managed::{ManagedError, ManagedOptions, ManagedServer},
 };
 use console::{Console, ListenError};
 use consumers::ConsumersError;
-use producers::{Agent, AgentConfig, ProducersError};
+use producers::ProducersError;
 use projector::{Store, StoreError, StoreOptions};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -29,24 +29,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
 
+mod agents;
 mod files;
 mod incarnation;
 mod ports;
 
+pub(crate) use agents::{agents, run_agents};
 pub(crate) use files::NatsAddress;
 use incarnation::Incarnations;
 
-/// How long the agents may take to empty their outboxes at the end; what is left waits in their ledgers.
-const AGENTS_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long the service and the console may take to finish what they do.
 const CORE_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long the connection may take to send what is buffered.
 const BUS_DRAIN_MAX: Duration = Duration::from_secs(5);
-
-/// The first wait of an agent for a NATS that is not there; it doubles.
-const REACH_WAIT_MIN: Duration = Duration::from_millis(250);
-/// The longest one.
-const REACH_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What taking over a dead holder's lease takes beyond its time.
 const LEASE_MARGIN: Duration = Duration::from_secs(3);
@@ -91,7 +86,7 @@ pub(crate) struct App {
     console: Console,
     tcp: TcpListener,
     socket: UnixListener,
-    agents: Vec<(AgentConfig, ConnectOptions)>,
+    agents: Vec<agents::Ready>,
 }
 
 /// Which NATS is used.
@@ -104,13 +99,17 @@ pub(crate) enum Nats {
 }
 
 impl App {
-    /// Opens everything that can fail at the start.
-    pub(crate) async fn build(config: Config, nats: Nats) -> Result<Self, AppError> {
+    /// Opens everything that can fail at the start, the agents' ledgers and keys too. `shutdown` ends waiting.
+    pub(crate) async fn build(
+        config: Config,
+        nats: Nats,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, AppError> {
         config.service.check()?;
         files::make_private_dir(&config.data_dir)?;
         let path = config.socket();
         let socket = console::bind_socket(&path).await?;
-        let built = Self::behind(socket, config, nats).await;
+        let built = Self::behind(socket, config, nats, shutdown).await;
         if built.is_err() {
             files::forget(&path);
         }
@@ -118,7 +117,12 @@ impl App {
     }
 
     /// Behind the socket, which tells a second farside that this data directory is taken.
-    async fn behind(socket: UnixListener, mut config: Config, nats: Nats) -> Result<Self, AppError> {
+    async fn behind(
+        socket: UnixListener,
+        mut config: Config,
+        nats: Nats,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, AppError> {
         let tcp = console::bind_tcp(config.console.listen).await?;
         let operator = files::token(&config.token_file())?;
         let scraper = files::token(&config.metrics_token_file())?;
@@ -150,6 +154,7 @@ impl App {
             Some(server) => agents(&config, |name| Ok(server.agent_options(name)))?,
             None => vec![],
         };
+        let agents = agents::make_ready(agents, shutdown).await?;
         Ok(Self { config, managed, bus, service, console, tcp, socket, agents })
     }
 
@@ -186,21 +191,14 @@ impl App {
             console.run(Some(tcp), socket, stop).await;
             ended("the console", Ok(()))
         });
-        let running = start_agents(agents, &of_agents, &shutdown).await;
-        let mut tasks = JoinSet::new();
-        let first = match running {
-            Err(error) => Err(error),
-            Ok(running) => {
-                tasks = running;
-                first_end(&mut core, &mut tasks, &shutdown).await
-            }
-        };
+        let agents = agents::start(agents, &of_agents);
+        let first = first_end(&mut core, &shutdown).await;
         telling.abort();
         if first.is_ok() {
             tracing::info!("draining");
         }
         of_agents.cancel();
-        let agents = drain(tasks, "an agent", AGENTS_DRAIN_MAX).await;
+        let agents = drain(agents, "an agent", agents::DRAIN_MAX).await;
         of_core.cancel();
         let core = drain(core, "the service", CORE_DRAIN_MAX).await;
         let _ = timeout(BUS_DRAIN_MAX, bus.drain()).await;
@@ -230,69 +228,11 @@ fn ended(task: &str, result: Result<(), AppError>) -> End {
     (task.to_owned(), result)
 }
 
-/// Runs agents only: `farside agent`.
-pub(crate) async fn run_agents(
-    agents: Vec<(AgentConfig, ConnectOptions)>,
-    shutdown: CancellationToken,
-) -> Result<(), AppError> {
-    let stop = CancellationToken::new();
-    let mut tasks = start_agents(agents, &stop, &shutdown).await?;
-    let first = first_end(&mut JoinSet::new(), &mut tasks, &shutdown).await;
-    stop.cancel();
-    first.and(drain(tasks, "an agent", AGENTS_DRAIN_MAX).await)
-}
-
-/// Starts agents that end with `stop`; gives up waiting for their NATS at `shutdown`.
-async fn start_agents(
-    agents: Vec<(AgentConfig, ConnectOptions)>,
-    stop: &CancellationToken,
-    shutdown: &CancellationToken,
-) -> Result<JoinSet<End>, AppError> {
-    let mut tasks = JoinSet::new();
-    for (config, options) in agents {
-        let name = config.name.to_string();
-        let failed = |source| AppError::Agent { name: name.clone(), source };
-        let Some(bus) = reach(options, shutdown).await? else { break };
-        let agent = Agent::build(config, bus.clone()).map_err(failed)?;
-        let (stop, name) = (stop.clone(), name.clone());
-        tasks.spawn(async move {
-            let result =
-                agent.run(stop).await.map_err(|source| AppError::Agent { name: name.clone(), source });
-            let _ = timeout(BUS_DRAIN_MAX, bus.drain()).await;
-            (format!("agent {name}"), result)
-        });
-    }
-    Ok(tasks)
-}
-
-/// Connects an agent, which outlives the far side: a NATS that is not there (yet) is waited for.
-/// None: `shutdown` came first.
-async fn reach(options: ConnectOptions, shutdown: &CancellationToken) -> Result<Option<Bus>, AppError> {
-    let mut wait = REACH_WAIT_MIN;
-    loop {
-        match Bus::connect(options.clone()).await {
-            Err(error @ BusError::Unreachable { .. }) => {
-                tracing::warn!(%error, "the agent waits for NATS and tries again");
-            }
-            connected => return Ok(Some(connected?)),
-        }
-        if timeout(wait, shutdown.cancelled()).await.is_ok() {
-            return Ok(None);
-        }
-        wait = (wait * 2).min(REACH_WAIT_MAX);
-    }
-}
-
 /// Waits for the shutdown, or for the first task that ends before it: that is an error, whatever it says.
-async fn first_end(
-    core: &mut JoinSet<End>,
-    agents: &mut JoinSet<End>,
-    shutdown: &CancellationToken,
-) -> Result<(), AppError> {
+async fn first_end(tasks: &mut JoinSet<End>, shutdown: &CancellationToken) -> Result<(), AppError> {
     let end = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        Some(end) = core.join_next() => end,
-        Some(end) = agents.join_next() => end,
+        Some(end) = tasks.join_next() => end,
     };
     match end {
         Ok((_, Err(error))) => Err(error),
@@ -315,18 +255,6 @@ async fn drain(mut tasks: JoinSet<End>, what: &'static str, limit: Duration) -> 
         result
     });
     joined.await.unwrap_or(Err(AppError::CutOff(what)))
-}
-
-/// The agents of the configuration, each with the way to its NATS.
-pub(crate) fn agents(
-    config: &Config,
-    options: impl Fn(&str) -> Result<ConnectOptions, AppError>,
-) -> Result<Vec<(AgentConfig, ConnectOptions)>, AppError> {
-    let with = |agent: &AgentConfig| {
-        let options = options(&format!("farside agent {}", agent.name))?;
-        Ok((agent.clone(), options))
-    };
-    config.agent.resource.iter().map(with).collect()
 }
 
 async fn start_nats(config: &mut Config) -> Result<ManagedServer, AppError> {

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, Context, Ended, say, serve::on_signal};
+use super::{
+    CliError, Context, Ended,
+    serve::{greet, on_signal},
+};
 use crate::{
     app::{self, AppError, NatsAddress},
     config::{self, Overrides},
@@ -64,8 +67,8 @@ impl Agent {
                 .or_else(|| managed.as_ref().map(|managed| managed.agent_options(name)))
                 .ok_or(AppError::NoNats)
         })?;
-        say(&format!("farside agent resource: {}\n", names.join(", ")))?;
-        app::run_agents(agents, shutdown).await?;
+        let greeting = format!("farside agent resource: {}\n", names.join(", "));
+        app::run_agents(agents, shutdown, move || greet(&greeting)).await?;
         Ok(Ended::Done)
     }
 }

@@ -26,7 +26,7 @@ impl Serve {
         let shutdown = CancellationToken::new();
         on_signal(&shutdown)?;
         self.overrides.apply(&mut context.config);
-        let app = App::build(context.config.clone(), Nats::Configured).await?;
+        let app = App::build(context.config.clone(), Nats::Configured, &shutdown).await?;
         let greeting = format!(
             "farside serves: http://{} (token in {}), socket {}\n",
             app.address(),

@@ -27,7 +27,7 @@ impl Up {
         let shutdown = CancellationToken::new();
         on_signal(&shutdown)?;
         self.overrides.apply(&mut context.config);
-        let app = App::build(context.config.clone(), Nats::Managed).await?;
+        let app = App::build(context.config.clone(), Nats::Managed, &shutdown).await?;
         let greeting = format!(
             "farside is up: http://{} (token in {}), NATS {} (publishers: {}), socket {}\n",
             app.address(),
