@@ -20,9 +20,9 @@ pub enum StoreError {
     },
     /// A newer build wrote the file.
     #[error(
-        "cannot open the pool {}: written by format {found}, this build reads up to {FORMAT}; run a newer farside, \
-         or 'farside rebuild' to make it again from the log (nothing is lost)",
-        path.display()
+        "cannot open the pool {}: written by format {found}, this build reads up to {FORMAT}; run a newer farside, or {}",
+        path.display(),
+        anew(path)
     )]
     Newer {
         /// The file.
@@ -44,8 +44,9 @@ pub enum StoreError {
     },
     /// The file is damaged, or no pool at all.
     #[error(
-        "the pool {} is damaged ({reason}); run 'farside rebuild' to make it again from the log (nothing is lost)",
-        path.display()
+        "the pool {} is damaged, or no pool at all ({reason}); {}",
+        path.display(),
+        anew(path)
     )]
     Damaged {
         /// The file.
@@ -121,7 +122,7 @@ impl StoreError {
         match error {
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::Locked { path },
             redb::Error::Io(error) if is_full(&error) => Self::Full { path, reason: error.to_string() },
-            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            redb::Error::Io(error) if is_damage(&error) => {
                 Self::Damaged { path, reason: error.to_string() }
             }
             redb::Error::Io(error) => Self::Io { path, reason: error.to_string() },
@@ -134,6 +135,19 @@ impl StoreError {
             error => Self::Io { path, reason: error.to_string() },
         }
     }
+}
+
+/// What makes a pool again that cannot be opened: verbs ask the running farside, which does not start with it.
+fn anew(path: &Path) -> String {
+    format!(
+        "move {} aside and start farside again: it reads the pool again from the log, nothing is lost",
+        path.display()
+    )
+}
+
+/// The file is not what was written: its content is wrong, or its end is missing.
+fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
 }
 
 fn is_full(error: &std::io::Error) -> bool {

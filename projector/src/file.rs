@@ -1,6 +1,9 @@
 //! The redb file: opened, checked, made smaller, closed and opened again when the disk failed.
 
 use std::{
+    fs::{OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock, RwLockReadGuard},
 };
@@ -16,6 +19,9 @@ use crate::{
 
 /// A file that is smaller than this is never made smaller at the opening.
 const COMPACT_BYTES_MIN: u64 = 64 << 20;
+
+/// Only the owner may read and write: a pool holds the inventory of every source.
+const FILE_MODE: u32 = 0o600;
 
 /// The file behind every clone of a store and its readers.
 pub(crate) struct File {
@@ -136,7 +142,18 @@ fn open_database(path: &Path, options: &StoreOptions, check: bool) -> Db<Databas
     builder.set_cache_size(options.cache_bytes);
     let is_old = std::fs::metadata(path).is_ok_and(|found| found.len() > 0);
     builder.set_check_integrity_on_open(check && is_old);
+    make_private(path)?;
     Ok(builder.create(path)?)
+}
+
+/// Makes the file for its owner alone; takes from others what an earlier build let them have.
+fn make_private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    file.set_permissions(Permissions::from_mode(FILE_MODE))
 }
 
 /// Makes the tables of a new file; answers the format of the file.
@@ -190,6 +207,18 @@ fn is_half_dead(path: &Path, database: &Database) -> Db<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_is_its_owners_alone_whatever_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pool.redb");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        drop(File::open(&path, StoreOptions::default()).unwrap());
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        drop(File::open(&path, StoreOptions::default()).unwrap());
+        assert_eq!(mode(), 0o600);
+    }
 
     #[test]
     fn a_full_disk_leaves_what_was_committed_and_the_file_goes_on() {

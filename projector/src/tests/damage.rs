@@ -55,7 +55,8 @@ fn a_newer_format_is_refused_with_what_to_do() {
     drop(database);
     let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
     assert!(error.contains("written by format 3, this build reads up to 2"), "{error}");
-    assert!(error.contains("run a newer farside, or 'farside rebuild'"), "{error}");
+    let advice = format!("run a newer farside, or move {} aside and start farside again", path.display());
+    assert!(error.contains(&advice), "{error}");
     let database = Database::open(&path).unwrap();
     let txn = database.begin_write().unwrap();
     txn.open_table(tables::META).unwrap().insert(tables::META_FORMAT, 1).unwrap();
@@ -76,12 +77,14 @@ fn a_file_that_is_open_already_is_refused() {
 #[test]
 fn what_is_no_pool_is_refused_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
-    for content in [&b"not a pool"[..], &[0; 10_000], &[0xff; 4096]] {
+    for content in [&b"not a pool"[..], &[0; 100], &[0; 10_000], &[0xff; 4096]] {
         let path = directory.path().join("pool.redb");
         fs::write(&path, content).unwrap();
         let error = Store::open(&path, StoreOptions::default()).err().unwrap();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-        assert!(error.to_string().contains("farside rebuild"), "{error}");
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        let advice = format!("move {} aside and start farside again", path.display());
+        assert!(error.to_string().contains(&advice), "{error}");
     }
     let missing = directory.path().join("no/such/place/pool.redb");
     let error = Store::open(&missing, StoreOptions::default()).err().unwrap();
