@@ -22,7 +22,7 @@ use projector::{Store, StoreError, StoreOptions};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError};
 
 mod agents;
+mod durability;
 mod files;
 mod incarnation;
 mod ports;
 
 pub(crate) use agents::{agents, run_agents};
+pub(crate) use durability::SYNC_ADVICE;
 pub(crate) use files::NatsAddress;
 use incarnation::Incarnations;
 
@@ -65,6 +67,10 @@ pub(crate) enum AppError {
     Agent { name: String, source: ProducersError },
     #[error("cannot {verb} {path}: {source}; check that it is writable and that its disk has room")]
     File { verb: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "others may enter the data directory {path}, and it is not farside's alone (it holds {holds}); run 'chmod go= {path}', or name another directory with --data-dir"
+    )]
+    Shared { path: PathBuf, holds: PathBuf },
     #[error("{0} ended by itself; look at the log above, then start farside again")]
     Ended(String),
     #[error("{task} broke down: {source}; this is a defect, please report it with the log above")]
@@ -106,12 +112,15 @@ impl App {
         shutdown: &CancellationToken,
     ) -> Result<Self, AppError> {
         config.service.check()?;
-        files::make_private_dir(&config.data_dir)?;
-        let path = config.socket();
+        files::make_private_dir(&config.data_dir, &config.nats_dir())?;
+        let (path, address) = (config.socket(), config.nats_address_file());
         let socket = console::bind_socket(&path).await?;
         let built = Self::behind(socket, config, nats, shutdown).await;
         if built.is_err() {
             files::forget(&path);
+            if nats == Nats::Managed {
+                files::forget(&address);
+            }
         }
         built
     }
@@ -182,6 +191,9 @@ impl App {
     ) -> Result<(), AppError> {
         let Self { managed, bus, service, console, tcp, socket, agents, config } = self;
         let telling = tokio::spawn(when_acting(service.lease(), config.service.lease_ttl.ms(), ready));
+        // The managed server is configured to keep what it acknowledges.
+        let asking =
+            managed.is_none().then(|| tokio::spawn(durability::ask(config.nats.monitor_url.clone())));
         let (of_agents, of_core) = (CancellationToken::new(), CancellationToken::new());
         let mut core = JoinSet::new();
         let stop = of_core.clone();
@@ -194,6 +206,7 @@ impl App {
         let agents = agents::start(agents, &of_agents);
         let first = first_end(&mut core, &shutdown).await;
         telling.abort();
+        asking.inspect(JoinHandle::abort);
         if first.is_ok() {
             tracing::info!("draining");
         }

@@ -42,7 +42,8 @@ pub(crate) use client::{Client, ClientError};
 #[command(
     name = "farside",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not in sync or not confirmed.\n\
+    after_help = "Exit codes: 0 done, 1 failed (a wrong configuration too), 2 wrong usage, 3 not in sync or not confirmed.\n\
+                  A closed standard output changes none of them.\n\
                   Example: farside up, then in another terminal: farside status"
 )]
 pub(crate) struct Cli {
@@ -113,6 +114,21 @@ enum Verb {
     Man(man::Man),
 }
 
+impl Verb {
+    /// Whether it asks a running farside, and fails without one.
+    fn asks(&self) -> bool {
+        !matches!(
+            self,
+            Self::Up(_)
+                | Self::Serve(_)
+                | Self::Agent(_)
+                | Self::Doctor(_)
+                | Self::Completions(_)
+                | Self::Man(_)
+        )
+    }
+}
+
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -165,8 +181,8 @@ impl CliError {
         }
     }
 
-    /// Nobody reads any more (`farside pool get … | head`): that is no failure.
-    pub(crate) fn is_silent(&self) -> bool {
+    /// Nobody reads any more (`farside pool export … | head`): for what only reads, that is no failure.
+    pub(crate) fn is_unread(&self) -> bool {
         match self {
             Self::Output(e) | Self::Client(ClientError::Output(e)) => e.kind() == io::ErrorKind::BrokenPipe,
             _ => false,
@@ -180,11 +196,8 @@ pub(crate) fn usage_code(error: &clap::Error, arguments: &[OsString]) -> ExitCod
         return ExitCode::SUCCESS;
     }
     // A guard's own failure must not look like its COMMAND's.
-    let guards = arguments
-        .iter()
-        .skip(1)
-        .take_while(|argument| *argument != "--")
-        .any(|argument| argument == "confirm");
+    let understood = command().ignore_errors(true).try_get_matches_from(arguments);
+    let guards = understood.is_ok_and(|matches| matches.subcommand_name() == Some("confirm"));
     ExitCode::from(if guards { confirm::OWN_FAILURE } else { 2 })
 }
 
@@ -196,16 +209,18 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn new(global: Global) -> Result<Self, CliError> {
+    /// `asks`: whether the verb asks a running farside for something.
+    fn new(global: Global, asks: bool) -> Result<Self, CliError> {
         let mut config = Config::read(global.config.as_deref())?;
         if let Some(data_dir) = global.data_dir {
             config.data_dir = data_dir;
         }
+        let credential = std::env::var("FARSIDE_TOKEN").ok().filter(|credential| !credential.is_empty());
         let client = match global.url {
-            Some(url) => {
-                let credential = std::env::var("FARSIDE_TOKEN").ok();
-                Client::tcp(&url, credential, global.as_tenant)?
-            }
+            Some(url) => Client::tcp(&url, credential, global.as_tenant)?,
+            // Over the socket everybody is the operator: who names somebody else must not become that.
+            None if asks && credential.is_some() => return Err(only_over_tcp("FARSIDE_TOKEN")),
+            None if asks && global.as_tenant.is_some() => return Err(only_over_tcp("--as-tenant")),
             None => Client::socket(&config.socket()),
         };
         Ok(Self { config, client, output: global.output })
@@ -229,13 +244,26 @@ impl Context {
         }
     }
 
-    /// Writes an answer as JSON or YAML, or as the table that `table` makes.
+    /// Shows an answer, as [`Context::written`]. When nobody reads any more (`farside pool get … | head`), the
+    /// verb goes on and keeps its exit code: what it does is done all the same.
     pub(crate) fn show<T: serde::Serialize>(
         &self,
         answer: &T,
         table: impl FnOnce(&T) -> String,
     ) -> Result<(), CliError> {
-        let text = match self.output {
+        match say(&self.written(answer, table)?) {
+            Err(error) if error.is_unread() => Ok(()),
+            said => said,
+        }
+    }
+
+    /// An answer as JSON or YAML, or as the table that `table` makes.
+    pub(crate) fn written<T: serde::Serialize>(
+        &self,
+        answer: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> Result<String, CliError> {
+        Ok(match self.output {
             Output::Table => table(answer),
             Output::Json => serde_json::to_string_pretty(answer).map_err(unwritable)? + "\n",
             Output::Yaml => {
@@ -243,13 +271,23 @@ impl Context {
                 let value = serde_json::to_value(answer).map_err(unwritable)?;
                 serde_saphyr::to_string(&value).map_err(unwritable)?
             }
-        };
-        say(&text)
+        })
     }
+}
+
+/// Signals cannot be taken.
+fn unlistened(error: io::Error) -> CliError {
+    CliError::Failed(format!("cannot listen to signals: {error}; look at the limits of this machine"))
 }
 
 fn unwritable(error: impl fmt::Display) -> CliError {
     CliError::Failed(format!("the answer cannot be written: {error}; try another -o"))
+}
+
+fn only_over_tcp(what: &str) -> CliError {
+    CliError::Usage(format!(
+        "{what} means nothing over the local socket, where whoever may open it is the operator; add --url http://host:port, or leave it out"
+    ))
 }
 
 /// Writes to standard output, as it stands.
@@ -259,12 +297,23 @@ pub(crate) fn say(text: &str) -> Result<(), CliError> {
     Ok(out.flush()?)
 }
 
+/// Writes a line for the person beside standard output.
+pub(crate) fn tell(line: &str) {
+    // A closed stderr leaves the exit code as the message.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 impl Cli {
     /// What is logged when nobody says: services talk, verbs are silent.
-    pub(crate) fn log_filter(&self) -> &str {
+    pub(crate) fn log_filter(&self) -> String {
         let talks = matches!(self.verb, Verb::Up(_) | Verb::Serve(_) | Verb::Agent(_));
+        let filter = self.global.log.as_deref().unwrap_or(if talks { "info" } else { "warn" });
+        let loud = filter.split(',').any(|part| ["info", "debug", "trace"].contains(&part.trim()));
         // The client library tells each connect twice; the bus tells it once.
-        self.global.log.as_deref().unwrap_or(if talks { "info,async_nats=warn" } else { "warn" })
+        if loud && !filter.contains("async_nats") {
+            return format!("{filter},async_nats=warn");
+        }
+        filter.to_owned()
     }
 
     /// Whether the log is JSON lines.
@@ -274,7 +323,7 @@ impl Cli {
 
     /// Does what was typed.
     pub(crate) async fn run(self) -> Result<Ended, CliError> {
-        let context = match Context::new(self.global) {
+        let context = match Context::new(self.global, self.verb.asks()) {
             Err(error) if matches!(self.verb, Verb::Confirm(_)) => return Ok(confirm::own_failure(&error)),
             other => other?,
         };

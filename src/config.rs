@@ -332,6 +332,9 @@ impl<'de> Deserialize<'de> for Size {
 }
 
 #[cfg(test)]
+mod documented;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

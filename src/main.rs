@@ -45,21 +45,19 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(cli.run()) {
         Ok(ended) => ended.into(),
-        Err(error) if error.is_silent() => ExitCode::SUCCESS,
+        Err(error) if error.is_unread() => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), error.code()),
     }
 }
 
 fn fail(text: &str, code: ExitCode) -> ExitCode {
-    use io::Write;
-    // A closed stderr leaves the exit code as the message.
-    let _ = writeln!(io::stderr(), "farside: {text}");
+    cli::tell(&format!("farside: {text}"));
     code
 }
 
 fn start_log(cli: &Cli) -> Result<(), String> {
     let filter = cli.log_filter();
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(&filter)
         .map_err(|e| format!("the log filter {filter:?} is wrong: {e}; write info, or bus=debug,warn"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -6,9 +6,12 @@ use serde_json::{Value, json};
 
 use crate::support::{
     eventually,
-    farside::{AgentProcess, Up, farside, with_files},
+    farside::{AgentProcess, Up, command, farside, with_files},
     nats::Nats,
 };
+
+mod start;
+mod verbs;
 
 /// A farside with one agent that reads a directory of documents.
 fn up_with_agent() -> Up {
@@ -207,7 +210,15 @@ fn a_tenant_can_use_the_verbs_over_tcp() {
     let up = Up::start("");
     let url = format!("http://{}", up.address());
     let said = up.verb(&["--url", &url, "pool", "list"]);
-    assert!(said.code == Some(1) && said.err.contains("no credential"), "{said:?}");
+    assert!(said.code == Some(1) && said.err.contains("FARSIDE_TOKEN"), "{said:?}");
+    let with = |token: &str| {
+        let mut verb = command(up.dir());
+        let output = verb.env("FARSIDE_TOKEN", token).args(["--url", &url, "pool", "list"]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, err) = with("ak.wrong");
+    assert!(code == Some(1) && err.contains("what is in FARSIDE_TOKEN"), "{err}");
+    assert_eq!(with(&up.token()), (Some(0), String::new()));
 }
 
 #[test]

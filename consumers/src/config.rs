@@ -25,6 +25,9 @@ pub const PERIOD_MS_MIN: u64 = 1_000;
 /// The longest jitter, in milliseconds: a longer one would make a schedule unreadable.
 pub const JITTER_MS_MAX: u64 = 3_600_000;
 
+/// Most copies of a log: JetStream keeps no more.
+const REPLICAS_MAX: usize = 5;
+
 /// What the target service does.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -185,6 +188,12 @@ impl ServiceConfig {
         if self.sites.is_empty() {
             return Err(wrong("sites".to_owned(), "no site is named; write sites = [\"local\"]".to_owned()));
         }
+        if !(1..=REPLICAS_MAX).contains(&self.log_replicas) {
+            return Err(wrong(
+                "log_replicas".to_owned(),
+                format!("{} copies cannot be kept; write 1 to {REPLICAS_MAX}", self.log_replicas),
+            ));
+        }
         if self.lease_ttl.ms() < PERIOD_MS_MIN {
             return Err(wrong(
                 "lease_ttl".to_owned(),
@@ -327,6 +336,8 @@ mod tests {
             (r#"{"pools":{"other/dc1":{}}}"#, "among `sites`"),
             (r#"{"sites":[]}"#, "no site"),
             (r#"{"lease_ttl":"10ms"}"#, "at least 1s"),
+            (r#"{"log_replicas":0}"#, "1 to 5"),
+            (r#"{"log_replicas":6}"#, "1 to 5"),
         ] {
             let text = error(json);
             assert!(text.contains(hint), "{json}: {text}");

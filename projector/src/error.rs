@@ -32,9 +32,9 @@ pub enum StoreError {
     },
     /// An older build wrote the file.
     #[error(
-        "cannot open the pool {}: written by format {found} of an older farside, this build reads format {FORMAT}; \
-         move the file away and start farside again: it makes the pool again from the log (nothing is lost)",
-        path.display()
+        "cannot open the pool {}: written by format {found} of an older farside, this build reads format {FORMAT}; {}",
+        path.display(),
+        anew(path)
     )]
     Older {
         /// The file.
@@ -122,9 +122,7 @@ impl StoreError {
         match error {
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::Locked { path },
             redb::Error::Io(error) if is_full(&error) => Self::Full { path, reason: error.to_string() },
-            redb::Error::Io(error) if is_damage(&error) => {
-                Self::Damaged { path, reason: error.to_string() }
-            }
+            redb::Error::Io(error) if is_damage(&error) => Self::Damaged { path, reason: error.to_string() },
             redb::Error::Io(error) => Self::Io { path, reason: error.to_string() },
             redb::Error::Corrupted(reason) => Self::Damaged { path, reason },
             error @ (redb::Error::UpgradeRequired(_)

@@ -1,9 +1,9 @@
 //! Files of the data directory that belong to the binary itself: all private to its user.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,15 +19,31 @@ const TOKEN_BYTES: usize = 32;
 const FILE_MODE: u32 = 0o600;
 /// Only the owner may enter.
 const DIRECTORY_MODE: u32 = 0o700;
+/// What others may do.
+const OTHERS: u32 = 0o077;
 
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AppError {
     let path = path.to_owned();
     move |source| AppError::File { verb, path, source }
 }
 
-/// Makes the data directory, mode 0700, unless it is there.
-pub(super) fn make_private_dir(path: &Path) -> Result<(), AppError> {
-    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed("make", path))
+/// Makes the data directory, mode 0700, or takes from others what one that is there lets them have. One with
+/// directories besides `own` is not farside's alone, so it is left to its owner.
+pub(super) fn make_private_dir(path: &Path, own: &Path) -> Result<(), AppError> {
+    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed("make", path))?;
+    let mode = fs::metadata(path).map_err(failed("look at", path))?.permissions().mode();
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(failed("look into", path))? {
+        let entry = entry.map_err(failed("look into", path))?.path();
+        if entry.is_dir() && entry != own {
+            return Err(AppError::Shared { path: path.to_owned(), holds: entry });
+        }
+    }
+    fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)).map_err(failed("close", path))?;
+    tracing::warn!(path = %path.display(), was = %format!("{:03o}", mode & 0o777), "others could enter the data directory; it is private now");
+    Ok(())
 }
 
 /// A token: made on the first run, then the same for ever.
@@ -124,22 +140,42 @@ pub(super) fn write_address(path: &Path, address: &NatsAddress) -> Result<(), Ap
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_data_directory_that_others_may_enter_is_closed_unless_it_is_not_farsides_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        let own = path.join("nats");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(path.join("secret"), "x").unwrap();
+        let open = || fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        open();
+        make_private_dir(&path, &own).unwrap();
+        assert_eq!(mode(&path), 0o700);
+
+        open();
+        fs::create_dir(path.join("photos")).unwrap();
+        let error = make_private_dir(&path, &own).unwrap_err().to_string();
+        assert!(error.contains("photos") && error.contains("chmod go="), "{error}");
+        assert_eq!(mode(&path), 0o755);
+    }
 
     #[test]
     fn a_token_is_made_once_and_is_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/er");
-        make_private_dir(&path).unwrap();
+        make_private_dir(&path, &path.join("nats")).unwrap();
         let file = path.join("operator.token");
         token(&file).unwrap();
         let first = fs::read_to_string(&file).unwrap();
         token(&file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), first);
         assert_eq!(first.len(), 64);
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&file), mode(&path)), (0o600, 0o700));
     }
 }

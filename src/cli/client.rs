@@ -10,7 +10,7 @@ use bus_schema::{PoolId, ResourceKey};
 use console::ProblemBody;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response,
+    Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
     header,
@@ -59,6 +59,14 @@ pub(crate) enum ClientError {
     /// Farside refused; its own words say what to do.
     #[error("{}", .0.detail)]
     Problem(ProblemBody),
+    /// Farside at a TCP address knows nobody without a credential.
+    #[error(
+        "farside at {at} wants a credential: put the operator token (the file operator.token of its data directory) or an access key (<key id>.<secret>) into FARSIDE_TOKEN"
+    )]
+    NoCredential { at: String },
+    /// It does not take the one it got.
+    #[error("farside at {at} does not take what is in FARSIDE_TOKEN: {detail}")]
+    Refused { at: String, detail: String },
     /// The answer is not what this build expects.
     #[error("the answer of farside at {at} cannot be read: {source}; is it of another version?")]
     Malformed { at: String, source: serde_json::Error },
@@ -81,10 +89,17 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let wrong = |why| ClientError::Address { url: url.to_owned(), why };
         if url.starts_with("https://") {
-            return Err(wrong("this build speaks no TLS; tunnel to the machine and use http://127.0.0.1"));
+            return Err(wrong(
+                "this build speaks no TLS; tunnel to the machine and write http://127.0.0.1:PORT",
+            ));
         }
         let rest = url.strip_prefix("http://").ok_or_else(|| wrong("write http://host:port"))?;
-        Ok(Self { to: To::Tcp(rest.trim_end_matches('/').to_owned()), credential, tenant })
+        let address = rest.trim_end_matches('/');
+        let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        if !port.is_some_and(|(host, _)| !host.is_empty()) {
+            return Err(wrong("write http://host:port; farside prints its own when it starts"));
+        }
+        Ok(Self { to: To::Tcp(address.to_owned()), credential, tenant })
     }
 
     fn at(&self) -> String {
@@ -224,7 +239,13 @@ impl Client {
             status: status.as_u16(),
             detail: format!("farside at {} answered {status} without saying why", self.at()),
         });
-        Err(ClientError::Problem(problem))
+        match self.credential {
+            None if status == StatusCode::UNAUTHORIZED => Err(ClientError::NoCredential { at: self.at() }),
+            Some(_) if status == StatusCode::UNAUTHORIZED => {
+                Err(ClientError::Refused { at: self.at(), detail: problem.detail })
+            }
+            _ => Err(ClientError::Problem(problem)),
+        }
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
@@ -302,6 +323,8 @@ mod tests {
     #[test]
     fn an_address_without_http_is_refused_with_what_to_write() {
         assert!(Client::tcp("127.0.0.1:1", None, None).unwrap_err().to_string().contains("http://host:port"));
+        assert!(Client::tcp("http://127.0.0.1", None, None).unwrap_err().to_string().contains("host:port"));
+        assert!(Client::tcp("http://[::1]:1/", None, None).is_ok());
         assert!(Client::tcp("https://x:1", None, None).unwrap_err().to_string().contains("no TLS"));
     }
 }

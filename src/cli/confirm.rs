@@ -9,7 +9,9 @@ use bus_schema::{PoolId, ResourceKey, command::target::Confirmation};
 use clap::Args;
 use console::request;
 
-use super::{CliError, Context, Ended, Output, render::Table};
+use super::{CliError, Context, Ended, render::Table, tell, unlistened};
+
+mod command;
 
 /// The exit code for a failure of farside itself, so that nobody takes it for COMMAND's.
 pub(crate) const OWN_FAILURE: u8 = 125;
@@ -47,14 +49,8 @@ pub(crate) struct Confirm {
 /// Says why farside itself failed, with the exit code for it.
 pub(crate) fn own_failure(error: &impl fmt::Display) -> Ended {
     tracing::debug!("confirm failed by itself");
-    report(&format!("farside: {error}"));
+    tell(&format!("farside: {error}"));
     Ended::Code(OWN_FAILURE)
-}
-
-fn report(line: &str) {
-    use io::Write;
-    // Standard output belongs to COMMAND. A closed stderr leaves the exit code as the message.
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 impl Confirm {
@@ -82,18 +78,21 @@ impl Confirm {
             context.show(&confirmation, table)?;
             return Ok(if confirmation.go { Ended::Done } else { Ended::NotTrue });
         };
-        if !confirmation.go || context.output == Output::Table {
-            report(table(&confirmation).trim_end());
-        }
+        // Standard output belongs to COMMAND.
+        tell(context.written(&confirmation, table)?.trim_end());
         if !confirmation.go {
-            report("farside: not confirmed, so the command was not run");
+            tell("farside: not confirmed, so the command was not run");
             return Ok(Ended::NotTrue);
         }
-        let status = match tokio::process::Command::new(program).args(arguments).status().await {
+        let mut signals = command::Signals::listen().map_err(unlistened)?;
+        let status = match command::run(program, arguments, &mut signals).await {
             Ok(status) => status,
             Err(error) => return Ok(not_run(program, &error)),
         };
-        self::recheck(context, pool, confirmation, wait_ms_max).await;
+        tokio::select! {
+            () = recheck(context, pool, confirmation, wait_ms_max) => {}
+            _ = signals.next() => tell("farside: warning: told to end, so nobody looked again after the command"),
+        }
         Ok(Ended::Code(code(status)))
     }
 }
@@ -105,18 +104,18 @@ async fn recheck(context: &Context, pool: PoolId, confirmed: Confirmation, wait_
     match context.client.post::<_, Confirmation>("/v1/recheck", &wanted).await {
         Ok(after) => {
             for resource in after.resources.iter().filter(|resource| resource.changed_during_run) {
-                report(&format!(
+                tell(&format!(
                     "farside: warning: {} changed at the source while the command ran",
                     resource.key
                 ));
             }
         }
-        Err(error) => report(&format!("farside: warning: could not look again after the command: {error}")),
+        Err(error) => tell(&format!("farside: warning: could not look again after the command: {error}")),
     }
 }
 
 fn not_run(program: &OsString, error: &io::Error) -> Ended {
-    report(&format!("farside: cannot run {}: {error}", program.to_string_lossy()));
+    tell(&format!("farside: cannot run {}: {error}", program.to_string_lossy()));
     Ended::Code(if error.kind() == io::ErrorKind::NotFound { NOT_THERE } else { CANNOT_RUN })
 }
 

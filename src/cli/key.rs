@@ -7,7 +7,7 @@ use console::{
     view::{KeyMade, KeyView, ListView, StatedView},
 };
 
-use super::{CliError, Context, Ended, render::Table};
+use super::{CliError, Context, Ended, Output, render::Table, say, tell};
 
 /// Make, rotate, list and revoke access keys
 #[derive(Debug, Subcommand)]
@@ -56,13 +56,7 @@ impl Key {
             Self::Make(Make { tenant, key, not_after }) => {
                 let wanted = request::MakeKey { tenant, key_id: key, not_after };
                 let made: KeyMade = context.client.post("/v1/keys", &wanted).await?;
-                context.show(&made, |made| {
-                    let of = &made.tenant;
-                    format!(
-                        "{}\nkey {} of tenant {of}; this is the only time that its secret is shown\nuse it as: Authorization: Bearer <the line above>\n",
-                        made.credential, made.key_id
-                    )
-                })?;
+                hand_over(context, &made)?;
             }
             Self::Revoke(Revoke { key }) => {
                 let stated: StatedView = context.client.delete(&format!("/v1/keys/{key}")).await?;
@@ -72,6 +66,26 @@ impl Key {
         }
         Ok(Ended::Done)
     }
+}
+
+/// The credential goes to standard output alone, for `K=$(farside key make acme)`; what a person has to
+/// know goes beside it.
+fn hand_over(context: &Context, made: &KeyMade) -> Result<(), CliError> {
+    let (key, tenant) = (&made.key_id, &made.tenant);
+    let shown = say(&context.written(made, |made| format!("{}\n", made.credential))?);
+    shown.map_err(|error| {
+        let again = format!("'farside key make {tenant} --key {key}' gives it a new one");
+        CliError::Failed(format!(
+            "nobody read the secret of key {key}, and it is not kept ({error}); {again}"
+        ))
+    })?;
+    if context.output == Output::Table {
+        tell(&format!(
+            "key {key} of tenant {tenant}; this is the only time that its secret is shown\n\
+             use it as FARSIDE_TOKEN with --url, or as 'Authorization: Bearer …'"
+        ));
+    }
+    Ok(())
 }
 
 fn table(keys: &ListView<KeyView>) -> String {

@@ -1,6 +1,6 @@
 //! `farside pool`: the resources of a source cluster, now and at any past moment.
 
-use bus_schema::ResourceKey;
+use bus_schema::{ResourceKey, Timestamp};
 use clap::{Args, Subcommand};
 use console::view::{HistoryView, ListView, PoolView, ResourcePage, ResourceView};
 use projector::SyncRecord;
@@ -8,7 +8,7 @@ use projector::SyncRecord;
 use super::{
     CliError, Context, Ended, Output,
     client::{key_path, pool_path, query},
-    render::{Table, relative, span},
+    render::{Table, now, relative, span},
 };
 
 /// List pools, show resources, their history, and whole exports
@@ -162,7 +162,7 @@ impl Get {
                 ]);
                 let page: ResourcePage =
                     context.client.get(&(pool_path(&pool, "resources") + &query)).await?;
-                context.show(&page, table)?;
+                context.show(&page, |page| table(page, now()))?;
             }
         }
         Ok(Ended::Done)
@@ -211,7 +211,7 @@ fn outcome(sync: &SyncRecord) -> String {
     }
 }
 
-fn table(page: &ResourcePage) -> String {
+fn table(page: &ResourcePage, now: Timestamp) -> String {
     let mut table = Table::new(&["RESOURCE", "REVISION", "STATE", "SOURCE", "PLACE", "STORED"]);
     for resource in &page.items {
         let state = match (resource.deleted_at, resource.is_stale()) {
@@ -225,7 +225,7 @@ fn table(page: &ResourcePage) -> String {
             state.to_owned(),
             resource.owner.clone(),
             resource.place.clone(),
-            relative(Some(resource.stored_at), page.as_of.time),
+            relative(Some(resource.stored_at), now.max(page.as_of.time)),
         ]);
     }
     let mut text = table.text();

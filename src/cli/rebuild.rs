@@ -1,6 +1,6 @@
 //! `farside rebuild`: the pool once more from the log, compared with the live one, then put in its place.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::Args;
 use console::{
@@ -9,7 +9,7 @@ use console::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{CliError, Context, Ended};
+use super::{CliError, Context, Ended, tell};
 
 /// Build the pool again from the log, beside the live one, compare, and swap; exit code 3 if they differed
 ///
@@ -77,7 +77,7 @@ impl Shown {
             }
             Self::Lines { last } if *last != progress.phase => {
                 last.clone_from(&progress.phase);
-                let _ = writeln!(io::stderr(), "{}", progress.phase);
+                tell(&progress.phase);
             }
             Self::Lines { .. } => {}
         }

@@ -1,5 +1,7 @@
 //! Answers for people: tables, lengths of time, sizes.
 
+use std::time::SystemTime;
+
 use bus_schema::Timestamp;
 
 /// Columns, each as wide as its widest cell; the last one is not padded.
@@ -43,6 +45,17 @@ pub(crate) fn span(ms: u64) -> String {
     }
 }
 
+/// `1 event`, `2 events`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// The present, by this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// How long ago, or how long until.
 pub(crate) fn relative(moment: Option<Timestamp>, now: Timestamp) -> String {
     match moment {
@@ -61,6 +74,11 @@ mod tests {
         let mut table = Table::new(&["POOL", "ROWS"]);
         table.row(["local/größe".to_owned(), "7".to_owned()]);
         assert_eq!(table.text(), "POOL         ROWS\nlocal/größe  7\n");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "event")), ["0 events", "1 event", "2 events"]);
     }
 
     #[test]

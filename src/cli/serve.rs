@@ -4,7 +4,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, Context, Ended, say};
+use super::{CliError, Context, Ended, say, unlistened};
 use crate::{
     app::{App, Nats},
     config::Overrides,
@@ -47,8 +47,8 @@ pub(super) fn greet(greeting: &str) {
 
 /// The first SIGINT or SIGTERM drains; the second one ends at once.
 pub(super) fn on_signal(shutdown: &CancellationToken) -> Result<(), CliError> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unlistened)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(unlistened)?;
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         for first in [true, false] {

@@ -5,7 +5,7 @@ use console::view::{InSync, LogView, PoolView, StatusView};
 
 use super::{
     CliError, Context, Ended,
-    render::{Table, relative, span},
+    render::{Table, count, relative, span},
 };
 use crate::config::Size;
 
@@ -59,8 +59,11 @@ fn head(status: &StatusView) -> String {
         None => format!("nats-server {}", status.nats.server_version),
         Some(since) => format!("NATS DOWN since {since}"),
     };
-    let lease =
-        if status.lease.held_here { "acts (holds the lease)" } else { "stands by (another process acts)" };
+    let lease = match (status.lease.held_here, status.nats.down_since) {
+        (true, _) => "acts (holds the lease)",
+        (false, Some(_)) => "does not act: NATS is down",
+        (false, None) => "stands by (another process acts)",
+    };
     let (file, live) = (Size(status.file_bytes), Size(status.live_bytes));
     format!(
         "farside {} target {} {lease}, {nats}, pool file {file} ({live} live), dead letters {}\n",
@@ -74,7 +77,7 @@ fn logs(status: &StatusView) -> String {
         match (log.behind_events(), log.behind_ms) {
             (Some(0), _) => format!("log {place} up to date, {} % full\n", log.full_percent.unwrap_or(0)),
             (Some(events), Some(ms)) => {
-                format!("log {place} {events} events behind, the oldest waits {}\n", span(ms))
+                format!("log {place} {} behind, the oldest waits {}\n", count(events, "event"), span(ms))
             }
             _ => format!("log {place} cannot be asked\n"),
         }

@@ -27,6 +27,12 @@ impl Up {
         let shutdown = CancellationToken::new();
         on_signal(&shutdown)?;
         self.overrides.apply(&mut context.config);
+        if let Some(servers) = &context.config.nats.servers {
+            return Err(CliError::Usage(format!(
+                "'farside up' runs a nats-server of its own, and {servers} is named (nats.servers, --nats or FARSIDE_NATS); \
+                 use 'farside serve', and 'farside agent' for the agents, or leave the address out"
+            )));
+        }
         let app = App::build(context.config.clone(), Nats::Managed, &shutdown).await?;
         let greeting = format!(
             "farside is up: http://{} (token in {}), NATS {} (publishers: {}), socket {}\n",

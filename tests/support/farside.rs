@@ -39,7 +39,8 @@ pub(crate) fn farside(dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Said {
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-fn command(dir: &Path) -> Command {
+/// The binary in this directory, without anything of this process's own configuration.
+pub(crate) fn command(dir: &Path) -> Command {
     command_under(&[], dir)
 }
 
@@ -228,12 +229,14 @@ impl Drop for AgentProcess {
     }
 }
 
-fn terminate(child: &Child) {
+/// Asks a process to end.
+pub(crate) fn terminate(child: &Child) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     let _ = kill_process(pid, Signal::TERM);
 }
 
-fn log_of(dir: &Path) -> String {
+/// What farside has logged in this directory.
+pub(crate) fn log_of(dir: &Path) -> String {
     fs::read_to_string(dir.join("up.log")).unwrap_or_default()
 }
 

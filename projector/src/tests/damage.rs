@@ -64,7 +64,7 @@ fn a_newer_format_is_refused_with_what_to_do() {
     drop(database);
     let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
     assert!(error.contains("written by format 1 of an older farside"), "{error}");
-    assert!(error.contains("move the file away and start farside again"), "{error}");
+    assert!(error.contains(&format!("move {} aside and start farside again", path.display())), "{error}");
     drop(directory);
 }
 

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::{Finding, Verdict};
 use crate::{
-    cli::{ClientError, Context},
+    cli::{ClientError, Context, render::count},
     config::{Config, Size},
 };
 
@@ -113,7 +113,8 @@ fn service(answer: Result<StatusView, ClientError>) -> Finding {
             Finding::ok(check, format!("farside {} answers", status.version))
         }
         Ok(status) => {
-            let found = format!("farside {} answers, with {} alarms", status.version, status.alarms.len());
+            let alarms = count(status.alarms.len() as u64, "alarm");
+            let found = format!("farside {} answers, with {alarms}", status.version);
             Finding::not_ok(check, Verdict::Warn, found, "look at 'farside status'")
         }
         Err(error @ ClientError::Unreachable { .. }) => {

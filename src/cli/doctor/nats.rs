@@ -5,13 +5,13 @@ use bus::{
     doctor::{SyncAlways, sync_always},
     managed,
 };
-use bus_schema::Timestamp;
 
 use super::{Finding, Verdict, clocks, renewals};
-use crate::{app::NatsAddress, config::Config};
-
-/// The one line that makes acknowledged mean kept.
-const SYNC_ADVICE: &str = "add 'sync_interval: always' to the 'jetstream { … }' block of the server's configuration, and restart it";
+use crate::{
+    app::{NatsAddress, SYNC_ADVICE},
+    cli::render::now,
+    config::Config,
+};
 
 pub(super) async fn look(config: &Config) -> Vec<Finding> {
     let managed = NatsAddress::read(&config.nats_address_file());
@@ -100,11 +100,6 @@ async fn clock(config: &Config, bus: &Bus) -> Finding {
         ),
         Err(error) => unknown(format!("the server was not asked for its time: {error}")),
     }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Whether the server syncs before it acknowledges: a client cannot see that, so not knowing is not OK.

@@ -1,0 +1,109 @@
+//! What the verbs write where, and the codes they end with.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use super::{in_sync, up_with_agent};
+use crate::support::{
+    eventually,
+    farside::{Up, command, farside, terminate},
+};
+
+/// Runs a verb whose standard output nobody reads.
+fn unread(up: &Up, arguments: &[&str]) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = command(up.dir()).args(arguments).stdout(writer).stderr(Stdio::null()).status();
+    status.unwrap().code()
+}
+
+#[test]
+fn a_closed_output_ends_nothing_that_acts_and_changes_no_exit_code() {
+    let up = Up::start("");
+    let lines: String = (0..40)
+        .map(|n| {
+            let data = json!({"kind": "Pod", "id": format!("p{n}"), "revision": "1", "state": {}});
+            json!({"pool": "local/dc1", "type": "resource.changed", "data": data}).to_string() + "\n"
+        })
+        .collect();
+    fs::write(up.dir().join("events.jsonl"), lines).unwrap();
+    assert_eq!(unread(&up, &["publish", "--file", "events.jsonl", "--applied"]), Some(0));
+    assert_eq!(up.json(&["pool", "get", "dc1"])["items"].as_array().map(Vec::len), Some(40));
+    assert_eq!(unread(&up, &["pool", "export", "dc1"]), Some(0));
+    // A state that was announced and never came.
+    let notice =
+        json!({"kind": "VM", "id": "x", "revision": "2", "state_hash": "0".repeat(64), "size_bytes": "9"});
+    up.json(&["publish", "dc2", "resource.noticed", "--data", &notice.to_string(), "--applied"]);
+    assert_eq!(unread(&up, &["status"]), Some(3));
+    assert_eq!(unread(&up, &["rebuild"]), Some(0));
+    // A secret that nobody read is kept nowhere.
+    up.json(&["tenant", "create", "acme"]);
+    assert_eq!(unread(&up, &["key", "make", "acme"]), Some(1));
+}
+
+#[test]
+fn a_new_key_stands_alone_on_standard_output() {
+    let up = Up::start("");
+    up.json(&["tenant", "create", "acme"]);
+    let said = up.verb(&["key", "make", "acme"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (key, secret) = said.out.strip_suffix('\n').unwrap().split_once('.').unwrap();
+    assert!(!secret.contains(char::is_whitespace), "{said:?}");
+    assert!(
+        said.err.contains(key) && said.err.contains("only time") && !said.err.contains(secret),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn only_the_verb_confirm_has_the_exit_codes_of_a_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let code = |arguments: &[&str]| farside(dir.path(), arguments).code;
+    assert_eq!(code(&["pool", "get", "confirm", "--bad"]), Some(2));
+    assert_eq!(code(&["publish", "confirm", "--bad"]), Some(2));
+    assert_eq!(code(&["confirm", "dc1", "VM/web", "--bad"]), Some(125));
+    assert_eq!(code(&["-o", "json", "--data-dir", "confirm", "confirm", "dc1"]), Some(125));
+    assert_eq!(code(&["confirm", "--help"]), Some(0));
+}
+
+/// A guard whose command has made the file `started`.
+async fn guarding(up: &Up, script: &str) -> Child {
+    let script = format!("echo $$ > pid; mv pid started; {script}");
+    let mut guard = command(up.dir());
+    guard.args(["confirm", "dc1", "VM/web", "--", "sh", "-c", &script]);
+    let guard = guard.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the command runs", async || up.dir().join("started").exists().then_some(())).await;
+    guard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_guard_that_is_told_to_end_tells_its_command_and_waits_for_it() {
+    let up = up_with_agent();
+    in_sync(&up).await;
+    let mut guard =
+        guarding(&up, "trap 'echo tidied > tidied; exit 9' TERM; while :; do sleep 0.05; done").await;
+    terminate(&guard);
+    assert_eq!(guard.wait().unwrap().code(), Some(9));
+    assert!(up.dir().join("tidied").exists());
+
+    fs::remove_file(up.dir().join("started")).unwrap();
+    let mut guard = guarding(&up, "exec sleep 3600").await;
+    let pid = fs::read_to_string(up.dir().join("started")).unwrap();
+    terminate(&guard);
+    assert_eq!(guard.wait().unwrap().code(), Some(128 + 15));
+    assert!(!std::path::Path::new("/proc").join(pid.trim()).join("exe").exists(), "the command is an orphan");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_the_confirmation_is_shown_in_the_form_that_was_asked_for_beside_the_commands_output() {
+    let up = up_with_agent();
+    in_sync(&up).await;
+    let said = up.verb(&["-o", "json", "confirm", "dc1", "VM/web", "--", "echo", "the command's own"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "the command's own\n"), "{said:?}");
+    let confirmation: Value = serde_json::from_str(&said.err).unwrap();
+    assert_eq!(confirmation["go"], json!(true));
+}
