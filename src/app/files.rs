@@ -19,6 +19,8 @@ const TOKEN_BYTES: usize = 32;
 const FILE_MODE: u32 = 0o600;
 /// Only the owner may enter.
 const DIRECTORY_MODE: u32 = 0o700;
+/// What a disk of its own brings along.
+const FOUND: &str = "lost+found";
 /// What others may do.
 const OTHERS: u32 = 0o077;
 
@@ -37,7 +39,7 @@ pub(super) fn make_private_dir(path: &Path, own: &Path) -> Result<(), AppError> 
     }
     for entry in fs::read_dir(path).map_err(failed("look into", path))? {
         let entry = entry.map_err(failed("look into", path))?.path();
-        if entry.is_dir() && entry != own {
+        if entry.is_dir() && entry != own && !entry.ends_with(FOUND) {
             return Err(AppError::Shared { path: path.to_owned(), holds: entry });
         }
     }
@@ -152,6 +154,7 @@ mod tests {
         let path = directory.path().join("data");
         let own = path.join("nats");
         fs::create_dir_all(&own).unwrap();
+        fs::create_dir(path.join(FOUND)).unwrap();
         fs::write(path.join("secret"), "x").unwrap();
         let open = || fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         open();

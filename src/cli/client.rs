@@ -95,8 +95,8 @@ impl Client {
         }
         let rest = url.strip_prefix("http://").ok_or_else(|| wrong("write http://host:port"))?;
         let address = rest.trim_end_matches('/');
-        let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        if !port.is_some_and(|(host, _)| !host.is_empty()) {
+        let is_whole = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+        if !address.rsplit_once(':').is_some_and(is_whole) {
             return Err(wrong("write http://host:port; farside prints its own when it starts"));
         }
         Ok(Self { to: To::Tcp(address.to_owned()), credential, tenant })
