@@ -177,7 +177,7 @@ impl Bench {
 
     async fn ask_read(&self, agent: &str, keys: &[&str], lease: u64) -> Result<ReadReply, RequestError> {
         let keys = keys.iter().map(|key| key.parse().unwrap()).collect();
-        let request = ReadRequest { agent: agent.parse().unwrap(), keys, lease };
+        let request = ReadRequest { agent: agent.parse().unwrap(), keys, lease, lease_log: None };
         self.bus.request(&command("read"), &request, Duration::from_secs(5)).await
     }
 }
@@ -198,6 +198,7 @@ fn sync_request(id: &str, scope: SyncScope, since: Option<ChainPoint>) -> SyncRe
         addresses: Vec::new(),
         rebase: false,
         lease: 7,
+        lease_log: None,
     }
 }
 

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bus_schema::{
-    Name,
+    Name, Timestamp,
     fact::{Fact, log::LeaseAcquired, log::LogFact},
     subject,
 };
@@ -58,6 +58,8 @@ pub struct LeaseToken {
     pub seq: u64,
     /// The subject of the acquisition.
     pub subject: String,
+    /// When the target log was made: sequences of another log are not compared with this one.
+    pub log_created: Timestamp,
 }
 
 impl LeaseToken {
@@ -230,7 +232,7 @@ impl Contender {
         let holder = serde_json::from_slice::<LeaseAcquired>(acquired.body()).map(|fact| fact.holder);
         if holder.is_ok_and(|holder| holder == self.options.holder) {
             // An acquisition whose answer was lost, or one that nobody has taken over since.
-            let token = self.token(acquired_seq);
+            let token = self.token(acquired_seq).await?;
             return Ok((Sight { link, acquired_seq, renewed_seq: 0 }, Free::Ours(token)));
         }
         let renewal = renewed.and_then(|message| {
@@ -242,8 +244,9 @@ impl Contender {
         Ok((Sight { link, acquired_seq, renewed_seq }, free))
     }
 
-    fn token(&self, seq: u64) -> LeaseToken {
-        LeaseToken { seq, subject: self.lease_subject.clone() }
+    async fn token(&self, seq: u64) -> Result<LeaseToken, BusError> {
+        let log_created = self.bus.stream_state(&self.log).await?.created;
+        Ok(LeaseToken { seq, subject: self.lease_subject.clone(), log_created })
     }
 
     /// Who cannot renew holds nothing: nobody would see that it lives.
@@ -268,7 +271,8 @@ impl Contender {
             }
         };
         match published {
-            Ok(published) => Some(self.token(published.seq)),
+            // When the log cannot be looked at now, the next look finds that the lease is ours.
+            Ok(published) => self.token(published.seq).await.ok(),
             Err(error) => {
                 if error.kind != PublishErrorKind::Fenced {
                     tracing::warn!(lease = %self.options.lease, %error, "cannot take the lease");

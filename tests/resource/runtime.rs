@@ -64,7 +64,8 @@ async fn token(target: &Target) -> LeaseToken {
         Ok(target.bus.last_message("FARSIDE_TGT_LOCAL", &subject).await?.map(|message| message.seq()))
     };
     let seq = eventually("the lease is in the log", async || look().await.ok().flatten()).await;
-    LeaseToken { seq, subject }
+    let log_created = target.bus.stream_state("FARSIDE_TGT_LOCAL").await.unwrap().created;
+    LeaseToken { seq, subject, log_created }
 }
 
 #[tokio::test(flavor = "multi_thread")]

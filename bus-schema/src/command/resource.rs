@@ -10,6 +10,7 @@ use crate::{
     hash::Hash32,
     id::{Name, ResourceKey, Revision},
     text::decimal,
+    time::Timestamp,
 };
 
 /// The verb of [`SyncRequest`].
@@ -83,6 +84,10 @@ pub struct SyncRequest {
     #[serde(with = "decimal")]
     #[schemars(with = "crate::text::Decimal")]
     pub lease: u64,
+    /// When the log was made whose sequence the token is; tokens of different logs are not compared, the
+    /// later log counts. Absent = unknown, earlier than any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_log: Option<Timestamp>,
 }
 
 /// The agent's answer to [`SyncRequest`].
@@ -112,6 +117,10 @@ pub struct ReadRequest {
     #[serde(with = "decimal")]
     #[schemars(with = "crate::text::Decimal")]
     pub lease: u64,
+    /// When the log was made whose sequence the token is; tokens of different logs are not compared, the
+    /// later log counts. Absent = unknown, earlier than any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_log: Option<Timestamp>,
 }
 
 /// What the source has under one key.

@@ -413,7 +413,12 @@ async fn read_one<P: Ports>(
     wait: Duration,
 ) -> Result<(BTreeMap<ResourceKey, Found>, ChainPoint), Silence> {
     let lease = ports.lease().ok_or_else(|| Silence("the lease is with another process now".to_owned()))?;
-    let command = ReadRequest { agent: owner.agent.clone(), keys: keys.to_vec(), lease };
+    let command = ReadRequest {
+        agent: owner.agent.clone(),
+        keys: keys.to_vec(),
+        lease: lease.seq,
+        lease_log: Some(lease.log_created),
+    };
     match ask(ports, &owner.pool, READ, &command, wait).await {
         Ok(ReadReply::Read { resources, at }) => {
             let found = resources.into_iter().map(|ReadResource { key, found }| (key, found)).collect();

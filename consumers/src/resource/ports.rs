@@ -3,7 +3,7 @@
 
 use std::{future::Future, time::Duration};
 
-use bus::{Bus, RequestError};
+use bus::{Bus, LeaseToken, RequestError};
 use bus_schema::{
     PoolId, ResourceKey, Source, Stem, Timestamp,
     fact::{Fact, log::LogFact},
@@ -37,7 +37,7 @@ pub trait Ports: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 
     /// The fencing token of the lease; none = another process acts.
-    fn lease(&self) -> Option<u64>;
+    fn lease(&self) -> Option<LeaseToken>;
 
     /// Looks at the pool.
     fn pool(&self) -> &Self::Pool;
@@ -148,8 +148,8 @@ impl Ports for Live {
         clock::now()
     }
 
-    fn lease(&self) -> Option<u64> {
-        self.facts.token().map(|token| token.seq)
+    fn lease(&self) -> Option<LeaseToken> {
+        self.facts.token()
     }
 
     fn pool(&self) -> &LivePool {

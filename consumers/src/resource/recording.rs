@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bus::LeaseToken;
 use bus_schema::{
     Hash32, PoolId, ResourceKey, Source, TenantId, Timestamp,
     chain::ChainPoint,
@@ -246,8 +247,8 @@ impl Ports for Recording {
         *lock(&self.now)
     }
 
-    fn lease(&self) -> Option<u64> {
-        Some(1)
+    fn lease(&self) -> Option<LeaseToken> {
+        Some(LeaseToken { seq: 1, subject: String::new(), log_created: Timestamp::default() })
     }
 
     fn pool(&self) -> &RecordingPool {

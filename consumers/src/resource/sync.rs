@@ -68,6 +68,7 @@ async fn try_request<P: Ports>(
         let fact = Fact::Resource(ResourceFact::SyncRequested(requested));
         ports.state(fact, format!("requested/{}", sync.id)).await.map_err(|error| error.to_string())?;
     }
+    let lease = ports.lease().ok_or("the lease is with another process now")?;
     let command = SyncRequest {
         agent: owner.agent.clone(),
         sync_id: sync.id.clone(),
@@ -77,7 +78,8 @@ async fn try_request<P: Ports>(
         keys: wanted.differing.keys.clone(),
         addresses: wanted.differing.addresses.clone(),
         rebase: wanted.rebase,
-        lease: ports.lease().ok_or("the lease is with another process now")?,
+        lease: lease.seq,
+        lease_log: Some(lease.log_created),
     };
     tracing::info!(%owner, sync = sync.id, reason = ?wanted.reason, scope = ?wanted.scope, again, "sync requested");
     ask(ports, &owner.pool, SYNC, &command, wait).await.map_err(|silence| silence.0)

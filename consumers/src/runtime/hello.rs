@@ -1,6 +1,6 @@
 //! Answers `agent.hello`: whether what the pool has of an agent is a part of the agent's own chain.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bus::{Bus, BusError, Requests};
 use bus_schema::{
@@ -10,6 +10,7 @@ use bus_schema::{
     subject,
 };
 use projector::{Owner, Reader};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::applied::Progress;
@@ -17,19 +18,28 @@ use crate::error::ConsumersError;
 
 /// How long an answer waits for the pool to take in what the log holds: an agent waits no longer itself.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Greetings that wait for the pool side by side; the others wait their turn in the subscription.
+const ANSWERS_MAX: usize = 256;
 
-/// What an agent shall do, by what the pool has of it.
-pub fn answer(hello: &Hello, owner: Option<&Owner>) -> HelloReply {
+/// What an agent shall do, by what the pool has of it. `caught_up`: the pool has read all that the log held
+/// when the greeting came. None = nothing can be said yet; the agent greets again.
+pub fn answer(hello: &Hello, owner: Option<&Owner>, caught_up: bool) -> Option<HelloReply> {
     let last = owner.and_then(|owner| owner.at.zip(owner.hash));
     let retired = owner.is_some_and(|owner| owner.has_retired(hello.at.epoch));
     let forked =
         owner.is_some_and(|owner| owner.fork.as_ref().is_some_and(|fork| fork.at.epoch == hello.at.epoch));
+    let known = last.is_some_and(|(at, _)| at.epoch == hello.at.epoch);
+    let unknown = !known && hello.acked.unwrap_or(hello.at).seq > 0;
     let verdict = if retired || forked || last.is_some_and(|last| is_behind(hello, last)) {
         HelloVerdict::Rebase
+    } else if unknown {
+        // A log took events of this epoch. A pool that has read everything and has none of them stands on
+        // another log; one that is still reading may find them.
+        caught_up.then_some(HelloVerdict::Rebase)?
     } else {
         HelloVerdict::Continue
     };
-    HelloReply { last, verdict }
+    Some(HelloReply { last, verdict })
 }
 
 /// Whether the pool has something of this epoch that the agent does not have (any more).
@@ -63,15 +73,23 @@ impl Greeter {
         mut requests: Requests,
         shutdown: CancellationToken,
     ) -> Result<(), ConsumersError> {
+        let (greeter, mut answers) = (Arc::new(self), JoinSet::new());
         loop {
             let request = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                request = requests.next() => request,
+                Some(ended) = answers.join_next() => {
+                    ended.map_err(|source| ConsumersError::Task { task: "hello", source })?;
+                    continue;
+                }
+                request = requests.next(), if answers.len() < ANSWERS_MAX => request,
             };
             let Some(request) = request else { return Ok(()) };
-            if let Err(error) = self.answer(&request).await {
-                tracing::warn!(%error, subject = request.subject, "hello not answered; the agent goes on without");
-            }
+            let greeter = Arc::clone(&greeter);
+            answers.spawn(async move {
+                if let Err(error) = greeter.answer(&request).await {
+                    tracing::warn!(%error, subject = request.subject, "hello not answered; the agent goes on without");
+                }
+            });
         }
     }
 
@@ -87,12 +105,19 @@ impl Greeter {
         let stream = subject::site_stream(&self.site);
         let last_seq = self.bus.stream_state(&stream).await?.last_seq;
         let late = self.progress.passes(&stream, last_seq, CATCH_UP_WAIT_MAX).await;
-        if let Err(error) = late {
+        if let Err(error) = &late {
             tracing::debug!(%error, "answer a hello from what the pool has");
         }
         let owner = self.reader.owner(&hello.source.pool, &hello.source.to_string())?;
-        let reply = answer(&hello, owner.value.as_ref());
-        tracing::info!(source = %hello.source, verdict = ?reply.verdict, "an agent said hello");
+        let Some(reply) = answer(&hello, owner.value.as_ref(), late.is_ok()) else {
+            tracing::debug!(source = %hello.source, "the pool is still reading; the agent greets again");
+            return Ok(());
+        };
+        if reply.verdict == HelloVerdict::Rebase {
+            tracing::warn!(source = %hello.source, at = ?hello.at, last = ?reply.last.map(|(at, _)| at), "an agent shall start a new epoch and send everything");
+        } else {
+            tracing::debug!(source = %hello.source, "an agent said hello");
+        }
         Ok(request.reply(&reply).await?)
     }
 }
@@ -131,13 +156,14 @@ mod tests {
         }
     }
 
+    fn hello(epoch: u64, seq: u64, acked: u64, hash: &str) -> Hello {
+        let at = |seq| ChainPoint { epoch: Epoch(epoch), seq };
+        let source = "/local/dc1/resource/inv".parse().unwrap();
+        Hello { source, at: at(seq), hash: Hash32::of(hash.as_bytes()), acked: Some(at(acked)) }
+    }
+
     fn verdict(epoch: u64, seq: u64, hash: &str) -> HelloVerdict {
-        let hello = Hello {
-            source: "/local/dc1/resource/inv".parse().unwrap(),
-            at: ChainPoint { epoch: Epoch(epoch), seq },
-            hash: Hash32::of(hash.as_bytes()),
-        };
-        answer(&hello, Some(&owner(2, 10, "ten"))).verdict
+        answer(&hello(epoch, seq, 0, hash), Some(&owner(2, 10, "ten")), false).unwrap().verdict
     }
 
     #[test]
@@ -160,17 +186,23 @@ mod tests {
         let at = ChainPoint { epoch: Epoch(2), seq: 11 };
         let fork = projector::Fork { at, applied: Hash32::ZERO, refused: Hash32::ZERO, place: String::new() };
         forked.fork = Some(fork);
-        let hello = Hello { source: "/local/dc1/resource/inv".parse().unwrap(), at, hash: Hash32::ZERO };
-        assert_eq!(answer(&hello, Some(&forked)).verdict, HelloVerdict::Rebase);
+        let reply = answer(&hello(2, 11, 11, ""), Some(&forked), false).unwrap();
+        assert_eq!(reply.verdict, HelloVerdict::Rebase);
     }
 
     #[test]
-    fn an_agent_that_the_pool_does_not_know_goes_on() {
-        let hello = Hello {
-            source: "/local/dc1/resource/new".parse().unwrap(),
-            at: ChainPoint { epoch: Epoch(9), seq: 4 },
-            hash: Hash32::ZERO,
-        };
-        assert_eq!(answer(&hello, None), HelloReply { last: None, verdict: HelloVerdict::Continue });
+    fn an_agent_that_has_told_nothing_yet_goes_on() {
+        let goes_on = Some(HelloReply { last: None, verdict: HelloVerdict::Continue });
+        assert_eq!(answer(&hello(9, 4, 0, ""), None, true), goes_on, "its events still wait for the log");
+        assert_eq!(answer(&hello(9, 0, 0, ""), None, true), goes_on);
+    }
+
+    #[test]
+    fn an_agent_whose_events_are_not_in_the_log_starts_a_new_epoch() {
+        let rebase = |reply: Option<HelloReply>| reply.unwrap().verdict == HelloVerdict::Rebase;
+        assert!(rebase(answer(&hello(9, 4, 4, ""), None, true)), "log and pool were made anew");
+        assert!(rebase(answer(&Hello { acked: None, ..hello(9, 4, 0, "") }, None, true)));
+        assert!(rebase(answer(&hello(3, 4, 4, ""), Some(&owner(2, 10, "ten")), true)), "an older log came back");
+        assert_eq!(answer(&hello(9, 4, 4, ""), None, false), None, "the pool may find them yet");
     }
 }

@@ -120,6 +120,7 @@ impl Bench {
             addresses: Vec::new(),
             rebase: false,
             lease: 1,
+            lease_log: None,
         };
         let now = self.now();
         self.seq().accept(&request, now).unwrap()
