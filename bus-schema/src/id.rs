@@ -12,6 +12,10 @@ pub const KIND_BYTES_MAX: usize = 128;
 pub const RESOURCE_ID_BYTES_MAX: usize = 1024;
 /// Longest revision, in bytes.
 pub const REVISION_BYTES_MAX: usize = 128;
+/// Most labels of a resource, so that one event cannot make an index of its own.
+pub const LABELS_MAX: usize = 256;
+/// Longest label name or value, in bytes.
+pub const LABEL_BYTES_MAX: usize = 1024;
 /// Longest CloudEvents `source` that is accepted as the name of an owner, in bytes.
 pub const OWNER_BYTES_MAX: usize = 512;
 

@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use bus_schema::{Hash32, ResourceKey, Revision, TenantId, canonical};
+use bus_schema::{
+    Hash32, ResourceKey, Revision, TenantId, canonical,
+    id::{LABEL_BYTES_MAX, LABELS_MAX},
+};
 use serde_json::Value;
 
 pub mod directory;
@@ -89,11 +92,23 @@ impl Record {
             format!("its {what} is not valid: {rule}")
         };
         let key = ResourceKey::new(&draft.kind, &draft.id).map_err(broken)?;
-        let number =
-            |_| format!("the state of {key} holds a number that no double can hold; write it as a text");
-        let canonical = canonical::text(&draft.state).map_err(number)?;
-        let state_hash = Hash32::of(canonical.as_bytes());
+        let labels_fit =
+            draft.labels.iter().all(|(name, value)| name.len().max(value.len()) <= LABEL_BYTES_MAX);
+        if draft.labels.len() > LABELS_MAX || !labels_fit {
+            return Err(format!(
+                "{key} has {} labels; at most {LABELS_MAX} are possible, names and values of at most {LABEL_BYTES_MAX} bytes: shorten them",
+                draft.labels.len()
+            ));
+        }
+        let number = |_| {
+            format!(
+                "the state of {key} has no canonical text: it is nested too deep, or holds a number that no double can hold; write such a number as a text"
+            )
+        };
         let state = serde_json::to_string(&draft.state).map_err(number)?;
+        // Of the text that travels, with the target's own function: what it would refuse is refused here.
+        let raw = serde_json::from_str(&state).map_err(number)?;
+        let state_hash = canonical::state_hash(raw).map_err(number)?;
         let own = draft.revision.filter(|text| !text.is_empty());
         let revision = own
             .unwrap_or_else(|| state_hash.to_string()[..REVISION_HEX].to_owned())
@@ -248,6 +263,14 @@ pub enum SourceError {
     },
 }
 
+impl SourceError {
+    /// A reading that ended without a word.
+    pub(crate) fn broke_off() -> Self {
+        let reason = "the reading broke off; this is a defect, please report it".to_owned();
+        Self::Command { command: "inventory".to_owned(), reason }
+    }
+}
+
 /// A source technology. Calls block; the agent gives them threads of their own.
 pub trait Inventory: Send + Sync {
     /// Reads the source and hands over what it comes upon, in a stable order. `each` may stop it.
@@ -265,4 +288,41 @@ pub trait Inventory: Send + Sync {
 
     /// The agent ends: a reading under way may end early, as an error.
     fn stop(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn draft(labels: &[(&str, &str)], state: Value) -> Draft {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Draft { kind: "Vm".into(), id: "a".into(), revision: None, state, labels, tenant: None }
+    }
+
+    fn refused(draft: Draft) -> String {
+        Record::new(draft, Place::whole("a.json")).unwrap_err()
+    }
+
+    #[test]
+    fn what_the_target_would_refuse_is_a_fault_of_its_place() {
+        let long = "x".repeat(LABEL_BYTES_MAX + 1);
+        assert!(Record::new(draft(&[("n", &long[1..])], json!(1)), Place::default()).is_ok());
+        assert!(refused(draft(&[("n", &long)], json!(1))).contains("labels"));
+        assert!(refused(draft(&[(&long, "v")], json!(1))).contains("labels"));
+        let names: Vec<String> = (0..=LABELS_MAX).map(|n| n.to_string()).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+        assert!(refused(draft(&many, json!(1))).contains("257 labels"));
+        let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+        assert!(refused(draft(&[], deep)).contains("Vm/a"));
+    }
+
+    #[test]
+    fn the_state_hash_is_that_of_the_text_that_travels() {
+        for state in [json!({"b": 1, "a": [true, null]}), json!({"é": 0.1, "n": 1e300, "z": "\n"})] {
+            let record = Record::new(draft(&[], state.clone()), Place::default()).unwrap();
+            assert_eq!(record.state_hash, Hash32::of(canonical::text(&state).unwrap().as_bytes()));
+        }
+    }
 }

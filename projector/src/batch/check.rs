@@ -3,14 +3,9 @@
 use bus_schema::{
     ResourceKey, Revision, canonical,
     event::{DecodeError, resource::Changed},
-    id::{KIND_BYTES_MAX, RESOURCE_ID_BYTES_MAX, REVISION_BYTES_MAX},
+    id::{KIND_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, RESOURCE_ID_BYTES_MAX, REVISION_BYTES_MAX},
     token,
 };
-
-/// Most labels of a resource, so that one event cannot make an index of its own.
-const LABELS_MAX: usize = 256;
-/// Longest label name or value, in bytes.
-const LABEL_BYTES_MAX: usize = 1024;
 
 /// Why a message cannot be taken in.
 pub(super) struct Fault {
