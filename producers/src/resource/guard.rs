@@ -1,7 +1,10 @@
 //! The empty guard: a reading that lost most of what was known is not believed at once. A mount that
 //! came up empty, a query with the wrong account, a half-finished restore all look like deletion.
+//!
+//! A loss of most is believed when several readings agree. A loss of everything is not: no number of readings
+//! tells an empty source from one that shows nothing, so the source has to say that it is empty on purpose.
 
-/// Readings in a row that must agree before a great loss is believed.
+/// Readings in a row that must agree before the loss of most is believed.
 pub const READINGS: u32 = 3;
 /// A loss of fewer resources than this is everyday work, unless nothing is left.
 pub const LOST_MIN: u64 = 10;
@@ -51,6 +54,15 @@ impl Guard {
             }
             return Verdict::Pass;
         }
+        let Count { known, lost } = count;
+        if lost == known {
+            // Nor is it a witness that most is gone, should something come back.
+            self.seen = 0;
+            return Verdict::Hold(format!(
+                "all {known} resources are missing; they are kept until some come back, or the source says that it is \
+                 empty on purpose"
+            ));
+        }
         if counts {
             self.seen += 1;
         }
@@ -58,10 +70,9 @@ impl Guard {
             self.seen = 0;
             return Verdict::Pass;
         }
-        let Count { known, lost } = count;
         Verdict::Hold(format!(
             "{lost} of {known} resources are missing at once; their deletion waits until {READINGS} readings in a row \
-             agree ({} so far), or the source says that it is empty on purpose",
+             agree ({} so far)",
             self.seen
         ))
     }
@@ -76,13 +87,25 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_inventory_is_believed_at_the_third_reading_only() {
+    fn an_empty_inventory_is_never_believed_without_an_explicit_empty() {
         let mut guard = Guard::default();
         let empty = Count { known: 3, lost: 3 };
-        assert!(held(&guard.judge(empty, false, true)));
-        assert!(held(&guard.judge(empty, false, false)), "a requested reading is no witness");
-        assert!(held(&guard.judge(empty, false, true)));
-        assert_eq!(guard.judge(empty, false, true), Verdict::Pass);
+        assert!((0..=2 * READINGS).all(|_| held(&guard.judge(empty, false, true))));
+        assert!(
+            held(&guard.judge(Count { known: 30, lost: 20 }, false, true)),
+            "what was empty is no witness"
+        );
+        assert_eq!(guard.judge(empty, true, false), Verdict::Pass);
+    }
+
+    #[test]
+    fn the_loss_of_most_is_believed_at_the_third_reading_only() {
+        let mut guard = Guard::default();
+        let most = Count { known: 30, lost: 20 };
+        assert!(held(&guard.judge(most, false, true)));
+        assert!(held(&guard.judge(most, false, false)), "a requested reading is no witness");
+        assert!(held(&guard.judge(most, false, true)));
+        assert_eq!(guard.judge(most, false, true), Verdict::Pass);
     }
 
     #[test]
