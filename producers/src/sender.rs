@@ -53,7 +53,16 @@ pub(crate) async fn send(publisher: Publisher, stream: String, shipment: &Shipme
     Landing::Stored
 }
 
+/// Whether the log cannot have had the events of this attempt from this agent.
+fn is_twin(kind: PublishErrorKind, sent_before: bool) -> bool {
+    kind == PublishErrorKind::Duplicate && !sent_before
+}
+
 fn refused(error: &PublishError, shipment: &Shipment) -> Landing {
+    if is_twin(error.kind, shipment.sent_before) {
+        tracing::warn!(epoch = %shipment.epoch, first = shipment.cut.first, last = shipment.cut.last,
+            "the log had events of this batch before it was sent: two agents share one ledger or a copy of it; stop one of them");
+    }
     let largest = || shipment.parcels.iter().map(|parcel| parcel.body.len()).max().unwrap_or(0);
     match error.kind {
         // Boundaries never move, so one stored event means that the whole batch is stored.
@@ -74,5 +83,27 @@ fn refused(error: &PublishError, shipment: &Shipment) -> Landing {
         | PublishErrorKind::NoStream
         | PublishErrorKind::Invalid
         | PublishErrorKind::Fenced => Landing::Blocked(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::Epoch;
+
+    use super::*;
+    use crate::ledger::outbox::Cut;
+
+    #[test]
+    fn a_batch_that_the_log_had_before_it_was_sent_has_a_twin() {
+        let refuse = |sent_before| {
+            let (stream, what, reason) = (String::new(), String::new(), String::new());
+            let error =
+                PublishError { kind: PublishErrorKind::Duplicate, stream, what, reason, source: None };
+            let cut = Cut { first: 1, last: 9, batch: true };
+            refused(&error, &Shipment { epoch: Epoch(1), cut, sent_before, parcels: Vec::new() })
+        };
+        assert!(is_twin(PublishErrorKind::Duplicate, false) && matches!(refuse(false), Landing::GoPlain(_)));
+        assert!(!is_twin(PublishErrorKind::Duplicate, true) && matches!(refuse(true), Landing::Stored));
+        assert!(!is_twin(PublishErrorKind::Busy, false));
     }
 }
