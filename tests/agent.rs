@@ -19,7 +19,7 @@ use bus_schema::{
     digest::{Digest, Node},
     event::{
         Event,
-        agent::AgentEvent,
+        agent::{AgentEvent, Heartbeat},
         resource::{ResourceEvent, SyncScope},
     },
     subject,
@@ -117,6 +117,17 @@ impl Bench {
     fn directory(&self, more: &str) -> AgentConfig {
         let root = self.path("source");
         self.config(&format!("{{ adapter = 'directory', path = '{}' }}", root.display()), more)
+    }
+
+    /// The configuration with an access key.
+    fn with_key(&self, mut config: AgentConfig) -> AgentConfig {
+        let secret = self.path("secret");
+        fs::write(&secret, SECRET).unwrap();
+        fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let keys = format!("[[keys]]\nid = 'ak1'\ntenant = 'acme'\nsecret_file = '{}'\n", secret.display());
+        let keys: BTreeMap<String, Vec<producers::KeyConfig>> = toml::from_str(&keys).unwrap();
+        config.clusters[0].keys = keys["keys"].clone();
+        config
     }
 
     async fn run(&self, config: AgentConfig) -> Running {
@@ -230,6 +241,14 @@ fn count(log: &[Told], name: &str) -> usize {
     log.iter().filter(|told| told.name == name).count()
 }
 
+/// A heartbeat.
+fn beat(told: &Told) -> Option<Heartbeat> {
+    match AgentEvent::decode(&told.name, told.body.to_string().as_bytes()) {
+        Ok(AgentEvent::Heartbeat(beat)) => Some(beat),
+        _ => None,
+    }
+}
+
 /// What a pool would hold at the end of the log.
 fn pool(log: &[Told]) -> BTreeMap<String, Value> {
     let mut pool = BTreeMap::new();
@@ -246,18 +265,12 @@ fn pool(log: &[Told]) -> BTreeMap<String, Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn r7_events_arrive_chained_and_the_access_key_comes_first_without_its_secret() {
     let bench = Bench::new().await;
-    let secret = bench.path("secret");
-    fs::write(&secret, SECRET).unwrap();
-    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     bench.vm("a", 1);
     bench.write(
         "s.yaml",
         &format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\ndata: {{k: {SECRET}}}\n"),
     );
-    let mut config = bench.directory("");
-    let keys = format!("[[keys]]\nid = 'ak1'\ntenant = 'acme'\nsecret_file = '{}'\n", secret.display());
-    let keys: BTreeMap<String, Vec<producers::KeyConfig>> = toml::from_str(&keys).unwrap();
-    config.clusters[0].keys = keys["keys"].clone();
+    let config = bench.with_key(bench.directory(""));
     let agent = bench.run(config.clone()).await;
     bench.until("both resources are in the log", |log| pool(log).len() == 2).await;
     bench.vm("a", 2);
@@ -304,18 +317,27 @@ async fn a_killed_nats_server_in_the_middle_of_a_burst_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_died_goes_on_with_its_ledger() {
-    let bench = Bench::new().await;
+    let mut bench = Bench::new().await;
     bench.vm("a", 1);
     // Without time to drain, a stop is a death.
     let agent = bench.run(bench.directory("drain_s = 0")).await;
-    bench.until("the resource is in the log", |log| pool(log).len() == 1).await;
-    agent.stop().await;
-    bench.vm("a", 2);
+    let one = |told: &Told| beat(told).and_then(|beat| beat.digest).is_some_and(|digest| digest.count == 1);
+    bench.until("nothing waits any more", |log| log.iter().any(one)).await;
+    bench.nats.kill();
+    let written = || fs::metadata(bench.path("agent.redb")).unwrap().modified().unwrap();
+    let before = written();
     bench.vm("b", 1);
-    fs::remove_file(bench.path("source/a.json")).unwrap();
+    eventually("the ledger has the change", async || (written() > before).then_some(())).await;
+    agent.stop().await;
+    // From now on only the outbox knows that there was a `b`.
+    fs::remove_file(bench.path("source/b.json")).unwrap();
+    bench.vm("c", 1);
+    bench.nats.start_again().await;
     let agent = bench.run(bench.directory("drain_s = 0")).await;
     let log = bench.until("what happened meanwhile is in the log", |log| count(log, "deleted") == 1).await;
-    assert_eq!((verify(&log).len(), pool(&log).into_keys().collect()), (1, vec!["Vm/b".to_owned()]));
+    let of_b: Vec<&str> = log.iter().filter(|told| told.entity == "Vm/b").map(|told| &*told.name).collect();
+    assert_eq!((verify(&log).len(), of_b), (1, vec!["changed", "deleted"]));
+    assert_eq!(pool(&log).into_keys().collect::<Vec<_>>(), ["Vm/a", "Vm/c"]);
     agent.stop().await;
 }
 
@@ -323,12 +345,13 @@ async fn an_agent_that_died_goes_on_with_its_ledger() {
 async fn an_agent_out_of_an_old_backup_begins_a_new_epoch_and_sends_everything() {
     let bench = Bench::new().await;
     bench.vm("a", 1);
-    let agent = bench.run(bench.directory("")).await;
+    let config = bench.with_key(bench.directory(""));
+    let agent = bench.run(config.clone()).await;
     bench.until("the resource is in the log", |log| pool(log).len() == 1).await;
     agent.stop().await;
     fs::copy(bench.path("agent.redb"), bench.path("backup.redb")).unwrap();
     bench.vm("b", 1);
-    let agent = bench.run(bench.directory("")).await;
+    let agent = bench.run(config.clone()).await;
     bench.until("the second resource is in the log", |log| pool(log).len() == 2).await;
     agent.stop().await;
     let old = verify(&bench.log().await)[0];
@@ -342,7 +365,7 @@ async fn an_agent_out_of_an_old_backup_begins_a_new_epoch_and_sends_everything()
         let reply = HelloReply { last: Some(old), verdict: HelloVerdict::Rebase };
         request.reply(&reply).await.unwrap();
     });
-    let agent = bench.run(bench.directory("")).await;
+    let agent = bench.run(config).await;
     let log = bench.until("the window is closed", |log| count(log, "sync_closed") == 1).await;
     within("the target was greeted", target).await.unwrap();
     let ends = verify(&log);
@@ -350,7 +373,8 @@ async fn an_agent_out_of_an_old_backup_begins_a_new_epoch_and_sends_everything()
     let new: Vec<&Told> =
         log.iter().filter(|told| told.link.is_some_and(|l| l.at.epoch != old.0.epoch)).collect();
     let names: Vec<&str> = new.iter().map(|told| told.name.as_str()).collect();
-    assert_eq!(names, ["epoch_closed", "started", "sync_opened", "changed", "changed", "sync_closed"]);
+    let first = ["epoch_closed", "announced", "started", "sync_opened"];
+    assert_eq!(names, [&first[..], &["changed", "changed", "sync_closed"]].concat());
     agent.stop().await;
 }
 
@@ -438,10 +462,6 @@ async fn heartbeats_carry_the_digest_when_all_is_in_the_log_and_the_trouble_when
     ["a", "b"].into_iter().for_each(|id| bench.vm(id, 1));
     let config = bench.directory("");
     let agent = bench.run(config).await;
-    let beat = |told: &Told| match AgentEvent::decode(&told.name, told.body.to_string().as_bytes()) {
-        Ok(AgentEvent::Heartbeat(beat)) => Some(beat),
-        _ => None,
-    };
     let two = |told: &Told| beat(told).and_then(|beat| beat.digest).is_some_and(|digest| digest.count == 2);
     let log = bench.until("a heartbeat with the digest of two", |log| log.iter().any(two)).await;
     let first = log.iter().find(|told| two(told)).and_then(beat).unwrap();
@@ -516,10 +536,67 @@ async fn a_full_log_keeps_the_events_at_the_agent_until_there_is_room() {
     let line = |id: u64| json!({"kind": "Vm", "id": id.to_string(), "state": {"n": 1}}).to_string();
     bench.write("many.jsonl", &(0..200).map(line).collect::<Vec<_>>().join("\n"));
     let agent = bench.run(bench.directory("")).await;
-    bench.until("the agent lives", |log| count(log, "started") + count(log, "heartbeat") > 0).await;
-    assert_eq!(pool(&bench.log().await).len(), 0, "a batch that does not fit is not stored in part");
+    let told =
+        |told: &Told| beat(told).and_then(|beat| beat.trouble).is_some_and(|t| t.contains("size limit"));
+    let log = bench.until("the agent tells that the log is full", |log| log.iter().any(told)).await;
+    assert_eq!(pool(&log).len(), 0, "a batch that does not fit is not stored in part");
     client.update_stream(async_nats::jetstream::stream::Config { max_bytes: room, ..small }).await.unwrap();
     let log = bench.until("everything is in the log", |log| pool(log).len() == 200).await;
     assert_eq!(verify(&log).len(), 1);
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_never_quiet_sends_heartbeats_all_the_same() {
+    let bench = Bench::new().await;
+    bench.vm("a", 0);
+    let agent = bench.run(bench.directory("")).await;
+    let mut changes = 1;
+    loop {
+        let log = bench.until("the change is in the log", |log| count(log, "changed") >= changes).await;
+        if count(&log, "heartbeat") > 2 {
+            break;
+        }
+        // Far below the second of silence that a heartbeat used to wait for.
+        bench.vm("a", changes as u64);
+        changes += 1;
+        assert!(changes < 500, "no heartbeat");
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_limit_of_a_stream_is_learned_in_a_few_epochs() {
+    let bench = Bench::new().await;
+    let client = async_nats::jetstream::new(bench.nats.client().await);
+    let mut stream = client.get_stream(STREAM).await.unwrap();
+    let mut small = stream.info().await.unwrap().config.clone();
+    small.max_message_size = 50_000;
+    client.update_stream(&small).await.unwrap();
+    for n in 1..=30 {
+        let state = "x".repeat(n * 10_000);
+        bench.write(
+            &format!("{n}.json"),
+            &json!({"kind": "Vm", "id": n.to_string(), "state": state}).to_string(),
+        );
+    }
+    let mut config = bench.directory("");
+    config.clusters[0].push.notice_above_bytes = 1 << 30;
+    let agent = bench.run(config).await;
+    let log = bench.until("a window is closed", |log| count(log, "sync_closed") > 0).await;
+    let epochs = verify(&log).len();
+    assert!(epochs <= 6, "{epochs} epochs");
+    let last = log.last().unwrap().at().epoch;
+    let of_last = |name: &str| log.iter().filter(|told| told.name == name && told.at().epoch == last).count();
+    let (changed, noticed) = (of_last("changed"), of_last("noticed"));
+    assert!(changed + noticed == 30 && (2..=4).contains(&changed), "{changed} changed, {noticed} noticed");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_under_the_name_of_those_without_one_is_refused() {
+    let bench = Bench::new().await;
+    let config = AgentConfig { name: "plain".parse().unwrap(), ..bench.directory("") };
+    let error = Agent::build(config, bench.bus.clone()).err().unwrap().to_string();
+    assert!(error.contains("the name plain is kept"), "{error}");
 }

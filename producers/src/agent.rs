@@ -5,15 +5,17 @@
 //! Must not know: how a source is read, how an event is made, or what a target does with it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use bus::{Bus, LinkState, Publisher};
+use bus::{Bus, LinkState, Publisher, Request};
 use bus_schema::{
-    Name, PoolId, Timestamp,
+    Epoch, Name, PoolId, Timestamp,
+    command::resource::ReadRequest,
+    envelope::PLAIN_AGENT,
     event::agent::{AgentEvent, Started, Stopped},
     event::resource::SyncScope,
     stream::MESSAGE_BYTES_MAX,
@@ -42,7 +44,7 @@ use crate::{
         format::Reader,
     },
     seal::{self, Saying},
-    sequencer::{Rules, Sequencer},
+    sequencer::{Preface, Rules, Sequencer},
 };
 
 mod command;
@@ -84,8 +86,19 @@ struct Lane {
     cluster: Cluster,
     outlet: Outlet,
     greeting: greeting::Greeting,
-    silent_since: Instant,
-    stopped_said: bool,
+    /// Reads that wait for those under way.
+    reads: VecDeque<(ReadRequest, Request)>,
+    pulse: heartbeat::Pulse,
+    /// The epoch in which the goodbye was said.
+    stopped_in: Option<Epoch>,
+}
+
+impl Lane {
+    /// Whether all was said, and the log has it.
+    fn is_drained(&self) -> bool {
+        let sequencer = &self.cluster.sequencer;
+        self.stopped_in == Some(sequencer.chain().epoch) && sequencer.waiting().events == 0
+    }
 }
 
 /// The present, by the source's clock. Order never depends on it.
@@ -108,8 +121,8 @@ impl Agent {
         let link = bus.link();
         let link_up = matches!(*link.borrow(), LinkState::Up { .. });
         Ok(Self {
+            heartbeat: heartbeat(&config),
             name: config.name.clone(),
-            heartbeat: Duration::from_secs(u64::from(config.heartbeat_s.max(1))),
             hello_wait: Duration::from_millis(config.hello_wait_ms),
             drain: Duration::from_secs(u64::from(config.drain_s)),
             publisher: bus.publisher(),
@@ -183,22 +196,16 @@ impl Agent {
 
     /// The first words of a run: keys before anything else, so that they stand before every sync's answer.
     fn begin(&mut self, index: usize) -> Result<(), ProducersError> {
-        let heartbeat_ms = self.heartbeat.as_millis().try_into().unwrap_or(u32::MAX);
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let stem = bus_schema::Stem::Resource;
-        let started = AgentEvent::Started(Started { agent: self.name.clone(), stem, version, heartbeat_ms });
         let cluster = &mut self.lanes[index].cluster;
         cluster.greeted = true;
-        keys::announce(&mut cluster.sequencer, &cluster.keys, now())?;
-        cluster.sequencer.say(Saying::agent(&started)?, now())?;
-        Ok(())
+        Ok(cluster.sequencer.introduce(now())?)
     }
 
     fn say_stopped(&mut self, index: usize) -> Result<(), ProducersError> {
         let stopped = AgentEvent::Stopped(Stopped { agent: self.name.clone() });
         let lane = &mut self.lanes[index];
-        lane.stopped_said = true;
         lane.cluster.sequencer.say(Saying::agent(&stopped)?, now())?;
+        lane.stopped_in = Some(lane.cluster.sequencer.chain().epoch);
         Ok(())
     }
 
@@ -214,10 +221,9 @@ impl Agent {
     }
 
     fn is_drained(&self) -> bool {
-        let sent = |lane: &Lane| lane.stopped_said && lane.cluster.sequencer.waiting().events == 0;
         match self.stopping {
             None => false,
-            Some(deadline) => Instant::now() >= deadline || self.lanes.iter().all(sent),
+            Some(deadline) => Instant::now() >= deadline || self.lanes.iter().all(Lane::is_drained),
         }
     }
 }
@@ -226,6 +232,11 @@ fn check(config: &AgentConfig) -> Result<(), ProducersError> {
     let wrong = |text: String| Err(ProducersError::Config(text));
     if config.clusters.is_empty() {
         return wrong("the agent has no [[clusters]]; name at least one".to_owned());
+    }
+    if config.name.as_str() == PLAIN_AGENT {
+        return wrong(format!(
+            "the name {PLAIN_AGENT} is kept for publishers without an agent; give the agent another"
+        ));
     }
     let mut names = HashSet::new();
     for cluster in &config.clusters {
@@ -255,16 +266,28 @@ fn lane(
         outbox_bytes_max: config.outbox_bytes_max,
         journal_events_max: config.journal_events_max,
     };
-    let sequencer = Sequencer::open(ledger.clone(), seal::source(pool, &config.name), rules)?;
+    let mut sequencer = Sequencer::open(ledger.clone(), seal::source(pool, &config.name), rules)?;
+    let keys = keys::read(ledger, cluster.name.as_str(), &cluster.keys)?;
+    sequencer.set_preface(Preface { keys, started: Saying::agent(&started(config))? });
     let inventory = inventory(cluster, ledger, config.config_file.as_deref())?;
-    let keys = keys::compare(ledger, cluster.name.as_str(), &cluster.keys)?;
     Ok(Lane {
-        cluster: Cluster::new(sequencer, inventory, keys, cluster.source.every()),
+        cluster: Cluster::new(sequencer, inventory, cluster.source.every()),
         outlet: Outlet::default(),
         greeting: greeting::Greeting::default(),
-        silent_since: Instant::now(),
-        stopped_said: false,
+        reads: VecDeque::new(),
+        pulse: heartbeat::Pulse::default(),
+        stopped_in: None,
     })
+}
+
+fn started(config: &AgentConfig) -> AgentEvent {
+    let heartbeat_ms = heartbeat(config).as_millis().try_into().unwrap_or(u32::MAX);
+    let (agent, version) = (config.name.clone(), env!("CARGO_PKG_VERSION").to_owned());
+    AgentEvent::Started(Started { agent, stem: bus_schema::Stem::Resource, version, heartbeat_ms })
+}
+
+fn heartbeat(config: &AgentConfig) -> Duration {
+    Duration::from_secs(u64::from(config.heartbeat_s.max(1)))
 }
 
 fn inventory(

@@ -8,10 +8,9 @@ use bus_schema::{Timestamp, event::resource::SyncScope};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    keys::Announcements,
     ledger::LedgerError,
     resource::{Go, Inventory, ListEnd, Scope, Seen, SourceError, guard::Guard},
-    sequencer::{Scan, Sequencer},
+    sequencer::{Scan, Sequencer, sync::SYNC_PAUSE_PERCENT},
 };
 
 /// Records that a reading hands over at once.
@@ -22,8 +21,6 @@ const PART_BYTES_MAX: usize = 4 << 20;
 const PARTS_QUEUED_MAX: usize = 2;
 /// A reading waits while more than this share of the outbox is filled and the log takes events, in percent.
 const READING_PAUSE_PERCENT: u64 = 50;
-/// The answer to a sync never fills more than this share of the outbox, in percent.
-const SYNC_PAUSE_PERCENT: u64 = 25;
 /// A source that could not be read is tried again for a sync after this time.
 const SOURCE_RETRY: Duration = Duration::from_secs(5);
 /// Readings for one incremental sync before it is given up; the target asks again.
@@ -44,11 +41,8 @@ pub(crate) enum Part {
 pub(crate) struct Cluster {
     pub(crate) sequencer: Sequencer,
     pub(crate) inventory: Arc<dyn Inventory>,
-    pub(crate) keys: Announcements,
     /// Whether the greeting at start is over; before, nothing is read or sent.
     pub(crate) greeted: bool,
-    /// Whether the target answered the greeting.
-    pub(crate) known_to_target: bool,
     /// Readings of single resources under way; a reading of the whole waits for them.
     pub(crate) gets: usize,
     every: Duration,
@@ -65,19 +59,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(
-        sequencer: Sequencer,
-        inventory: Arc<dyn Inventory>,
-        keys: Announcements,
-        every: Duration,
-    ) -> Self {
+    pub(crate) fn new(sequencer: Sequencer, inventory: Arc<dyn Inventory>, every: Duration) -> Self {
         let now = Instant::now();
         Self {
             sequencer,
             inventory,
-            keys,
             greeted: false,
-            known_to_target: false,
             gets: 0,
             every,
             guard: Guard::default(),
@@ -112,12 +99,10 @@ impl Cluster {
     /// Whether a part of a reading may be taken in now.
     pub(crate) fn takes_parts(&self, link_up: bool) -> bool {
         let Some(scan) = &self.scan else { return false };
-        let filled = self.sequencer.waiting().bytes * 100;
-        let limit = self.sequencer.rules.outbox_bytes_max;
         let pause = match scan.sync {
-            Some(_) => filled > limit * SYNC_PAUSE_PERCENT,
+            Some(_) => self.sequencer.is_filled(SYNC_PAUSE_PERCENT),
             // While the log takes nothing, the outbox may fill up to its cap: that is what it is for.
-            None => link_up && filled > limit * READING_PAUSE_PERCENT,
+            None => link_up && self.sequencer.is_filled(READING_PAUSE_PERCENT),
         };
         self.gets == 0 && !pause
     }
@@ -134,7 +119,9 @@ impl Cluster {
 
     fn asked_scan(&self) -> Option<String> {
         let syncs = self.sequencer.syncs_under_way();
-        syncs.into_iter().find(|(_, scope)| *scope != SyncScope::Keys).map(|(id, _)| id)
+        let to_read =
+            |(id, scope): &(String, SyncScope)| *scope != SyncScope::Keys && !self.sequencer.is_closing(id);
+        syncs.into_iter().find(to_read).map(|(id, _)| id)
     }
 
     /// Starts the reading that is due, if none runs.

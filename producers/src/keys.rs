@@ -1,54 +1,28 @@
 //! The access keys that a source announces before its first sync (R7): their salted hashes, never the
-//! secrets. A key that did not change keeps its salt and is not announced again.
+//! secrets. A key that did not change keeps its salt. (When they are said: `sequencer::preface`.)
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use bus_schema::{
-    Hash32, Timestamp,
-    event::key::{Announced, KeyEvent, Withdrawn, secret_hash},
+    Hash32,
+    event::key::{Announced, secret_hash},
 };
 
 use crate::{
     ProducersError,
     config::KeyConfig,
-    ledger::{Ledger, LedgerError, marks, random},
-    seal::{Effect, Fact, Saying},
-    sequencer::Sequencer,
+    ledger::{Ledger, marks, random},
 };
 
-/// What is announced, against what was.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Announcements {
-    /// Every key of the configuration.
-    all: Vec<Announced>,
-    /// Those that are new or different.
-    new: Vec<Announced>,
-    /// Those that are no longer configured.
-    withdrawn: Vec<Withdrawn>,
-}
-
-/// Compares the configured keys with those that were announced. Errors: a secret cannot be read or others may read it.
-pub(crate) fn compare(
+/// The configured keys, as they are announced. Errors: a secret cannot be read or others may read it.
+pub(crate) fn read(
     ledger: &Ledger,
     cluster: &str,
     keys: &[KeyConfig],
-) -> Result<Announcements, ProducersError> {
+) -> Result<Vec<Announced>, ProducersError> {
     let before: Vec<(String, Announced)> = ledger.reading()?.marks(cluster, marks::KEY)?;
-    let mut found = Announcements::default();
-    for key in keys {
-        let old = before.iter().find(|(id, _)| id == key.id.as_str()).map(|(_, old)| old);
-        let announced = announced(key, old)?;
-        if old != Some(&announced) {
-            found.new.push(announced.clone());
-        }
-        found.all.push(announced);
-    }
-    for (_, old) in before {
-        if !keys.iter().any(|key| key.id == old.key_id) {
-            found.withdrawn.push(Withdrawn { key_id: old.key_id });
-        }
-    }
-    Ok(found)
+    let old = |key: &KeyConfig| before.iter().find(|(id, _)| id == key.id.as_str()).map(|(_, old)| old);
+    keys.iter().map(|key| announced(key, old(key))).collect()
 }
 
 fn announced(key: &KeyConfig, old: Option<&Announced>) -> Result<Announced, ProducersError> {
@@ -86,35 +60,4 @@ fn secret(file: &Path) -> Result<String, String> {
         return Err(format!("its secret file {name} is empty"));
     }
     Ok(secret.to_owned())
-}
-
-/// Says what is new, and makes every later epoch begin with all of it.
-pub(crate) fn announce(
-    sequencer: &mut Sequencer,
-    found: &Announcements,
-    now: Timestamp,
-) -> Result<(), LedgerError> {
-    let say = |event: KeyEvent| Saying::key(&event);
-    let all: Result<Vec<Saying>, _> = found.all.iter().cloned().map(KeyEvent::Announced).map(say).collect();
-    sequencer.set_preface(all?);
-    let new = found.new.iter().cloned().map(KeyEvent::Announced);
-    let withdrawn = found.withdrawn.iter().cloned().map(KeyEvent::Withdrawn);
-    let facts: Result<Vec<Fact>, LedgerError> = new
-        .chain(withdrawn)
-        .map(|event| Ok(Fact { saying: Some(say(event)?), effect: Effect::None }))
-        .collect();
-    let facts = facts?;
-    if facts.is_empty() {
-        return Ok(());
-    }
-    let cluster = sequencer.source().pool.cluster.to_string();
-    sequencer.commit(facts, None, now, |writing| {
-        for key in &found.new {
-            writing.put_mark(&cluster, &format!("{}{}", marks::KEY, key.key_id), key)?;
-        }
-        for key in &found.withdrawn {
-            writing.remove_mark(&cluster, &format!("{}{}", marks::KEY, key.key_id))?;
-        }
-        Ok(())
-    })
 }

@@ -33,6 +33,7 @@ use crate::{
 
 pub(crate) mod digests;
 pub(crate) mod observe;
+pub(crate) mod preface;
 pub(crate) mod scan;
 pub(crate) mod shipment;
 pub(crate) mod sync;
@@ -40,6 +41,7 @@ pub(crate) mod sync;
 mod tests;
 
 pub(crate) use observe::ReadFailure;
+pub(crate) use preface::Preface;
 pub(crate) use scan::Scan;
 pub(crate) use shipment::Shipment;
 
@@ -71,8 +73,14 @@ pub(crate) struct Sequencer {
     syncs: BTreeMap<String, sync::Sync>,
     /// Syncs that ended lately, so that asking again does not run them again.
     finished: VecDeque<(String, SyncScope)>,
-    /// What every new epoch begins with: the announced keys.
-    preface: Vec<Saying>,
+    /// What every new epoch begins with.
+    preface: Option<Preface>,
+    /// Whether this run has said it.
+    introduced: bool,
+    /// Withdrawn keys and where they were withdrawn, until the log has that.
+    withdrawn: BTreeMap<String, ChainPoint>,
+    /// Syncs whose source was read and whose end has to wait for room, and the last key that they looked at.
+    closing: BTreeMap<String, String>,
     cut: Option<shipment::Underway>,
     /// Keys that stood in two places at the last whole reading.
     contested: HashSet<String>,
@@ -101,6 +109,7 @@ impl Sequencer {
         let waiting = reading.waiting(&cluster)?;
         let cut = reading.mark::<Cut>(&cluster, marks::CUT)?;
         let syncs = reading.marks(&cluster, marks::SYNC)?.into_iter().collect();
+        let withdrawn = reading.marks(&cluster, marks::GONE)?.into_iter().collect();
         let mut sequencer = Self {
             cut: shipment::Underway::after_restart(cut, chain.acked_seq, waiting.events),
             ledger,
@@ -112,7 +121,10 @@ impl Sequencer {
             trie: Trie::default(),
             syncs,
             finished: VecDeque::new(),
-            preface: Vec::new(),
+            preface: None,
+            introduced: false,
+            withdrawn,
+            closing: BTreeMap::new(),
             contested: HashSet::new(),
             faults: HashSet::new(),
             shrunk: HashMap::new(),
@@ -164,11 +176,6 @@ impl Sequencer {
         settled.then(|| self.trie.digest())
     }
 
-    /// States which announced keys every new epoch begins with.
-    pub(crate) fn set_preface(&mut self, preface: Vec<Saying>) {
-        self.preface = preface;
-    }
-
     /// Says something that is about no resource.
     pub(crate) fn say(&mut self, saying: Saying, now: Timestamp) -> Result<(), LedgerError> {
         self.commit(vec![Fact { saying: Some(saying), effect: Effect::None }], None, now, |_| Ok(()))
@@ -181,21 +188,26 @@ impl Sequencer {
         let dropped = self.waiting.events;
         let agent: Name = self.source.agent.clone();
         let closed = EpochClosed { agent, epoch: old, reason: reason.to_owned(), dropped };
-        let mut sayings = vec![Saying::agent(&AgentEvent::EpochClosed(closed))?];
-        sayings.extend(self.preface.iter().cloned());
-        let facts = sayings.into_iter().map(|saying| Fact { saying: Some(saying), effect: Effect::None });
+        let closed = Saying::agent(&AgentEvent::EpochClosed(closed))?;
+        let mut facts = vec![Fact { saying: Some(closed), effect: Effect::None }];
+        let words = self.words(true)?;
+        facts.extend(words.facts()?);
         let mut chain = Chain::begin()?;
         chain.window_due = true;
         (self.chain, self.waiting) = (chain, Waiting::default());
         (self.cut, self.syncs) = (None, BTreeMap::new());
         self.finished.clear();
+        self.closing.clear();
         let cluster = self.cluster.clone();
-        self.commit(facts.collect(), None, now, |writing| {
+        let before = ChainPoint { epoch: chain.epoch, seq: 1 };
+        self.commit(facts, None, now, |writing| {
             writing.take_parcels(&cluster, u64::MAX)?;
             writing.trim_journal(&cluster, u64::MAX)?;
             writing.remove_mark(&cluster, marks::CUT)?;
-            writing.remove_marks(&cluster, marks::SYNC)
+            writing.remove_marks(&cluster, marks::SYNC)?;
+            words.remember(writing, &cluster, before)
         })?;
+        self.introduced(&words, before);
         tracing::warn!(cluster = %self.source.pool, %old, new = %self.chain.epoch, dropped, reason, "the epoch was given up; everything is sent again");
         Ok(dropped)
     }

@@ -57,10 +57,15 @@ impl Bench {
 
     /// An agent that reads its source by itself so often, in seconds.
     async fn agent(&self, every_s: u32, push: &str) -> Running {
+        self.agent_with("agent", every_s, push).await
+    }
+
+    /// The same with a ledger of another name.
+    async fn agent_with(&self, ledger: &str, every_s: u32, push: &str) -> Running {
         let home = self.home.path().display();
         let zero = Hash32::ZERO;
         let text = format!(
-            "name = 'inv'\nledger = '{home}/agent.redb'\nheartbeat_s = 1\n\
+            "name = 'inv'\nledger = '{home}/{ledger}.redb'\nheartbeat_s = 1\n\
              [[clusters]]\nname = 'dc1'\n\
              source = {{ adapter = 'exec', command = ['cat', '{home}/inventory'], every_s = {every_s} }}\n{push}\n\
              [[clusters.keys]]\nid = 'ak-src'\ntenant = 'acme'\nsalt = '{zero}'\nhash = '{zero}'\n"
@@ -206,4 +211,67 @@ async fn an_agent_without_ledger_that_sees_an_empty_source_deletes_nothing_and_i
     equal(&target, 31).await;
     assert!(target.owner(&dc1(), OWNER).unwrap().held_window.is_none());
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_an_agent_whose_epoch_another_of_its_name_has_ended_heals_while_it_runs() {
+    let (bench, target) = Bench::new().await;
+    let agent = bench.agent(1, "").await;
+    equal(&target, 1).await;
+    let first = target.owner(&dc1(), OWNER).unwrap().at.unwrap().epoch;
+    let twin = bench.agent_with("twin", 3_600, "").await;
+    target
+        .until("the other agent has ended the epoch", |reader| {
+            reader.owner(&dc1(), OWNER).unwrap().value?.has_retired(first).then_some(())
+        })
+        .await;
+    twin.stop().await;
+    bench.inventory(&[("a", 1), ("b", 1)]);
+    target
+        .until("the agent tells that another has its name", |reader| {
+            let trouble = reader.owner(&dc1(), OWNER).unwrap().value?.last_heartbeat?.trouble?;
+            trouble.contains("another agent named inv").then_some(())
+        })
+        .await;
+    equal(&target, 3).await;
+    assert!(target.row(&dc1(), "Vm/b").is_some());
+    agent.stop().await;
+}
+
+/// Log, facts, lease and pool are made anew while an agent keeps its ledger.
+async fn made_anew(agent_runs: bool) {
+    let (bench, target) = Bench::new().await;
+    // Acquired twice, the lease has a token that a new log does not reach at once.
+    let (bus, directory) = (target.bus.clone(), target.stop().await);
+    let target = Target::start_again(&bus, quiet(), directory).await;
+    bench.inventory(&[("a", 1)]);
+    let mut agent = Some(bench.agent(3_600, "").await);
+    equal(&target, 2).await;
+    if !agent_runs {
+        agent.take().unwrap().stop().await;
+    }
+    target.stop().await;
+    let client = async_nats::jetstream::new(bench.nats.client().await);
+    for stream in [LOG, "FARSIDE_TGT_LOCAL", "FARSIDE_DLQ_LOCAL", "FARSIDE_LEASE_LOCAL"] {
+        client.delete_stream(stream).await.unwrap();
+    }
+    let target = Target::start(&bus, quiet()).await;
+    let agent = match agent {
+        Some(agent) => agent,
+        None => bench.agent(3_600, "").await,
+    };
+    equal(&target, 2).await;
+    let confirmation = confirm(&target, &["Vm/a"], 20_000).await;
+    assert_eq!(confirmation.resources[0].verdict, Verdict::Confirmed);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_rebuilt_target_gets_keys_and_inventory_of_an_agent_that_starts_with_its_ledger() {
+    made_anew(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r7_a_rebuilt_target_gets_keys_and_inventory_of_an_agent_that_runs() {
+    made_anew(true).await;
 }

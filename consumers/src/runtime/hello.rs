@@ -202,7 +202,10 @@ mod tests {
         let rebase = |reply: Option<HelloReply>| reply.unwrap().verdict == HelloVerdict::Rebase;
         assert!(rebase(answer(&hello(9, 4, 4, ""), None, true)), "log and pool were made anew");
         assert!(rebase(answer(&Hello { acked: None, ..hello(9, 4, 0, "") }, None, true)));
-        assert!(rebase(answer(&hello(3, 4, 4, ""), Some(&owner(2, 10, "ten")), true)), "an older log came back");
+        assert!(
+            rebase(answer(&hello(3, 4, 4, ""), Some(&owner(2, 10, "ten")), true)),
+            "an older log came back"
+        );
         assert_eq!(answer(&hello(9, 4, 4, ""), None, false), None, "the pool may find them yet");
     }
 }

@@ -4,25 +4,31 @@
 use bus::{Request, Requests};
 use bus_schema::{
     Name,
-    command::resource::{ReadReply, ReadRequest, SyncReply, SyncRequest},
+    command::resource::{KEYS_MAX, ReadReply, ReadRequest, SyncReply, SyncRequest},
 };
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Agent, now,
+    Agent,
+    greeting::is_foreign,
+    now,
     turn::{Done, Note},
 };
 use crate::{
     ProducersError,
-    answer::{self, Ask},
+    answer::{self, Ask, Tenure},
     ledger::marks,
     resource::{Found, Scope, SourceError, Wanted},
     sequencer::ReadFailure,
 };
 
-/// The lease token is one for all clusters of the agent.
+/// The lease is one for all clusters of the agent.
 const ALL: &str = "";
+/// Readings of single resources at once, per cluster: each may be a whole command.
+const READS_MAX: usize = 4;
+/// Reads that wait for those, per cluster; who asked waits no longer than it takes to work them off.
+const READS_WAITING_MAX: usize = 64;
 
 /// A command and the way back.
 #[derive(Debug)]
@@ -55,21 +61,27 @@ impl Agent {
     /// Answers a command, or starts what its answer needs.
     pub(super) fn answer(&mut self, lane: usize, asked: Asked) -> Result<(), ProducersError> {
         let Asked { ask, request } = asked;
-        let stale = match ask.lease() {
-            Some(token) => self.stale_lease(token)?,
+        let stale = match ask.tenure() {
+            Some(tenure) => self.stale_lease(tenure)?,
             None => None,
         };
         match (ask, stale) {
             (Ask::Sync(_), Some(reason)) => self.reply(request, SyncReply::Refused { reason }),
             (Ask::Read(_), Some(reason)) => self.reply(request, ReadReply::Refused { reason }),
             (Ask::Sync(sync), None) => {
+                if is_foreign(self.lanes[lane].cluster.sequencer.chain(), &sync.update_info) {
+                    self.lanes[lane].greeting.hurry();
+                }
                 let reply = self.accept(lane, &sync)?;
                 self.reply(request, reply);
             }
-            (Ask::Read(read), None) => {
-                let wanted = self.lanes[lane].cluster.sequencer.wanted(&read.keys)?;
-                self.get(lane, Purpose::Read(read, request), wanted);
-            }
+            (Ask::Read(read), None) => match unreadable(&read, self.lanes[lane].reads.len()) {
+                Some(reason) => self.reply(request, ReadReply::Refused { reason }),
+                None => {
+                    self.lanes[lane].reads.push_back((read, request));
+                    self.start_reads(lane)?;
+                }
+            },
             (Ask::Digest(digest), _) => {
                 let reply = self.lanes[lane].cluster.sequencer.digests(&digest)?;
                 if let Some(reply) = reply {
@@ -81,15 +93,13 @@ impl Agent {
     }
 
     /// A target that lost its lease may still be talking; remembered across restarts.
-    fn stale_lease(&self, token: u64) -> Result<Option<String>, ProducersError> {
-        let seen: u64 = self.ledger.reading()?.mark(ALL, marks::LEASE)?.unwrap_or(0);
-        if token < seen {
-            return Ok(Some(format!(
-                "the lease token {token} is older than {seen}: another target has taken over; stop this one"
-            )));
+    fn stale_lease(&self, tenure: Tenure) -> Result<Option<String>, ProducersError> {
+        let seen: Option<Tenure> = self.ledger.reading()?.mark(ALL, marks::LEASE)?;
+        if let Some(reason) = seen.and_then(|seen| tenure.stale(&seen)) {
+            return Ok(Some(reason));
         }
-        if token > seen {
-            self.ledger.change(|writing| writing.put_mark(ALL, marks::LEASE, &token))?;
+        if seen != Some(tenure) {
+            self.ledger.change(|writing| writing.put_mark(ALL, marks::LEASE, &tenure))?;
         }
         Ok(None)
     }
@@ -116,13 +126,24 @@ impl Agent {
         });
     }
 
-    /// Reads single resources beside the agent.
+    /// Starts the reads that wait, as many as may run at once.
+    fn start_reads(&mut self, lane: usize) -> Result<(), ProducersError> {
+        while self.lanes[lane].cluster.gets < READS_MAX {
+            let Some((read, request)) = self.lanes[lane].reads.pop_front() else { break };
+            let wanted = self.lanes[lane].cluster.sequencer.wanted(&read.keys)?;
+            self.get(lane, Purpose::Read(read, request), wanted);
+        }
+        Ok(())
+    }
+
+    /// Reads single resources beside the agent. Whatever happens to the reading, its end is reported.
     pub(super) fn get(&mut self, lane: usize, purpose: Purpose, wanted: Vec<Wanted>) {
         let cluster = &mut self.lanes[lane].cluster;
         cluster.gets += 1;
         let inventory = std::sync::Arc::clone(&cluster.inventory);
         self.tasks.spawn_blocking(move || {
-            let found = inventory.get(&wanted);
+            let reading = std::panic::AssertUnwindSafe(|| inventory.get(&wanted));
+            let found = std::panic::catch_unwind(reading).unwrap_or_else(|_| Err(SourceError::broke_off()));
             Done::Got(lane, purpose, wanted, found)
         });
     }
@@ -162,6 +183,36 @@ impl Agent {
             }
             (Purpose::Read(_, request), Err(reason)) => self.reply(request, ReadReply::Refused { reason }),
         }
-        Ok(())
+        self.start_reads(lane)
+    }
+}
+
+/// Why a read is not even tried.
+fn unreadable(read: &ReadRequest, waiting: usize) -> Option<String> {
+    if read.keys.len() > KEYS_MAX {
+        return Some(format!(
+            "{} resources in one request, {KEYS_MAX} are possible; ask for fewer",
+            read.keys.len()
+        ));
+    }
+    (waiting >= READS_WAITING_MAX)
+        .then(|| format!("{waiting} reads of this cluster are waiting already; ask again in a moment"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_have_a_limit_in_number_and_size() {
+        let read = |keys: usize| ReadRequest {
+            agent: "inv".parse().unwrap(),
+            keys: (0..keys).map(|n| format!("Vm/{n}").parse().unwrap()).collect(),
+            lease: 1,
+            lease_log: None,
+        };
+        assert_eq!(unreadable(&read(KEYS_MAX), READS_WAITING_MAX - 1), None);
+        assert!(unreadable(&read(KEYS_MAX + 1), 0).unwrap().contains("501 resources"));
+        assert!(unreadable(&read(1), READS_WAITING_MAX).unwrap().contains("waiting"));
     }
 }

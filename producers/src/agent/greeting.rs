@@ -1,27 +1,75 @@
-//! The greeting: "here I am; what do you have of me?". A target that has more than the agent tells it
-//! to begin anew: the agent came out of an old backup, or its chain has a twin.
+//! The greeting: "here I am; what do you have of me?". A target that does not follow the agent's chain tells
+//! it to begin anew: the agent came out of an old backup, its chain has a twin, its epoch was ended by another
+//! agent of its name, or log and pool were made anew. It is asked at the start, after every new connection,
+//! when a request shows that the target follows another epoch, and now and then: whatever went wrong
+//! meanwhile heals without a restart.
 
 use std::time::Duration;
 
 use bus_schema::{
     Stem,
     chain::ChainPoint,
-    command::agent::{HELLO, Hello, HelloReply, HelloVerdict},
+    command::{
+        agent::{HELLO, Hello, HelloReply, HelloVerdict},
+        resource::UpdateInfo,
+    },
     subject,
 };
 use tokio::time::Instant;
 
 use super::{Agent, now, turn::Done};
-use crate::ProducersError;
+use crate::{ProducersError, ledger::chain::Chain};
 
 /// How long a greeting after the first one may take; nothing waits for it.
 const LATE_WAIT: Duration = Duration::from_secs(5);
+/// A target that answered is greeted again after so many heartbeats.
+const GREET_BEATS: u32 = 6;
+/// How often that time doubles when the agent is told again and again to begin anew: two agents under one
+/// name, each ending the other's epoch, shall not fill the log with their inventories.
+const DOUBLINGS_MAX: u32 = 6;
 
-/// Whether the target was greeted.
+/// What is known of the target's opinion.
 #[derive(Debug, Default)]
 pub(super) struct Greeting {
     under_way: bool,
-    last: Option<Instant>,
+    /// When the target is greeted next; none = at once.
+    next: Option<Instant>,
+    /// Not before this, whatever happens.
+    rest_until: Option<Instant>,
+    /// It has answered in this run.
+    answered: bool,
+    /// How often in a row it said to begin anew.
+    rebases: u32,
+    /// That another agent seems to have this one's name.
+    pub(super) trouble: Option<String>,
+}
+
+impl Greeting {
+    /// Something speaks for asking the target now.
+    pub(super) const fn hurry(&mut self) {
+        self.next = None;
+    }
+
+    fn is_due(&self, at: Instant) -> bool {
+        let over = |time: Option<Instant>| time.is_none_or(|time| time <= at);
+        !self.under_way && over(self.next) && over(self.rest_until)
+    }
+
+    /// When it is due; none = not before something happens.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.under_way { None } else { self.next.max(self.rest_until) }
+    }
+
+    /// The target follows the chain.
+    fn is_followed(&mut self) {
+        (self.rebases, self.trouble) = (0, None);
+    }
+
+    /// The target said to begin anew.
+    fn is_refused(&mut self, period: Duration, at: Instant) {
+        self.rest_until = Some(at + period * (1 << self.rebases.min(DOUBLINGS_MAX)));
+        self.rebases += 1;
+    }
 }
 
 impl Agent {
@@ -30,21 +78,19 @@ impl Agent {
         (0..self.lanes.len()).for_each(|lane| self.send_hello(lane, self.hello_wait));
     }
 
-    /// A target that did not answer is greeted again now and then: it may not have been there.
+    /// Greets the target again when it is time to.
     pub(super) fn greet_again(&mut self, index: usize, at: Instant) {
-        let lane = &self.lanes[index];
-        let waited = lane.greeting.last.is_none_or(|last| at >= last + self.heartbeat);
-        if self.link_up && waited && !lane.greeting.under_way && !lane.cluster.known_to_target {
+        if self.link_up && self.lanes[index].greeting.is_due(at) {
             self.send_hello(index, LATE_WAIT);
         }
     }
 
     fn send_hello(&mut self, index: usize, wait: Duration) {
         let lane = &mut self.lanes[index];
-        lane.greeting = Greeting { under_way: true, last: Some(Instant::now()) };
+        (lane.greeting.under_way, lane.greeting.next) = (true, Some(Instant::now() + self.heartbeat));
         let (source, chain) = (lane.cluster.sequencer.source().clone(), *lane.cluster.sequencer.chain());
         let subject = subject::command(&source.pool, Stem::Agent, HELLO);
-        let hello = Hello { source, at: chain.at(), hash: chain.last_hash };
+        let hello = Hello { source, at: chain.at(), hash: chain.last_hash, acked: Some(chain.acked()) };
         let bus = self.bus.clone();
         self.tasks.spawn(async move {
             let reply = bus.request::<Hello, HelloReply>(&subject, &hello, wait).await;
@@ -60,23 +106,59 @@ impl Agent {
         told: ChainPoint,
         reply: Option<HelloReply>,
     ) -> Result<(), ProducersError> {
-        let lane = &mut self.lanes[index];
-        lane.greeting.under_way = false;
+        self.lanes[index].greeting.under_way = false;
         if let Some(reply) = reply {
-            lane.cluster.known_to_target = true;
-            let overtaken = overtaken(told, lane.cluster.sequencer.chain().at(), &reply);
-            if reply.verdict == HelloVerdict::Rebase && !overtaken {
-                let last = reply
-                    .last
-                    .map_or_else(String::new, |(at, _)| format!(" (up to {} of {})", at.seq, at.epoch));
-                let reason = format!(
-                    "the target has more of this chain than the agent{last}: its ledger was restored"
-                );
-                lane.cluster.sequencer.close_epoch(&reason, now())?;
-            }
+            self.answered(index, told, &reply)?;
         }
-        if lane.cluster.greeted { Ok(()) } else { self.begin(index) }
+        if self.lanes[index].cluster.greeted { Ok(()) } else { self.begin(index) }
     }
+
+    fn answered(&mut self, index: usize, told: ChainPoint, reply: &HelloReply) -> Result<(), ProducersError> {
+        let (at, period) = (Instant::now(), self.heartbeat * GREET_BEATS);
+        let lane = &mut self.lanes[index];
+        let (greeting, sequencer) = (&mut lane.greeting, &mut lane.cluster.sequencer);
+        let first = !std::mem::replace(&mut greeting.answered, true);
+        let present = sequencer.chain().at();
+        if told.epoch != present.epoch {
+            // The answer is about an epoch that was given up meanwhile.
+            greeting.hurry();
+            return Ok(());
+        }
+        greeting.next = Some(at + period);
+        if reply.verdict == HelloVerdict::Continue || overtaken(told, present, reply) {
+            greeting.is_followed();
+            return Ok(());
+        }
+        let reason = reason(told, reply);
+        if !first && reply.last.is_some_and(|(last, _)| last.epoch != told.epoch) {
+            greeting.trouble = Some(format!(
+                "{reason}; if the target was not restored, another agent named {} serves this cluster with a ledger of its own: stop one of them",
+                sequencer.source().agent
+            ));
+        }
+        greeting.is_refused(period, at);
+        sequencer.close_epoch(&reason, now())?;
+        Ok(())
+    }
+}
+
+/// Why the agent begins anew.
+fn reason(told: ChainPoint, reply: &HelloReply) -> String {
+    match reply.last {
+        None => "the target has nothing of this agent: its log was made anew".to_owned(),
+        Some((last, _)) if last.epoch == told.epoch => {
+            let (at, has) = (told.seq, last.seq);
+            format!(
+                "the target has this chain up to {has}, the agent up to {at}, and they are not of one piece: its ledger was restored or copied"
+            )
+        }
+        Some((last, _)) => format!("the target follows epoch {} and not {}", last.epoch, told.epoch),
+    }
+}
+
+/// Whether what a target knows shows that it does not follow a chain of which the log has something.
+pub(super) fn is_foreign(chain: &Chain, known: &UpdateInfo) -> bool {
+    chain.acked_seq > 0 && known.since.is_none_or(|since| since.epoch != chain.epoch)
 }
 
 /// Whether the target only has what the agent sent while its greeting was on the way. (A ledger that was
@@ -101,5 +183,19 @@ mod tests {
         let other =
             HelloReply { last: Some((ChainPoint { epoch: Epoch(8), seq: 40 }, Hash32::ZERO)), ..has(0) };
         assert!(!overtaken(at(3), at(90), &other), "another epoch");
+    }
+
+    #[test]
+    fn who_is_told_again_and_again_to_begin_anew_asks_ever_less_often() {
+        let (mut greeting, at, period) = (Greeting::default(), Instant::now(), Duration::from_secs(60));
+        for wait in [60, 120, 240] {
+            greeting.is_refused(period, at);
+            greeting.hurry();
+            assert!(!greeting.is_due(at + Duration::from_secs(wait - 1)));
+            assert!(greeting.is_due(at + Duration::from_secs(wait)));
+        }
+        greeting.is_followed();
+        greeting.is_refused(period, at);
+        assert!(greeting.is_due(at + period));
     }
 }

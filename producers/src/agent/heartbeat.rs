@@ -1,5 +1,8 @@
-//! The heartbeat: after some silence the agent says that it lives, where its chain is in the log, and,
-//! when everything is there, the digest that the target compares with its pool.
+//! The heartbeat: on a fixed period, however busy it is, the agent says that it lives, where its chain is in
+//! the log, and, when everything is there, the digest that the target compares with its pool. What troubles
+//! it, or no longer does, is said at once.
+
+use std::time::Duration;
 
 use bus_schema::{
     Source,
@@ -7,35 +10,62 @@ use bus_schema::{
 };
 use tokio::time::Instant;
 
-use super::{Agent, now, turn::Done};
+use super::{Agent, Lane, now, turn::Done};
 use crate::{LedgerError, ProducersError, ledger::outbox::Parcel, seal::Saying, sender};
 
 /// Troubles that one heartbeat repeats.
 const TROUBLES_MAX: usize = 5;
+/// The shortest time between two heartbeats: troubles may come and go fast.
+const BEAT_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// When a lane's last heartbeat was, and what it said.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    beaten_at: Instant,
+    trouble: Option<String>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { beaten_at: Instant::now(), trouble: None }
+    }
+}
+
+impl Lane {
+    /// What is wrong, in words.
+    fn trouble(&self) -> Option<String> {
+        let mut troubles = self.cluster.trouble();
+        troubles.extend(self.outlet.trouble.clone());
+        troubles.extend(self.greeting.trouble.clone());
+        troubles.truncate(TROUBLES_MAX);
+        (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
+}
 
 impl Agent {
     /// Sends a heartbeat when it is due; says when the next one is.
     pub(super) fn beat(&mut self, index: usize, at: Instant) -> Result<Instant, ProducersError> {
         let lane = &mut self.lanes[index];
-        let due = lane.silent_since + self.heartbeat;
+        let trouble = lane.trouble();
+        let is_news = self.link_up && trouble != lane.pulse.trouble;
+        let due =
+            lane.pulse.beaten_at + if is_news { BEAT_WAIT_MIN.min(self.heartbeat) } else { self.heartbeat };
         if due > at {
             return Ok(due);
         }
-        lane.silent_since = at;
+        lane.pulse.beaten_at = at;
         if !self.link_up {
             return Ok(at + self.heartbeat);
         }
+        lane.pulse.trouble.clone_from(&trouble);
         let sequencer = &lane.cluster.sequencer;
-        let mut troubles = lane.cluster.trouble();
-        troubles.extend(lane.outlet.trouble.clone());
-        troubles.truncate(TROUBLES_MAX);
         let heartbeat = Heartbeat {
             agent: self.name.clone(),
             at: sequencer.chain().acked(),
             digest: sequencer.settled_digest().filter(|_| lane.outlet.is_quiet()),
             sent_at: now(),
             outbox_events: sequencer.waiting().events,
-            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
+            trouble,
         };
         let parcel = sealed(heartbeat, sequencer.source())?;
         let (publisher, stream) = (self.publisher.clone(), self.stream.clone());

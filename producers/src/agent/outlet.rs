@@ -14,6 +14,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How often it is tried while somebody has to act first: a full log, missing permissions.
 const BLOCKED_RETRY: Duration = Duration::from_secs(5);
 
+/// A limit below this is not learned: headers and the agent's own words need as much, in bytes.
+const BODY_BYTES_MIN: usize = 2_048;
+
 /// The state of a lane's way to the log.
 #[derive(Debug, Default)]
 pub(super) struct Outlet {
@@ -93,7 +96,6 @@ impl Agent {
             Landing::Stored => {
                 sequencer.landed(shipment.epoch, shipment.cut)?;
                 lane.outlet.link_changed();
-                lane.silent_since = Instant::now();
                 if lane.outlet.trouble.take().is_some() {
                     tracing::info!(pool = %sequencer.source().pool, "the log takes events again");
                 }
@@ -116,10 +118,16 @@ impl Agent {
                 lane.outlet.wait(BLOCKED_RETRY);
             }
             Landing::TooLarge(bytes) if shipment.epoch == sequencer.chain().epoch => {
-                // The chain cannot go on without the event, so it begins anew with smaller ones.
-                sequencer.rules.inline_bytes_max =
-                    bytes.saturating_sub(1).min(sequencer.rules.inline_bytes_max);
                 let reason = format!("the log's server takes no event of {bytes} bytes");
+                // An agent may not read the stream's limit. Half of what was refused finds it in a few steps.
+                let limit = bytes.min(sequencer.rules.inline_bytes_max) / 2;
+                if limit < BODY_BYTES_MIN {
+                    lane.outlet.report(format!("{reason}; raise the max_msg_size of its stream"));
+                    lane.outlet.wait(BLOCKED_RETRY);
+                    return Ok(());
+                }
+                // The chain cannot go on without the event, so it begins anew with smaller ones.
+                sequencer.rules.inline_bytes_max = limit;
                 sequencer.close_epoch(&reason, now())?;
             }
             Landing::TooLarge(_) => {}

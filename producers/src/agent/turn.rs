@@ -97,7 +97,11 @@ impl Agent {
             }
             Event::Link(state) => {
                 self.link_up = matches!(state, LinkState::Up { .. });
-                self.lanes.iter_mut().for_each(|lane| lane.outlet.link_changed());
+                for lane in &mut self.lanes {
+                    lane.outlet.link_changed();
+                    // Whoever is at the other end now may have another log.
+                    lane.greeting.hurry();
+                }
             }
             Event::Note(Note::Dirty(lane, scope)) => self.lanes[lane].cluster.want(scope, Instant::now()),
             Event::Note(Note::Asked(lane, asked)) => self.answer(lane, *asked)?,
@@ -122,10 +126,13 @@ impl Agent {
                 continue;
             }
             self.open_window(lane)?;
+            if self.lanes[lane].cluster.sequencer.close_more(now())? {
+                next = at;
+            }
             self.ship(lane, at)?;
             if self.stopping.is_some() {
                 let waits = self.lanes[lane].cluster.sequencer.waiting().events > 0;
-                if !waits && !self.lanes[lane].stopped_said {
+                if !waits && !self.lanes[lane].is_drained() {
                     self.say_stopped(lane)?;
                     self.ship(lane, at)?;
                 }
@@ -135,10 +142,11 @@ impl Agent {
                 self.greet_again(lane, at);
                 next = next.min(self.beat(lane, at)?);
             }
-            let Lane { cluster, outlet, .. } = &self.lanes[lane];
+            let Lane { cluster, outlet, greeting, .. } = &self.lanes[lane];
             next = next.min(outlet.due(self.link_up).unwrap_or(next));
             if self.stopping.is_none() {
                 next = next.min(cluster.due().unwrap_or(next));
+                next = next.min(greeting.due().filter(|_| self.link_up).unwrap_or(next));
             }
         }
         Ok(next)
@@ -147,8 +155,9 @@ impl Agent {
     /// Syncs of named resources read just these.
     fn fetch_named(&mut self, lane: usize) -> Result<(), ProducersError> {
         let cluster = &mut self.lanes[lane].cluster;
+        let mut under_way = cluster.sequencer.syncs_under_way().into_iter();
         let named =
-            cluster.sequencer.syncs_under_way().into_iter().find(|(_, scope)| *scope == SyncScope::Keys);
+            under_way.find(|(id, scope)| *scope == SyncScope::Keys && !cluster.sequencer.is_closing(id));
         let Some((id, _)) = named.filter(|_| cluster.gets == 0) else { return Ok(()) };
         let keys = cluster.sequencer.sync(&id).map(|sync| sync.keys.clone()).unwrap_or_default();
         let wanted = cluster.sequencer.wanted(&keys)?;
@@ -176,6 +185,5 @@ async fn next_part(lanes: &mut [Lane], link_up: bool) -> (usize, Part) {
 }
 
 fn panicked() -> Part {
-    let reason = "the reading broke off; this is a defect, please report it".to_owned();
-    Part::End(Err(SourceError::Command { command: "inventory".to_owned(), reason }))
+    Part::End(Err(SourceError::broke_off()))
 }

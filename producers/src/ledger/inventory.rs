@@ -1,6 +1,8 @@
 //! The inventory as it was last sequenced: what each resource was, not its state. An index by
 //! path stands beside it.
 
+use std::ops::Bound;
+
 use bus_schema::{Epoch, Hash32, ResourceKey};
 use redb::TableDefinition;
 
@@ -109,9 +111,20 @@ impl Reading {
     pub(crate) fn each_item(
         &self,
         cluster: &str,
+        each: impl FnMut(&str, Item) -> bool,
+    ) -> Result<(), LedgerError> {
+        self.each_item_after(cluster, "", each)
+    }
+
+    /// Every resource behind a key, in key order, until `each` says no; no resource has an empty key.
+    pub(crate) fn each_item_after(
+        &self,
+        cluster: &str,
+        after: &str,
         mut each: impl FnMut(&str, Item) -> bool,
     ) -> Result<(), LedgerError> {
-        for row in self.inventory.range((cluster, "")..)? {
+        let behind = (Bound::Excluded((cluster, after)), Bound::Unbounded);
+        for row in self.inventory.range::<(&str, &str)>(behind)? {
             let (key, value) = row?;
             let (of, key) = key.value();
             if of != cluster || !each(key, item(value.value())?) {

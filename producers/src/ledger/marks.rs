@@ -1,5 +1,5 @@
 //! Small things that must outlive the process: the batch on its way, the syncs under way, the keys that
-//! were announced, the highest lease token seen.
+//! were announced or withdrawn, the last lease seen.
 
 use redb::TableDefinition;
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,12 +10,14 @@ pub(super) const MARKS: Rows<(&str, &str)> = TableDefinition::new("marks");
 
 /// The batch on its way ([`super::outbox::Cut`]).
 pub(crate) const CUT: &str = "cut";
-/// The highest lease token seen (`u64`).
-pub(crate) const LEASE: &str = "lease";
+/// The last lease that a command was taken under ([`crate::answer::Tenure`]).
+pub(crate) const LEASE: &str = "tenure";
 /// Syncs under way, by id, behind this prefix.
 pub(crate) const SYNC: &str = "sync/";
 /// Announced keys, by id, behind this prefix.
 pub(crate) const KEY: &str = "key/";
+/// Withdrawn keys, by id, behind this prefix: the place of a withdrawal that the log has to take yet.
+pub(crate) const GONE: &str = "gone/";
 
 impl Writing<'_> {
     /// Stores a mark.

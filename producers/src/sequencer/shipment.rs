@@ -2,7 +2,7 @@
 //! under way at a time; a batch's boundary is durable before it is sent, so that it is retried as it
 //! was: JetStream refuses a batch that is cut anew around an event that it has stored.
 
-use bus_schema::{Epoch, stream::BATCH_EVENTS_MAX};
+use bus_schema::{Epoch, chain::ChainPoint, stream::BATCH_EVENTS_MAX};
 
 use super::Sequencer;
 use crate::ledger::{
@@ -86,8 +86,12 @@ impl Sequencer {
         let next = self.next_cut(cut.last + 1)?;
         let mut chain = self.chain;
         chain.acked_seq = cut.last;
+        let told = |at: &ChainPoint| at.epoch == epoch && at.seq <= cut.last;
         let taken = self.ledger.change(|writing| {
             writing.put_chain(&self.cluster, &chain)?;
+            for (id, _) in self.withdrawn.iter().filter(|(_, at)| told(at)) {
+                writing.remove_mark(&self.cluster, &format!("{}{id}", marks::GONE))?;
+            }
             match next.filter(|next| next.batch) {
                 Some(next) => writing.put_mark(&self.cluster, marks::CUT, &next)?,
                 None => writing.remove_mark(&self.cluster, marks::CUT)?,
@@ -95,6 +99,7 @@ impl Sequencer {
             writing.take_parcels(&self.cluster, cut.last)
         })?;
         self.chain = chain;
+        self.withdrawn.retain(|_, at| !told(at));
         self.waiting.events -= taken.events;
         self.waiting.bytes -= taken.bytes;
         // A plain run is cut when it goes, so that it takes what has come until then.

@@ -1,6 +1,8 @@
 //! The answer to a sync request: opened, pages, closed. What was sent already is read off the inventory
 //! (its last event lies after the opening), so an answer that a crash cut off goes on where it was.
 
+use std::ops::Bound;
+
 use bus_schema::{
     Epoch, ResourceKey, Timestamp,
     chain::ChainPoint,
@@ -24,6 +26,8 @@ use crate::{
 const SYNCS_MAX: usize = 4;
 /// Ended syncs that are remembered.
 const FINISHED_MAX: usize = 16;
+/// While more than this share of the outbox is filled, what an answer still owes waits, in percent.
+pub(crate) const SYNC_PAUSE_PERCENT: u64 = 25;
 /// Longest sync id, in bytes: it travels in a header.
 const SYNC_ID_BYTES_MAX: usize = 64;
 
@@ -70,11 +74,12 @@ impl Sequencer {
         if request.keys.len() > KEYS_MAX || request.addresses.len() > KEYS_MAX {
             return refuse(format!("more than {KEYS_MAX} resources in one request; ask for the full scope"));
         }
-        if request.rebase && !self.chain.window_due {
-            self.close_epoch("the target refused this agent's chain and asked for a new one", now)?;
-        }
+        // First, so that a request whose answer was lost does not give up the epoch that it began.
         if let Some(scope) = self.scope_of(id) {
             return Ok(SyncReply::Accepted { scope });
+        }
+        if request.rebase && !self.chain.window_due {
+            self.close_epoch("the target refused this agent's chain and asked for a new one", now)?;
         }
         if self.syncs.len() >= SYNCS_MAX {
             return refuse(format!("{SYNCS_MAX} syncs of this cluster are under way; ask again later"));
@@ -156,9 +161,27 @@ impl Sequencer {
         all
     }
 
+    /// Whether the source was read for a sync, and only its end is to come.
+    pub(crate) fn is_closing(&self, id: &str) -> bool {
+        self.closing.contains_key(id)
+    }
+
+    /// Goes on with the syncs whose end had to wait; whether there is more that could go on at once.
+    pub(crate) fn close_more(&mut self, now: Timestamp) -> Result<bool, LedgerError> {
+        let waiting: Vec<String> = self.closing.keys().cloned().collect();
+        waiting.iter().try_for_each(|id| self.close_sync(id, now))?;
+        Ok(!self.closing.is_empty() && !self.is_filled(SYNC_PAUSE_PERCENT))
+    }
+
+    /// Whether so much waits for the log that an answer has to wait.
+    pub(crate) const fn is_filled(&self, percent: u64) -> bool {
+        self.waiting.bytes * 100 > self.rules.outbox_bytes_max * percent
+    }
+
     /// Gives a sync up: its window never closes, so nothing is taken for deleted; the target asks again.
     pub(crate) fn abandon_sync(&mut self, id: &str) -> Result<(), LedgerError> {
         self.syncs.remove(id);
+        self.closing.remove(id);
         let name = format!("{}{id}", marks::SYNC);
         self.ledger.change(|writing| writing.remove_mark(&self.cluster, &name))
     }
@@ -191,15 +214,26 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Ends a sync whose source was read: what the answer still owes, then the closing.
+    /// Ends a sync whose source was read: a page of what the answer still owes, or the closing. What does
+    /// not fit the page or the outbox waits for [`Self::close_more`].
     pub(crate) fn close_sync(&mut self, id: &str, now: Timestamp) -> Result<(), LedgerError> {
         let Some(sync) = self.syncs.get(id).cloned() else { return Ok(()) };
-        let owed = match sync.scope {
-            SyncScope::Full => self.unread(&sync)?,
-            SyncScope::Incremental => self.deleted_since(&sync)?,
-            SyncScope::Keys => Vec::new(),
+        let after = self.closing.entry(id.to_owned()).or_default().clone();
+        if self.is_filled(SYNC_PAUSE_PERCENT) {
+            return Ok(());
+        }
+        let (owed, last) = match sync.scope {
+            SyncScope::Full => self.unread(&sync, &after)?,
+            SyncScope::Incremental => self.deleted_since(&sync, &after)?,
+            SyncScope::Keys => (Vec::new(), None),
         };
         self.page(owed, Some(id), now)?;
+        let Some(last) = last else { return self.say_closed(id, now) };
+        self.closing.insert(id.to_owned(), last);
+        Ok(())
+    }
+
+    fn say_closed(&mut self, id: &str, now: Timestamp) -> Result<(), LedgerError> {
         let Some(sync) = self.syncs.get(id).cloned() else { return Ok(()) };
         let closed = SyncClosed {
             sync_id: id.to_owned(),
@@ -214,6 +248,7 @@ impl Sequencer {
         let (cluster, name) = (self.cluster.clone(), format!("{}{id}", marks::SYNC));
         self.commit(vec![fact], Some(id), now, |writing| writing.remove_mark(&cluster, &name))?;
         self.syncs.remove(id);
+        self.closing.remove(id);
         self.finished.push_back((id.to_owned(), sync.scope));
         if self.finished.len() > FINISHED_MAX {
             self.finished.pop_front();
@@ -222,34 +257,39 @@ impl Sequencer {
     }
 
     /// Resources that are known but could not be read this time: a notice keeps them out of the deletions
-    /// that the closing of a full window means.
-    fn unread(&self, sync: &Sync) -> Result<Vec<Fact>, LedgerError> {
-        let mut facts = Vec::new();
-        self.ledger.reading()?.each_item(&self.cluster, |key, before| {
-            if before.seq_in(self.chain.epoch) > sync.low.seq {
-                return true;
+    /// that the closing of a full window means. One page behind the key `after`, and the last key that was
+    /// looked at; none = there are no more.
+    fn unread(&self, sync: &Sync, after: &str) -> Result<(Vec<Fact>, Option<String>), LedgerError> {
+        let (mut facts, mut looked_at) = (Vec::new(), None);
+        self.ledger.reading()?.each_item_after(&self.cluster, after, |key, before| {
+            if before.seq_in(self.chain.epoch) <= sync.low.seq {
+                let mut now = before.clone();
+                if now.told == Told::Full {
+                    now.told = Told::Noticed;
+                }
+                let effect = |before, now| Effect::Put { key: key.to_owned(), before: Some(before), now };
+                let saying = Saying::noticed(key, &now, None);
+                facts.push(saying.map(|saying| Fact { saying: Some(saying), effect: effect(before, now) }));
             }
-            let mut now = before.clone();
-            if now.told == Told::Full {
-                now.told = Told::Noticed;
-            }
-            let effect = |before, now| Effect::Put { key: key.to_owned(), before: Some(before), now };
-            let saying = Saying::noticed(key, &now, None);
-            facts.push(saying.map(|saying| Fact { saying: Some(saying), effect: effect(before, now) }));
-            true
+            looked_at = (facts.len() >= COMMIT_EVENTS_MAX).then(|| key.to_owned());
+            looked_at.is_none()
         })?;
-        facts.into_iter().collect()
+        Ok((facts.into_iter().collect::<Result<_, _>>()?, looked_at))
     }
 
-    fn deleted_since(&self, sync: &Sync) -> Result<Vec<Fact>, LedgerError> {
+    fn deleted_since(&self, sync: &Sync, after: &str) -> Result<(Vec<Fact>, Option<String>), LedgerError> {
         let reading = self.ledger.reading()?;
+        let changed = reading.changed_between(&self.cluster, sync.since, sync.low.seq)?;
         let mut facts = Vec::new();
-        for key in reading.changed_between(&self.cluster, sync.since, sync.low.seq)? {
-            if reading.item(&self.cluster, &key)?.is_none() {
-                facts.push(Fact { saying: Some(Saying::deleted(&key)?), effect: Effect::None });
+        for key in changed.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)) {
+            if reading.item(&self.cluster, key)?.is_none() {
+                facts.push(Fact { saying: Some(Saying::deleted(key)?), effect: Effect::None });
+            }
+            if facts.len() >= COMMIT_EVENTS_MAX {
+                return Ok((facts, Some(key.clone())));
             }
         }
-        Ok(facts)
+        Ok((facts, None))
     }
 }
 
