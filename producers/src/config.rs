@@ -19,7 +19,7 @@ pub struct AgentConfig {
     pub name: Name,
     /// The agent's ledger: a file on a disk that survives it.
     pub ledger: PathBuf,
-    /// A heartbeat follows this many seconds of silence.
+    /// A heartbeat goes out every so many seconds, and at once when its trouble changes.
     #[serde(default = "seconds::<10>")]
     pub heartbeat_s: u32,
     /// How long the target may take to answer the greeting at start, in milliseconds; then the agent goes on.

@@ -16,7 +16,7 @@ events! {
     Agent AgentEvent {
         /// The agent runs.
         Started(Started) = "started",
-        /// The agent lives; sent when it had nothing else to say. Not chained.
+        /// The agent lives; sent on a fixed period, and when its trouble changes. Not chained.
         Heartbeat(Heartbeat) = "heartbeat",
         /// The agent gave up the rest of an epoch; a full sync in a new one follows.
         EpochClosed(EpochClosed) = "epoch_closed",
@@ -34,7 +34,7 @@ pub struct Started {
     pub stem: Stem,
     /// The agent's software version.
     pub version: String,
-    /// How often it sends a heartbeat when it has nothing else to say, in milliseconds.
+    /// How often it sends a heartbeat, in milliseconds.
     pub heartbeat_ms: u32,
 }
 
@@ -55,7 +55,8 @@ pub struct Heartbeat {
     #[serde(with = "decimal")]
     #[schemars(with = "crate::text::Decimal")]
     pub outbox_events: u64,
-    /// What keeps the agent from seeing its source, in words; absent when all is well.
+    /// What keeps the agent from its work, in words; absent when all is well: a source that cannot be read, a
+    /// log that takes nothing, another agent under its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }

@@ -10,9 +10,7 @@ use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Agent,
-    greeting::is_foreign,
-    now,
+    Agent, Lane, now,
     turn::{Done, Note},
 };
 use crate::{
@@ -69,10 +67,10 @@ impl Agent {
             (Ask::Sync(_), Some(reason)) => self.reply(request, SyncReply::Refused { reason }),
             (Ask::Read(_), Some(reason)) => self.reply(request, ReadReply::Refused { reason }),
             (Ask::Sync(sync), None) => {
-                if is_foreign(self.lanes[lane].cluster.sequencer.chain(), &sync.update_info) {
-                    self.lanes[lane].greeting.hurry();
-                }
-                let reply = self.accept(lane, &sync)?;
+                let reply = match self.in_vain(lane, &sync) {
+                    Some(reason) => SyncReply::Refused { reason },
+                    None => self.accept(lane, &sync)?,
+                };
                 self.reply(request, reply);
             }
             (Ask::Read(read), None) => match unreadable(&read, self.lanes[lane].reads.len()) {
@@ -102,6 +100,23 @@ impl Agent {
             self.ledger.change(|writing| writing.put_mark(ALL, marks::LEASE, &tenure))?;
         }
         Ok(None)
+    }
+
+    /// Why an answer would not be taken in: the target follows another epoch of this agent. It is greeted,
+    /// and its answer decides; a target that answers no greetings is sent everything.
+    fn in_vain(&mut self, lane: usize, sync: &SyncRequest) -> Option<String> {
+        let Lane { cluster, greeting, .. } = &mut self.lanes[lane];
+        let (chain, known) = (cluster.sequencer.chain(), sync.update_info.since);
+        let is_new = !sync.rebase && cluster.sequencer.scope_of(&sync.sync_id).is_none();
+        if !is_new || chain.acked_seq == 0 || known.is_some_and(|known| known.epoch == chain.epoch) {
+            return None;
+        }
+        greeting.hurry();
+        let followed = known.filter(|_| greeting.answers())?.epoch;
+        Some(format!(
+            "the target follows epoch {followed} of this agent, which is in epoch {} and asks what to do; ask again in a moment",
+            chain.epoch
+        ))
     }
 
     fn accept(&mut self, lane: usize, sync: &SyncRequest) -> Result<SyncReply, ProducersError> {

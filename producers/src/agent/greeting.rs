@@ -9,16 +9,13 @@ use std::time::Duration;
 use bus_schema::{
     Stem,
     chain::ChainPoint,
-    command::{
-        agent::{HELLO, Hello, HelloReply, HelloVerdict},
-        resource::UpdateInfo,
-    },
+    command::agent::{HELLO, Hello, HelloReply, HelloVerdict},
     subject,
 };
 use tokio::time::Instant;
 
 use super::{Agent, now, turn::Done};
-use crate::{ProducersError, ledger::chain::Chain};
+use crate::ProducersError;
 
 /// How long a greeting after the first one may take; nothing waits for it.
 const LATE_WAIT: Duration = Duration::from_secs(5);
@@ -48,6 +45,11 @@ impl Greeting {
     /// Something speaks for asking the target now.
     pub(super) const fn hurry(&mut self) {
         self.next = None;
+    }
+
+    /// Whether there is a target that answers greetings.
+    pub(super) const fn answers(&self) -> bool {
+        self.answered
     }
 
     fn is_due(&self, at: Instant) -> bool {
@@ -154,11 +156,6 @@ fn reason(told: ChainPoint, reply: &HelloReply) -> String {
         }
         Some((last, _)) => format!("the target follows epoch {} and not {}", last.epoch, told.epoch),
     }
-}
-
-/// Whether what a target knows shows that it does not follow a chain of which the log has something.
-pub(super) fn is_foreign(chain: &Chain, known: &UpdateInfo) -> bool {
-    chain.acked_seq > 0 && known.since.is_none_or(|since| since.epoch != chain.epoch)
 }
 
 /// Whether the target only has what the agent sent while its greeting was on the way. (A ledger that was

@@ -91,7 +91,8 @@ impl Sequencer {
         Ok(SyncReply::Accepted { scope })
     }
 
-    fn scope_of(&self, id: &str) -> Option<SyncScope> {
+    /// What a sync covers that runs, or ended lately.
+    pub(crate) fn scope_of(&self, id: &str) -> Option<SyncScope> {
         let ended = self.finished.iter().find(|(ended, _)| ended == id).map(|(_, scope)| *scope);
         self.syncs.get(id).map(|sync| sync.scope).or(ended)
     }
