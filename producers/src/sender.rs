@@ -98,7 +98,7 @@ mod tests {
         let refuse = |sent_before| {
             let (stream, what, reason) = (String::new(), String::new(), String::new());
             let error =
-                PublishError { kind: PublishErrorKind::Duplicate, stream, what, reason, source: None };
+                PublishError { kind: PublishErrorKind::Duplicate, stream, what, reason, code: None, source: None };
             let cut = Cut { first: 1, last: 9, batch: true };
             refused(&error, &Shipment { epoch: Epoch(1), cut, sent_before, parcels: Vec::new() })
         };
