@@ -557,7 +557,6 @@ async fn an_agent_that_is_never_quiet_sends_heartbeats_all_the_same() {
         if count(&log, "heartbeat") > 2 {
             break;
         }
-        // Far below the second of silence that a heartbeat used to wait for.
         bench.vm("a", changes as u64);
         changes += 1;
         assert!(changes < 500, "no heartbeat");
@@ -574,11 +573,8 @@ async fn the_size_limit_of_a_stream_is_learned_in_a_few_epochs() {
     small.max_message_size = 50_000;
     client.update_stream(&small).await.unwrap();
     for n in 1..=30 {
-        let state = "x".repeat(n * 10_000);
-        bench.write(
-            &format!("{n}.json"),
-            &json!({"kind": "Vm", "id": n.to_string(), "state": state}).to_string(),
-        );
+        let vm = json!({"kind": "Vm", "id": n.to_string(), "state": "x".repeat(n * 10_000)});
+        bench.write(&format!("{n}.json"), &vm.to_string());
     }
     let mut config = bench.directory("");
     config.clusters[0].push.notice_above_bytes = 1 << 30;

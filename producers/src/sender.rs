@@ -97,8 +97,8 @@ mod tests {
     fn a_batch_that_the_log_had_before_it_was_sent_has_a_twin() {
         let refuse = |sent_before| {
             let (stream, what, reason) = (String::new(), String::new(), String::new());
-            let error =
-                PublishError { kind: PublishErrorKind::Duplicate, stream, what, reason, code: None, source: None };
+            let kind = PublishErrorKind::Duplicate;
+            let error = PublishError { kind, code: None, stream, what, reason, source: None };
             let cut = Cut { first: 1, last: 9, batch: true };
             refused(&error, &Shipment { epoch: Epoch(1), cut, sent_before, parcels: Vec::new() })
         };
