@@ -86,7 +86,8 @@ pub struct Envelope<'a> {
 pub struct EnvelopeError {
     /// What is wrong and what to do.
     pub reason: String,
-    /// The JSON path or the header of the fault.
+    /// Where the fault is: a CloudEvents attribute by its name in whatever form the message has (in the binary
+    /// one it is the header `ce-<name>`), another header, `subject`, or a JSON path.
     pub path: String,
 }
 
@@ -156,34 +157,17 @@ impl<'a> Envelope<'a> {
         let envelope = match form {
             Form::Plain => plain(message, subject),
             Form::Binary => {
-                check_content_type("content-type", content_type)?;
-                checked(form, headers, message, subject, Cow::Borrowed(message.body))
-                    .map_err(|error| error.of_attribute(form))?
+                check_content_type(content_type)?;
+                checked(form, headers, message, subject, Cow::Borrowed(message.body))?
             }
             Form::Structured => {
                 let mut attributes = from_body(message.body)?;
                 let data = structured_data(&mut attributes)?;
-                checked(form, attributes, message, subject, data).map_err(|error| error.of_attribute(form))?
+                checked(form, attributes, message, subject, data)?
             }
         };
         check_key(&envelope)?;
         Ok(envelope)
-    }
-}
-
-impl EnvelopeError {
-    /// The same with the place where a CloudEvents attribute stands in a message of this form.
-    fn of_attribute(self, form: Form) -> Self {
-        let path = place_of(form, &self.path);
-        Self { path, ..self }
-    }
-}
-
-/// Where a CloudEvents attribute stands: its header, or its JSON path.
-pub fn place_of(form: Form, attribute: &str) -> String {
-    match form {
-        Form::Structured => format!("$.{attribute}"),
-        Form::Binary | Form::Plain => format!("ce-{attribute}"),
     }
 }
 
@@ -326,7 +310,7 @@ fn checked<'a>(
     let id = required("id", found.id)?;
     let source = required("source", found.source)?;
     let event_type = required("type", found.event_type)?;
-    check_content_type("datacontenttype", found.datacontenttype.as_deref())?;
+    check_content_type(found.datacontenttype.as_deref())?;
     check_type(&event_type, subject)?;
     let farside_source = check_source(&source, subject)?;
     let time_text = found.time;
@@ -396,17 +380,20 @@ fn check_key(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
         return Ok(());
     }
     let reason = "an access key is taken from an agent's chain only, so that nobody else can announce or withdraw it; give it to the agent ([[clusters.keys]])";
-    Err(reject(&place_of(envelope.form, "farepoch"), reason))
+    Err(reject("farepoch", reason))
 }
 
-fn check_content_type(path: &str, content_type: Option<&str>) -> Result<(), EnvelopeError> {
+fn check_content_type(content_type: Option<&str>) -> Result<(), EnvelopeError> {
     let Some(content_type) = content_type else { return Ok(()) };
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let ending = essence.rsplit_once('+').map_or("", |(_, ending)| ending);
     if essence.eq_ignore_ascii_case("application/json") || ending.eq_ignore_ascii_case("json") {
         return Ok(());
     }
-    Err(reject(path, format!("data of type {content_type:?} is not accepted; send application/json")))
+    Err(reject(
+        "datacontenttype",
+        format!("data of type {content_type:?} is not accepted; send application/json"),
+    ))
 }
 
 fn check_type(event_type: &str, subject: EventSubject<'_>) -> Result<(), EnvelopeError> {

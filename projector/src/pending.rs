@@ -33,7 +33,7 @@ pub struct DeadLetter {
     pub stored_at: Timestamp,
     /// What is wrong and what to do.
     pub reason: String,
-    /// The JSON path or header of the fault.
+    /// Where the fault is: JSON path, CloudEvents attribute, header, or `subject`.
     pub path: String,
     /// The message; absent when the fault showed only at the commit (a retired epoch): read it from the log.
     pub message: Option<DeadMessage>,

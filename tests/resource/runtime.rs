@@ -234,8 +234,12 @@ async fn a_rebuilt_pool_is_equal_to_the_live_one() {
 /// Asks for everything, and waits until it is in the pool.
 async fn full_sync(target: &Target, serving: &mut Serving) -> String {
     let command = json!({ "pool": dc1(), "full": true, "actor": "op" });
-    let reply = target.command::<_, SyncsStarted>(Stem::Resource, "sync", &command).await;
-    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    // It is refused as long as something else is under way with the source.
+    let started = eventually("the full sync is started", async || {
+        let reply = target.command::<_, SyncsStarted>(Stem::Resource, "sync", &command).await;
+        matches!(reply, Reply::Done { .. }).then_some(())
+    });
+    started.await;
     let sync = loop {
         let sync = serving.next_sync().await;
         if sync.reason == SyncReason::Manual {

@@ -137,18 +137,18 @@ fn a_header_that_is_there_twice_is_refused() {
 #[test]
 fn required_attributes_are_required() {
     for name in ["ce-id", "ce-source", "ce-type"] {
-        check_refused(&binary(&[(name, "-")]), DATA, name, "missing");
-        check_refused(&binary(&[(name, "")]), DATA, name, "missing");
+        check_refused(&binary(&[(name, "-")]), DATA, &name[3..], "missing");
+        check_refused(&binary(&[(name, "")]), DATA, &name[3..], "missing");
     }
-    check_refused(&binary(&[("ce-specversion", "0.3")]), DATA, "ce-specversion", "send 1.0");
+    check_refused(&binary(&[("ce-specversion", "0.3")]), DATA, "specversion", "send 1.0");
     let content_type = vec![("content-type", "application/cloudevents+json")];
-    check_refused(&content_type, br#"{"id":"e1","data":{}}"#, "$.specversion", "send 1.0");
+    check_refused(&content_type, br#"{"id":"e1","data":{}}"#, "specversion", "send 1.0");
 }
 
 #[test]
 fn control_characters_are_refused_where_they_would_forge_lines() {
-    check_refused(&binary(&[("ce-id", "a%0Ab")]), DATA, "ce-id", "control characters");
-    check_refused(&binary(&[("ce-source", "urn:x%00")]), DATA, "ce-source", "control characters");
+    check_refused(&binary(&[("ce-id", "a%0Ab")]), DATA, "id", "control characters");
+    check_refused(&binary(&[("ce-source", "urn:x%00")]), DATA, "source", "control characters");
 }
 
 #[test]
@@ -162,11 +162,11 @@ fn only_json_is_accepted_as_data() {
     }
     for name in ["content-type", "ce-datacontenttype"] {
         for bad in ["text/plain", "application/avro", ""] {
-            check_refused(&binary(&[(name, bad)]), DATA, name, "send application/json");
+            check_refused(&binary(&[(name, bad)]), DATA, "datacontenttype", "send application/json");
         }
     }
     let body = structured(r#","datacontenttype":"text/xml","data":"<a/>""#);
-    check_refused(&vec![], &body, "$.datacontenttype", "send application/json");
+    check_refused(&vec![], &body, "datacontenttype", "send application/json");
 }
 
 #[test]
@@ -207,13 +207,13 @@ fn data_base64_is_decoded() {
 #[test]
 fn nobody_speaks_for_another_cluster_or_system() {
     for lie in ["/local/dc2/resource/inv", "/remote/dc1/resource/inv", "/local/dc1/volume/inv"] {
-        check_refused(&binary(&[("ce-source", lie)]), DATA, "ce-source", "may not publish");
+        check_refused(&binary(&[("ce-source", lie)]), DATA, "source", "may not publish");
     }
     let foreign = binary(&[("ce-source", "urn:acme:cmdb")]);
     let event = Envelope::read(stored(SUBJECT, &foreign, DATA)).unwrap();
     assert_eq!(event.source, "urn:acme:cmdb", "a source of another form is an owner as it is");
-    check_refused(&binary(&[("ce-source", &"x".repeat(513))]), DATA, "ce-source", "longer than 512");
-    check_refused(&binary(&[("ce-type", "resource.changed")]), DATA, "ce-type", "resource.deleted");
+    check_refused(&binary(&[("ce-source", &"x".repeat(513))]), DATA, "source", "longer than 512");
+    check_refused(&binary(&[("ce-type", "resource.changed")]), DATA, "type", "resource.deleted");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn r7_a_key_is_taken_from_a_chain_only() {
     let unchained = binary(&[("ce-type", "key.announced")]);
     for headers in [vec![], unchained] {
         let error = Envelope::read(stored(subject, &headers, b"{}")).unwrap_err();
-        assert_eq!(error.path, "ce-farepoch");
+        assert_eq!(error.path, "farepoch");
         assert!(error.reason.contains("[[clusters.keys]]"), "{error}");
     }
 }
@@ -262,7 +262,7 @@ fn a_link_has_all_three_parts() {
     for part in ["ce-farepoch", "ce-farseq", "ce-farprev"] {
         let mut headers = chained(&zero);
         headers.retain(|(name, _)| *name != part);
-        check_refused(&headers, DATA, "ce-farepoch", "all three or none");
+        check_refused(&headers, DATA, "farepoch", "all three or none");
     }
     for (name, value) in [
         ("ce-farepoch", "ff"),
@@ -277,7 +277,7 @@ fn a_link_has_all_three_parts() {
         headers.retain(|(other, _)| *other != name);
         headers.push((name, value));
         let (path, reason) = refused(&headers, DATA);
-        assert_eq!(path, name, "{reason}");
+        assert_eq!(path, name[3..], "{reason}");
     }
 }
 
@@ -288,7 +288,7 @@ fn a_chain_belongs_to_one_farside_agent() {
         let mut headers = chained(&zero);
         headers.retain(|(name, _)| *name != "ce-source");
         headers.push(("ce-source", source));
-        check_refused(&headers, DATA, "ce-source", why);
+        check_refused(&headers, DATA, "source", why);
     }
 }
 
@@ -324,8 +324,8 @@ fn sync_and_tenant_are_read() {
     let event = Envelope::read(stored(SUBJECT, &headers, DATA)).unwrap();
     assert_eq!(event.sync.as_deref(), Some("s1"));
     assert_eq!(event.tenant.map(|tenant| tenant.to_string()).as_deref(), Some("acme/web"));
-    check_refused(&binary(&[("ce-fartenant", "a/b/c")]), DATA, "ce-fartenant", "l1/l2");
-    check_refused(&binary(&[("ce-time", "yesterday")]), DATA, "ce-time", "RFC 3339");
+    check_refused(&binary(&[("ce-fartenant", "a/b/c")]), DATA, "fartenant", "l1/l2");
+    check_refused(&binary(&[("ce-time", "yesterday")]), DATA, "time", "RFC 3339");
 }
 
 #[test]

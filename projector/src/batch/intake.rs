@@ -2,7 +2,7 @@
 
 use bus_schema::{
     Envelope, Hash32, Stem,
-    envelope::{Stored, place_of},
+    envelope::Stored,
     event::{
         Event,
         agent::AgentEvent,
@@ -98,7 +98,7 @@ impl Batch {
             .map_err(|error| (Fault { reason: error.reason, path: error.path }, None))?;
         if envelope.link.is_some_and(|link| link.at.seq == 1 && link.prev != Hash32::ZERO) {
             let reason = "the first event of an epoch names an event before it; its farprev is 64 zeros";
-            return Err((Fault::new(&place_of(envelope.form, "farprev"), reason), None));
+            return Err((Fault::new("farprev", reason), None));
         }
         let owner = self.owner(&envelope);
         let link = envelope.link.zip(envelope.hash);

@@ -97,7 +97,7 @@ impl Commit<'_, '_> {
                 reason: format!(
                     "epoch {epoch} of {source} is over: a newer one has begun; the agent must start a new epoch and send everything"
                 ),
-                path: "ce-farepoch".to_owned(),
+                path: "farepoch".to_owned(),
                 stored_at: Timestamp::from_unix_ms(step.stored_at),
                 message: None,
             };

@@ -326,7 +326,7 @@ fn two_tiny_events_with_the_largest_numbers_are_dead_letters_and_stop_nothing() 
     let reasons = pool.reasons();
     assert_eq!(reasons.len(), 4, "{reasons:?}");
     assert!(reasons[0].starts_with("$.size_bytes") && reasons[0].contains("2^53"), "{reasons:?}");
-    assert!(reasons[2].starts_with("ce-farseq") && reasons[2].contains("2^53"), "{reasons:?}");
+    assert!(reasons[2].starts_with("farseq") && reasons[2].contains("2^53"), "{reasons:?}");
     assert_eq!(pool.reader().counters(&super::support::pool_id("dc1")).unwrap().sum.outstanding, 2);
     assert!(pool.row("dc1", "Pod/after").is_some());
 }

@@ -82,10 +82,7 @@ fn r7_a_key_belongs_to_the_source_that_announced_it_and_to_its_chain() {
     assert_eq!(keys.len(), 1);
     assert!(keys[0].is_good_at(at(CREATED)) && keys[0].is_of(&one.source) && !keys[0].is_of(&two.source));
     let reasons = pool.reasons();
-    assert!(
-        reasons.len() == 2 && reasons.iter().all(|reason| reason.starts_with("ce-farepoch")),
-        "{reasons:?}"
-    );
+    assert!(reasons.len() == 2 && reasons.iter().all(|reason| reason.starts_with("farepoch")), "{reasons:?}");
     // Another source may use the same name; neither ends the other's.
     announced(&mut two, &mut log, &ak("k1"));
     let pool = given(&log);
