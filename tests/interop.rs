@@ -145,7 +145,7 @@ async fn a_malformed_event_of_any_form_is_a_dead_letter_with_the_reason_and_the_
     for (snippet, right, wrong, words) in [
         (plain, r#""kind": "VM", "#, "", "missing field `kind`"),
         (plain, "VM=2Fweb-1", "VM=2Fweb-9", r#"publish on a subject with the token "VM=2Fweb-1""#),
-        (plain, "{body}\\r", "{body[1:]}+\\r", "it is not a JSON object"),
+        (plain, "{body}\\r", "{body[1:]}+\\r", "it is not JSON: trailing characters at line 1"),
         (
             structured,
             r#""type": "resource.changed""#,

@@ -198,7 +198,7 @@ fn reasons(read: &PoolRead, owner: &Owner, now: Timestamp) -> Vec<String> {
     if waiting(owner) > 0 {
         why.push(format!("{} events of {source} wait in its outbox", waiting(owner)));
     }
-    if owner.agent.is_some() && owner.last_sync.is_none() {
+    if owner.agent.is_some() && owner.last_full.is_none() {
         why.push(format!("the first sync of {source} is not complete"));
     }
     match owner.proof {

@@ -56,11 +56,13 @@ async fn a_message_comes_again_until_it_is_handled_and_a_rejected_one_is_parked_
         (dead_letter::PATH, "$.number"),
         (dead_letter::ORIGIN, "FARSIDE_LOCAL:3"),
         (dead_letter::CONSUMER, "reaction"),
-        ("Nats-Msg-Id", "FARSIDE_LOCAL:3/reaction"),
         ("ce-id", "2"),
     ] {
         assert!(letter.headers().contains(&header), "{header:?} in {:?}", letter.headers());
     }
+    // A log that was made anew has other messages at the same places: the time tells them apart.
+    let id = letter.headers().into_iter().find(|(name, _)| *name == "Nats-Msg-Id").unwrap().1.to_owned();
+    assert!(id.starts_with("FARSIDE_LOCAL:3/reaction"), "{id}");
     assert_eq!(bus.stream_state(DLQ).await.unwrap().messages, 1);
     let jetstream = async_nats::jetstream::new(nats.client().await);
     let info = jetstream.get_stream(SITE).await.unwrap().consumer_info("reaction").await.unwrap();

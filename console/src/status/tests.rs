@@ -92,7 +92,7 @@ fn not_in_sync(owner: Owner, behind_ms: u64, words: &str) {
 fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
     let view = pool(&read(vec![owner()]), NOW);
     assert_eq!((view.in_sync, view.behind_ms, view.why.len()), (InSync::Yes, 0, 0));
-    not_in_sync(Owner { last_sync: None, ..owner() }, 0, "first sync");
+    not_in_sync(Owner { last_full: None, ..owner() }, 0, "first sync");
     not_in_sync(Owner { proof: None, ..owner() }, 0, "not sent a digest");
     let differs = Some(Proof { at: AT, equal: false, stored_at: ago(2_000) });
     not_in_sync(Owner { proof: differs, ..owner() }, 2_000, "differ");

@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bus::{Bus, Lease, LeaseOptions};
+use bus::{Bus, BusError, Lease, LeaseOptions};
 use bus_schema::{Name, stream::StreamSpec, subject};
 use projector::{Reader, Store};
 use tokio::{
@@ -32,6 +32,8 @@ use crate::{
 
 /// The lease that the whole service stands under.
 const LEASE: &str = "target";
+/// The wait before the service begins again, when NATS went away meanwhile.
+const BEGIN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The wait before acting is tried again after an error that ended it.
 const ACT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -133,10 +135,9 @@ impl Service {
 
     /// Makes the logs that are not there, then runs until `shutdown`; everything is joined.
     ///
-    /// Errors: a log that is too weak, the bus at the start, a task that broke down.
+    /// A NATS that goes away meanwhile is waited for. Errors: a log that is too weak, a task that broke down.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
-        self.ensure_streams().await?;
-        let lease = Lease::contend(&self.bus, self.lease_options()?).await?;
+        let Some(lease) = self.begin(&shutdown).await? else { return Ok(()) };
         let facts = FactPublisher::new(&self.bus, &self.config.target, lease.token());
         let outbox = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -150,6 +151,26 @@ impl Service {
         let result = join_all(tasks, &shutdown).await;
         lease.release().await;
         result
+    }
+
+    /// Makes the logs and stands for the lease; none = the shutdown came first.
+    async fn begin(&self, shutdown: &CancellationToken) -> Result<Option<Lease>, ConsumersError> {
+        loop {
+            let begun = async {
+                self.ensure_streams().await?;
+                Ok(Lease::contend(&self.bus, self.lease_options()?).await?)
+            };
+            match begun.await {
+                Err(ConsumersError::Bus(error @ BusError::Link { .. })) => {
+                    tracing::warn!(%error, "NATS went away while the service began; it begins again");
+                }
+                begun => return begun.map(Some),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(BEGIN_AGAIN_AFTER) => {}
+            }
+        }
     }
 
     async fn ensure_streams(&self) -> Result<(), ConsumersError> {
