@@ -86,9 +86,9 @@ impl Guard {
 
 impl std::ops::AddAssign for SinceSync {
     fn add_assign(&mut self, other: Self) {
-        self.changes += other.changes;
-        self.bytes += other.bytes;
-        self.outstanding += other.outstanding;
+        self.changes = self.changes.saturating_add(other.changes);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.outstanding = self.outstanding.saturating_add(other.outstanding);
         self.oldest_outstanding =
             [self.oldest_outstanding, other.oldest_outstanding].into_iter().flatten().min();
     }
@@ -118,8 +118,8 @@ impl Storm {
     pub fn since(&self, amount: &Amount) -> SinceSync {
         let Amount { agents, others } = amount;
         SinceSync {
-            changes: agents.changes + others.changes.saturating_sub(self.others_before.changes),
-            bytes: agents.bytes + others.bytes.saturating_sub(self.others_before.bytes),
+            changes: agents.changes.saturating_add(others.changes.saturating_sub(self.others_before.changes)),
+            bytes: agents.bytes.saturating_add(others.bytes.saturating_sub(self.others_before.bytes)),
             // A notice of a publisher that nobody can ask stays outstanding whatever is asked.
             ..*agents
         }
