@@ -142,6 +142,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the end of {}:\n{}", self.log.display(), self.tail());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

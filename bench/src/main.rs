@@ -133,7 +133,7 @@ fn head(options: &Options) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let date = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%Y-%m-%d");
     format!(
-        "Machine: {model}, {cores} cores, {}; command: `make bench` ({} rounds); date: {date}.\n",
+        "Machine: {model}, {cores} cores, {}; command: `bench --rounds {}` (what `make bench` runs, with 5 rounds by default); date: {date}.\n",
         std::env::consts::OS,
         options.rounds
     )

@@ -7,7 +7,7 @@ use async_nats::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 
-use crate::{Bus, BusError};
+use crate::{Bus, BusError, LinkState};
 
 /// How long one call may take. Creating a stream syncs several files; 10 s covers a busy disk.
 const CALL_WAIT: Duration = Duration::from_secs(10);
@@ -51,8 +51,14 @@ impl Bus {
         let body = serde_json::to_vec(payload).map_err(|e| call.answer(e))?;
         let mut denials = self.denials();
         let request = Request::new().payload(body.into()).timeout(Some(CALL_WAIT));
+        let before = *self.link().borrow();
+        let mut link = self.link();
         let answer = tokio::select! {
             answer = self.client().send_request(subject.clone(), request) => answer,
+            // What was asked over a connection that is lost is never answered.
+            _ = link.wait_for(|now| *now != before), if matches!(before, LinkState::Up { .. }) => {
+                return Err(call.link("the connection was lost"));
+            }
             denial = denials.of(|denied| denied == subject) => {
                 return Err(BusError::Denied { subject, reason: denial.reason });
             }
