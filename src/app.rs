@@ -45,8 +45,8 @@ const CORE_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long the connection may take to send what is buffered.
 const BUS_DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// What taking over a dead holder's lease takes beyond its time.
-const LEASE_MARGIN: Duration = Duration::from_secs(3);
+/// What taking over a dead holder's lease takes beyond its time, or making the logs on a busy disk.
+const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 /// Why farside does not run: each text says what to do.
 #[derive(Debug, thiserror::Error)]

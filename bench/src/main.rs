@@ -3,6 +3,8 @@
 //! Every comparison is interleaved in one run on one machine; medians count, ratios count more.
 //! Must not know how the rooms work inside: it uses what they offer to everybody.
 
+#![allow(clippy::print_stdout, reason = "it measures, and prints what it measured")]
+
 use std::{path::PathBuf, time::Duration};
 
 use bus::{

@@ -144,7 +144,7 @@ impl Serve {
             return Err("the managed server gave no nkey".into());
         };
         let mut child = Command::new(binary()?)
-            .args(["serve", "--listen", "127.0.0.1:0", "--sites", SITE, "--nats", &million.server.url()])
+            .args(["serve", "--listen", "127.0.0.1:0", "--sites", SITE, "--nats", million.server.url()])
             .arg("--nkey-seed-file")
             .arg(seed)
             .current_dir(dir)
