@@ -75,6 +75,8 @@ pub(crate) enum AppError {
     Ended(String),
     #[error("{task} broke down: {source}; this is a defect, please report it with the log above")]
     Broke { task: String, source: tokio::task::JoinError },
+    #[error("told to end while NATS was waited for; nothing was begun, and nothing is lost")]
+    Unreached,
     #[error("{0} did not end in time and was cut off; nothing acknowledged is lost")]
     CutOff(&'static str),
     #[error(
@@ -144,7 +146,9 @@ impl App {
             Some(server) => server.service_options(&service_name),
             None => config.nats.connect_options(&service_name)?.ok_or(AppError::NoNats)?,
         };
-        let bus = Bus::connect(options).await?;
+        // After a power failure everything starts at once, in any order.
+        let reached = agents::reach(options, shutdown).await?;
+        let bus = reached.ok_or(AppError::Unreached)?;
         let store = open_store(&config.pool_file(), store_options(&config)).await?;
         let service = Incarnations::new(&config, bus.clone(), store)?;
         let ports = Arc::new(ports::Ports::new(bus.clone(), &config.service.target, service.control()));

@@ -105,14 +105,16 @@ pub(crate) async fn run_agents(
     first.and(drain(tasks, "an agent", DRAIN_MAX).await)
 }
 
-/// Connects an agent, which outlives the far side: a NATS that is not there (yet) is waited for.
-/// None: `shutdown` came first.
-async fn reach(options: ConnectOptions, shutdown: &CancellationToken) -> Result<Option<Bus>, AppError> {
+/// Connects: a NATS that is not there (yet) is waited for. None: `shutdown` came first.
+pub(super) async fn reach(
+    options: ConnectOptions,
+    shutdown: &CancellationToken,
+) -> Result<Option<Bus>, AppError> {
     let mut wait = REACH_WAIT_MIN;
     loop {
         match Bus::connect(options.clone()).await {
             Err(error @ BusError::Unreachable { .. }) => {
-                tracing::warn!(%error, "the agent waits for NATS and tries again");
+                tracing::warn!(%error, "NATS is waited for; trying again");
             }
             connected => return Ok(Some(connected?)),
         }
