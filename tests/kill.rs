@@ -166,6 +166,7 @@ impl World {
         let config = format!(
             "data_dir = {data:?}\n[nats]\nservers = {nats:?}\n[console]\nlisten = {listen:?}\n\
              [service]\nlog_bytes_max = 1073741824\nlease_ttl = \"1s\"\n[service.schedule]\nevery = \"2s\"\n\
+             [service.patience]\nstalled = \"3s\"\n\
              [[agent.resource]]\nname = \"inv\"\nledger = {ledger:?}\nheartbeat_s = 1\n\
              [[agent.resource.clusters]]\nname = \"kill\"\n\
              source = {{ adapter = \"directory\", path = {source:?}, every_s = 5 }}\n\
