@@ -21,12 +21,17 @@ use consumers::{
     runtime::replay::{Until, Watcher},
 };
 use projector::Size;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::incarnation::{Control, Current, Swap};
 
 /// How old the known size of the pool's file may be: to measure it takes a walk through its tables.
 const SIZE_AGE_MAX: Duration = Duration::from_secs(10);
+/// How long a rebuild waits after the swap until this process acts again.
+const ACT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Ports {
     bus: Bus,
@@ -144,13 +149,22 @@ impl Ports {
 
     /// Puts a rebuilt pool's file in the place of the live one.
     async fn swap(&self, by: PathBuf) -> Result<(), PortError> {
+        let acted = self.control.current.borrow().handle.holds_lease();
         let (done, swapped) = oneshot::channel();
         let asked = self.control.swaps.send(Swap { by, done }).await;
         asked.map_err(|_| PortError::Failed("farside is ending; start it, then rebuild again".to_owned()))?;
         match swapped.await {
-            Ok(swapped) => swapped.map_err(PortError::Failed),
-            Err(_) => Err(PortError::Failed("farside ended during the swap; start it and look".to_owned())),
+            Ok(swapped) => swapped.map_err(PortError::Failed)?,
+            Err(_) => {
+                return Err(PortError::Failed("farside ended during the swap; start it and look".to_owned()));
+            }
         }
+        if acted {
+            // So that whoever asked may go on with commands. Another process may have become the holder.
+            let mut lease = self.control.current.borrow().handle.lease();
+            let _ = timeout(ACT_WAIT_MAX, lease.wait_for(|held| *held)).await;
+        }
+        Ok(())
     }
 }
 
