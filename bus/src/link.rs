@@ -103,6 +103,7 @@ impl LinkWatch {
 }
 
 /// A listener to denials.
+#[derive(Debug)]
 pub(crate) struct Denials(broadcast::Receiver<Denial>);
 
 impl Denials {

@@ -7,10 +7,17 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Bus, BusError, LinkState, RequestError, api::Call};
+use crate::{
+    Bus, BusError, LinkState, RequestError,
+    api::Call,
+    link::{Denial, Denials},
+};
 
 /// How long [`Bus::serve`] waits until the server has taken the subscription in.
 const SERVE_WAIT: Duration = Duration::from_secs(5);
+/// How long a denial that the server has told already may be on its way through the client library, which
+/// hands denials over in a task of its own while answers overtake them.
+const DENIAL_WAIT: Duration = Duration::from_millis(20);
 
 impl Bus {
     /// Sends a command and waits for its answer, both JSON.
@@ -55,12 +62,16 @@ impl Bus {
         let call = Call { verb: "serve", object: subject };
         let mut denials = self.denials();
         let subscriber = self.client().subscribe(subject.to_owned()).await.map_err(|e| call.link(e))?;
+        let settled = async {
+            self.round_trip().await;
+            tokio::time::sleep(DENIAL_WAIT).await;
+        };
         tokio::select! {
             biased;
-            denial = denials.of(|denied| denied == subject) => {
-                Err(BusError::Denied { subject: denial.subject, reason: denial.reason })
+            Denial { subject, reason } = denials.of(|denied| denied == subject) => {
+                Err(BusError::Denied { subject, reason })
             }
-            () = self.round_trip() => Ok(Requests { bus: self.clone(), subscriber }),
+            () = settled => Ok(Requests { bus: self.clone(), subject: subject.to_owned(), subscriber, denials }),
         }
     }
 
@@ -81,13 +92,26 @@ impl Bus {
 #[derive(Debug)]
 pub struct Requests {
     bus: Bus,
+    subject: String,
     subscriber: Subscriber,
+    denials: Denials,
 }
 
 impl Requests {
     /// The next command; none when the connection was drained. Cancel safe.
+    ///
+    /// A server whose permissions were changed may take the subscription away without ending it: that is
+    /// written to the log of this process. The next connect that is granted it brings the commands again.
     pub async fn next(&mut self) -> Option<Request> {
-        let message = self.subscriber.next().await?;
+        let message = loop {
+            tokio::select! {
+                message = self.subscriber.next() => break message?,
+                denial = self.denials.of(|denied| denied == self.subject) => {
+                    let (subject, reason) = (denial.subject, denial.reason);
+                    tracing::warn!(subject, reason, "NATS denies the commands to this connection; grant them again");
+                }
+            }
+        };
         let (subject, body) = (message.subject.to_string(), message.payload);
         Some(Request { subject, body, answer_to: message.reply, bus: self.bus.clone() })
     }
