@@ -95,6 +95,8 @@ async fn an_agent_that_goes_on_in_an_epoch_that_is_over_is_told_to_start_a_new_o
     source.heartbeat().await;
     let repair = serving.next_sync().await;
     assert!(repair.rebase && repair.reason == SyncReason::Repair, "{repair:?}");
+    let told = eventually("people are told", async || target.handle.owners().pop()?.trouble).await;
+    assert!(told.contains("epoch that is over"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,9 @@
 //! A durable consumer brings each `sync_closed`. Whether it was stated before is asked of the pool, which
 //! has to be up to date with the target log for that; only the lease holder writes there, so nothing can
 //! come in between, and a crash after stating finds the fact.
+//!
+//! A close that the pool refused ends its sync, too (`equal` says what came of it): the answer is over, and
+//! whoever waits for it has to ask for something else. Why it was refused stands among the dead letters.
 
 use std::{sync::Arc, time::Duration};
 

@@ -130,7 +130,7 @@ impl Mending {
     /// A repair that could not even be asked for, because nothing is left but the conflict.
     pub fn gave_up(&mut self, sync_id: String, patience: &Patience, now: Timestamp) -> Option<Fruitless> {
         self.last = Some(Repair { sync_id, scope: SyncScope::Keys, whole_since: None, judged: false });
-        self.judge("", patience, now)
+        self.judge(None, "", patience, now)
     }
 
     /// Looks whether the last repair helped; `broken` is why the last answer was not taken in whole.
@@ -156,7 +156,7 @@ impl Mending {
             Damage::Unequal(at) if self.answered == Some(at) => None,
             _ => {
                 let broken = broken.map(|broken| format!(" ({broken})")).unwrap_or_default();
-                self.judge(&broken, patience, now)
+                self.judge(damage.words(), &broken, patience, now)
             }
         }
     }
@@ -170,12 +170,21 @@ impl Mending {
         }
     }
 
-    fn judge(&mut self, broken: &str, patience: &Patience, now: Timestamp) -> Option<Fruitless> {
+    /// The last repair did not help. `words`: what is known of the damage itself, which says more than
+    /// anything that its repair lets guess.
+    fn judge(
+        &mut self,
+        words: Option<&str>,
+        broken: &str,
+        patience: &Patience,
+        now: Timestamp,
+    ) -> Option<Fruitless> {
         let rest_ms = self.rest_ms(patience);
         let last = self.last.as_mut().filter(|last| !last.judged)?;
         last.judged = true;
-        let reason = match (&self.conflict, last.whole_since, last.scope) {
-            (Some(conflict), ..) => conflict.clone(),
+        let known = words.or(self.conflict.as_deref());
+        let reason = match (known, last.whole_since, last.scope) {
+            (Some(known), ..) => known.to_owned(),
             (None, Some(_), _) => {
                 "the pool was mended and is damaged again: something else states the same resources, or two agents run under one name; see `farside pool history` and the agents' configurations".to_owned()
             }
@@ -291,6 +300,20 @@ mod tests {
         let remedy = Mending::default().due(Damage::Retired, ms(0)).unwrap();
         assert!(remedy.rebase && remedy.scope == SyncScope::Full);
         assert!(Damage::Retired.words().is_some());
+    }
+
+    #[test]
+    fn that_an_epoch_is_over_is_told_before_and_after_a_repair_that_did_not_help() {
+        for damaged_again in [false, true] {
+            let mut mending = Mending::default();
+            mending.ended("s".to_owned(), SyncScope::Full, Damage::Retired, Damage::Retired);
+            if damaged_again {
+                mending.look(Damage::None, None, &PATIENCE, ms(0));
+            }
+            let fruitless = mending.look(Damage::Retired, None, &PATIENCE, ms(1)).unwrap();
+            assert!(fruitless.reason.contains("epoch that is over"), "{}", fruitless.reason);
+            assert!(mending.trouble().unwrap().contains("epoch that is over"));
+        }
     }
 
     #[test]
