@@ -24,13 +24,12 @@ use bus_schema::{
     },
     subject,
 };
-use producers::{Agent, AgentConfig, ProducersError};
+use producers::{Agent, AgentConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::{
+    agent::RunningAgent,
     eventually,
     nats::{Nats, site_log},
     within,
@@ -44,19 +43,6 @@ struct Bench {
     nats: Nats,
     bus: Bus,
     home: TempDir,
-}
-
-/// A running agent.
-struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), ProducersError>>,
-}
-
-impl Running {
-    async fn stop(self) {
-        self.stop.cancel();
-        within("the agent stops", self.task).await.unwrap().unwrap();
-    }
 }
 
 /// An event of the log.
@@ -130,13 +116,8 @@ impl Bench {
         config
     }
 
-    async fn run(&self, config: AgentConfig) -> Running {
-        let bus = self.nats.bus().await;
-        // The agent that had the ledger before may still be closing it.
-        let agent = eventually("the ledger is free", async || Agent::build(config.clone(), bus.clone()).ok());
-        let (agent, stop) = (agent.await, CancellationToken::new());
-        let task = tokio::spawn(agent.run(stop.clone()));
-        Running { stop, task }
+    async fn run(&self, config: AgentConfig) -> RunningAgent {
+        RunningAgent::start(&self.nats, config).await
     }
 
     /// Everything in the log.

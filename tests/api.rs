@@ -342,30 +342,8 @@ fn silent_and_half_sent_requests_do_not_hold_up_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_cannot_see_its_source_is_not_in_sync_and_an_alarm() {
-    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
-    let config = r#"
-        [service.schedule]
-        every = "1h"
-        [[agent.resource]]
-        name = "inv"
-        ledger = "inv.redb"
-        heartbeat_s = 1
-        [[agent.resource.clusters]]
-        name = "dc1"
-        [agent.resource.clusters.source]
-        adapter = "directory"
-        path = "source"
-        [[agent.resource.clusters.keys]]
-        id = "ak-dc1"
-        tenant = "acme"
-        secret_file = "ak.secret"
-    "#;
     let web = "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n";
-    let files =
-        [("farside.toml", config), ("ak.secret", "correct horse battery staple"), ("source/web.yaml", web)];
-    with_files(dir.path(), &files);
-    fs::set_permissions(dir.path().join("ak.secret"), fs::Permissions::from_mode(0o600)).unwrap();
-    let up = Up::start_in(dir);
+    let up = Up::with_agent(&[("source/web.yaml", web)]);
     let pool = async |what: &str, code: i32| {
         eventually(what, async || {
             let said = up.verb(&["-o", "json", "status"]);

@@ -6,49 +6,19 @@ use serde_json::{Value, json};
 
 use crate::support::{
     eventually,
-    farside::{AgentProcess, Up, command, farside, with_files},
+    farside::{AgentProcess, Up, command, farside, private, with_files},
     nats::Nats,
 };
 
 mod start;
 mod verbs;
 
-/// A farside with one agent that reads a directory of documents.
+/// A farside with one agent that reads a directory of two documents.
 fn up_with_agent() -> Up {
-    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
-    let config = r#"
-        [service.schedule]
-        every = "1h"
-        [[agent.resource]]
-        name = "inv"
-        ledger = "inv.redb"
-        heartbeat_s = 1
-        [[agent.resource.clusters]]
-        name = "dc1"
-        [agent.resource.clusters.source]
-        adapter = "directory"
-        path = "source"
-        [[agent.resource.clusters.keys]]
-        id = "ak-dc1"
-        tenant = "acme"
-        secret_file = "ak.secret"
-    "#;
-    with_files(
-        dir.path(),
-        &[
-            ("farside.toml", config),
-            ("ak.secret", "correct horse battery staple"),
-            ("source/web.yaml", "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n"),
-            ("source/db.yaml", "kind: VM\nid: db\nrevision: \"1\"\nstate: {cpus: 8}\n"),
-        ],
-    );
-    private(&dir.path().join("ak.secret"));
-    Up::start_in(dir)
-}
-
-fn private(path: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    Up::with_agent(&[
+        ("source/web.yaml", "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n"),
+        ("source/db.yaml", "kind: VM\nid: db\nrevision: \"1\"\nstate: {cpus: 8}\n"),
+    ])
 }
 
 async fn in_sync(up: &Up) -> Value {

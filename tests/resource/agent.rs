@@ -11,31 +11,17 @@ use bus_schema::{
     },
     fact::{log::LogFact, resource::Verdict},
 };
-use producers::{Agent, AgentConfig, ProducersError};
+use producers::AgentConfig;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::{LOG, OWNER, confirm, dc1, log_fact, quiet, target::Target};
-use crate::support::{eventually, nats::Nats, within};
+use crate::support::{agent::RunningAgent, eventually, nats::Nats};
 
 /// A source whose inventory is what a command prints, and its agent.
 struct Bench {
     nats: Nats,
     home: TempDir,
-}
-
-struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), ProducersError>>,
-}
-
-impl Running {
-    async fn stop(self) {
-        self.stop.cancel();
-        within("the agent stops", self.task).await.unwrap().unwrap();
-    }
 }
 
 impl Bench {
@@ -56,12 +42,12 @@ impl Bench {
     }
 
     /// An agent that reads its source by itself so often, in seconds.
-    async fn agent(&self, every_s: u32, push: &str) -> Running {
+    async fn agent(&self, every_s: u32, push: &str) -> RunningAgent {
         self.agent_with("agent", every_s, push).await
     }
 
     /// The same with a ledger of another name.
-    async fn agent_with(&self, ledger: &str, every_s: u32, push: &str) -> Running {
+    async fn agent_with(&self, ledger: &str, every_s: u32, push: &str) -> RunningAgent {
         let home = self.home.path().display();
         let zero = Hash32::ZERO;
         let text = format!(
@@ -71,11 +57,7 @@ impl Bench {
              [[clusters.keys]]\nid = 'ak-src'\ntenant = 'acme'\nsalt = '{zero}'\nhash = '{zero}'\n"
         );
         let config: AgentConfig = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        let bus = self.nats.bus().await;
-        let agent =
-            eventually("the ledger is free", async || Agent::build(config.clone(), bus.clone()).ok()).await;
-        let stop = CancellationToken::new();
-        Running { task: tokio::spawn(agent.run(stop.clone())), stop }
+        RunningAgent::start(&self.nats, config).await
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -70,6 +71,32 @@ impl Up {
     pub(crate) fn start(config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
         fs::write(dir.path().join("farside.toml"), config).unwrap();
+        Self::start_in(dir)
+    }
+
+    /// Starts it with one agent, `inv` of the cluster `dc1`, that reads the files below `source`.
+    pub(crate) fn with_agent(sources: &[(&str, &str)]) -> Self {
+        let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+        let config = r#"
+            [service.schedule]
+            every = "1h"
+            [[agent.resource]]
+            name = "inv"
+            ledger = "inv.redb"
+            heartbeat_s = 1
+            [[agent.resource.clusters]]
+            name = "dc1"
+            [agent.resource.clusters.source]
+            adapter = "directory"
+            path = "source"
+            [[agent.resource.clusters.keys]]
+            id = "ak-dc1"
+            tenant = "acme"
+            secret_file = "ak.secret"
+        "#;
+        with_files(dir.path(), &[("farside.toml", config), ("ak.secret", "correct horse battery staple")]);
+        private(&dir.path().join("ak.secret"));
+        with_files(dir.path(), sources);
         Self::start_in(dir)
     }
 
@@ -238,6 +265,11 @@ pub(crate) fn terminate(child: &Child) {
 /// What farside has logged in this directory.
 pub(crate) fn log_of(dir: &Path) -> String {
     fs::read_to_string(dir.join("up.log")).unwrap_or_default()
+}
+
+/// Makes a file its owner's alone, as a secret has to be.
+pub(crate) fn private(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A directory with these files in it.

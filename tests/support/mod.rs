@@ -4,6 +4,7 @@ use std::{fmt::Debug, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) mod agent;
 pub(crate) mod disk;
 pub(crate) mod farside;
 pub(crate) mod nats;

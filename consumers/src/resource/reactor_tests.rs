@@ -197,14 +197,19 @@ async fn no_two_agents_of_one_cluster_are_synchronised_at_once() {
     assert_eq!(agents(&ports), ["inv", "other"]);
 }
 
-#[tokio::test]
-async fn r6_a_plain_publisher_counts_and_every_agent_of_the_cluster_is_asked() {
+async fn two_agents_that_were_asked_first() -> (Arc<Recording>, Reactor<Recording>) {
     let ports = Arc::new(Recording::with_owner(OWNER));
     ports.pool.add_owner(OTHER);
     let mut reactor = reactor(&ports);
     [OWNER, OTHER].into_iter().for_each(|owner| answers_at_once(&ports, owner));
     look(&mut reactor).await;
     look(&mut reactor).await;
+    (ports, reactor)
+}
+
+#[tokio::test]
+async fn r6_a_plain_publisher_counts_and_every_agent_of_the_cluster_is_asked() {
+    let (ports, mut reactor) = two_agents_that_were_asked_first().await;
     assert_eq!(ports.asked().len(), 2, "the first requests");
     ports.pool.add_owner("/local/dc1/resource/plain");
     for (owner, changes) in [(OWNER, 4), ("/local/dc1/resource/plain", 7)] {
@@ -223,12 +228,7 @@ async fn r6_a_plain_publisher_counts_and_every_agent_of_the_cluster_is_asked() {
 
 #[tokio::test]
 async fn a_key_of_two_agents_is_told_and_not_asked_for_to_and_fro() {
-    let ports = Arc::new(Recording::with_owner(OWNER));
-    ports.pool.add_owner(OTHER);
-    let mut reactor = reactor(&ports);
-    [OWNER, OTHER].into_iter().for_each(|owner| answers_at_once(&ports, owner));
-    look(&mut reactor).await;
-    look(&mut reactor).await;
+    let (ports, mut reactor) = two_agents_that_were_asked_first().await;
     ports.pool.put(OTHER, "Pod/shared", "1");
     differs(&ports, &[bus_schema::digest::Address::of("Pod/shared").short()]);
     for _ in 0..10 {

@@ -117,7 +117,7 @@ fn a_target_log_that_lost_its_tail_makes_no_revoked_key_good_and_repeats_no_reco
     let mut log = Log::default();
     log.fact(&issued("k1"));
     log.fact(&requested("s1"));
-    log.fact(&confirmation());
+    log.fact(&Fact::Resource(ResourceFact::Confirmed(confirmed())));
     log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), actor: actor() })));
     let mut pool = given(&log);
     log.messages.pop();
@@ -159,15 +159,15 @@ fn r1_the_last_first_request_is_known_however_long_ago_it_was() {
     assert_eq!(reader.sync(&pool_id("dc1"), "s-first").unwrap().value, None, "not one of the last thousand");
 }
 
-fn confirmation() -> Fact {
-    Fact::Resource(ResourceFact::Confirmed(Confirmed {
+fn confirmed() -> Confirmed {
+    Confirmed {
         pool: pool_id("dc1"),
         confirm_id: "c1".to_owned(),
         actor: actor(),
         task: None,
         allowed_unreachable: false,
         resources: Vec::new(),
-    }))
+    }
 }
 
 #[test]
@@ -223,15 +223,7 @@ fn the_last_syncs_and_confirmations_are_kept_newest_first() {
         took_ms: 3,
         equal: true,
     })));
-    let confirmed = Confirmed {
-        pool: pool_id("dc1"),
-        confirm_id: "c1".to_owned(),
-        actor: actor(),
-        task: None,
-        allowed_unreachable: false,
-        resources: Vec::new(),
-    };
-    log.fact(&Fact::Resource(ResourceFact::Confirmed(confirmed.clone())));
+    log.fact(&Fact::Resource(ResourceFact::Confirmed(confirmed())));
     let paused = SchedulePaused { pool: pool_id("dc1"), paused: true, actor: actor() };
     log.fact(&Fact::Resource(ResourceFact::SchedulePaused(paused)));
     let pool = given(&log);
@@ -239,7 +231,7 @@ fn the_last_syncs_and_confirmations_are_kept_newest_first() {
     assert_eq!((syncs.len(), syncs[0].sync_id.as_str()), (1000, "s1004"));
     assert!(syncs[1].completed.is_some() && syncs[1].requested.is_some());
     let confirmations = pool.reader().confirmations(&pool_id("dc1"), 10).unwrap().value;
-    assert_eq!(confirmations[0].confirmed, confirmed);
+    assert_eq!(confirmations[0].confirmed, confirmed());
     assert!(pool.reader().is_paused(&pool_id("dc1")).unwrap().value);
 }
 
