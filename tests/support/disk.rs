@@ -2,7 +2,7 @@
 //! a tmpfs in a mount namespace that a child holds open and that ends with it.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -86,6 +86,9 @@ impl Disk {
 
     /// Gives back what filled it.
     pub(crate) fn make_room(&self) {
+        // Made empty first: a process that another test is just starting may still have it open, and what is
+        // open keeps its room when it is removed.
+        File::create(self.ballast()).unwrap();
         fs::remove_file(self.ballast()).unwrap();
     }
 

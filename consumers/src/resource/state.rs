@@ -14,8 +14,9 @@
 //! Nothing is retried because it was tried: after a rest the same question is asked as always, so what is
 //! no longer wanted (a paused schedule, a damage that is gone) is not asked for again.
 //!
-//! Pure: no clock, no I/O. What mends a damage is decided in [`super::damage`]. Level-triggered: after every commit and every tick the same question is asked
-//! ("what should be true now?"), so that a lost or repeated input strands nothing.
+//! Pure: no clock, no I/O. What mends a damage is decided in [`super::damage`]. Level-triggered: after every
+//! commit and every tick the same question is asked ("what should be true now?"), so that a lost or repeated
+//! input strands nothing.
 //! The second request (R4) belongs to `confirm`, which waits for its answer itself.
 
 use bus_schema::{Hash32, Timestamp, command::resource::SyncReason, event::resource::SyncScope};
