@@ -161,17 +161,21 @@ async fn r3_one_pool_per_source_cluster() {
 }
 
 async fn confirm(target: &Target, keys: &[&str], wait_ms_max: u64) -> Confirmation {
-    let command = ConfirmCommand {
+    let command = to_confirm(keys, wait_ms_max);
+    match target.command(Stem::Resource, "confirm", &command).await {
+        Reply::Done { answer } => answer,
+        Reply::Refused { reason } => panic!("{reason}"),
+    }
+}
+
+fn to_confirm(keys: &[&str], wait_ms_max: u64) -> ConfirmCommand {
+    ConfirmCommand {
         pool: dc1(),
         keys: keys.iter().map(|key| key.parse().unwrap()).collect(),
         actor: "op".to_owned(),
         task: Some("failover".to_owned()),
         allow_unreachable: false,
         wait_ms_max,
-    };
-    match target.command(Stem::Resource, "confirm", &command).await {
-        Reply::Done { answer } => answer,
-        Reply::Refused { reason } => panic!("{reason}"),
     }
 }
 

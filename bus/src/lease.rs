@@ -214,10 +214,20 @@ impl Contender {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(lease = %self.options.lease, %error, "cannot look at the lease")
+                    tracing::debug!(lease = %self.options.lease, %error, "cannot look at the lease");
+                    self.miss(&error).await;
                 }
             }
             sleep(self.options.ttl / LOOKS_PER_TTL).await;
+        }
+    }
+
+    /// Makes the stream of renewals again when it is gone.
+    async fn miss(&self, error: &BusError) {
+        if matches!(error, BusError::NoStream { stream } if *stream == self.renewals)
+            && let Err(error) = self.ensure_renewals().await
+        {
+            tracing::warn!(lease = %self.options.lease, %error, "the stream of renewals is gone and cannot be made");
         }
     }
 

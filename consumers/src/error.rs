@@ -78,4 +78,13 @@ impl ConsumersError {
             _ => false,
         }
     }
+
+    /// Whether a log is not there that should be.
+    pub(crate) fn is_missing_log(&self) -> bool {
+        match self {
+            Self::Bus(error) => matches!(error, BusError::NoStream { .. }),
+            Self::Publish(error) => error.kind == PublishErrorKind::NoStream,
+            _ => false,
+        }
+    }
 }

@@ -7,7 +7,7 @@ use bus_schema::{
     Hash32, Stem,
     command::{
         resource::SyncReason,
-        target::{Reply, SyncsStarted},
+        target::{Confirmation, Reply, SyncsStarted},
     },
     fact::{log::LogFact, resource::Verdict},
 };
@@ -15,7 +15,7 @@ use producers::AgentConfig;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{LOG, OWNER, confirm, dc1, log_fact, quiet, target::Target};
+use super::{LOG, OWNER, confirm, dc1, log_fact, quiet, target::Target, to_confirm};
 use crate::support::{agent::RunningAgent, eventually, nats::Nats};
 
 /// A source whose inventory is what a command prints, and its agent.
@@ -30,6 +30,14 @@ impl Bench {
         bench.inventory(&[]);
         let target = Target::start(&bench.nats.bus().await, quiet()).await;
         (bench, target)
+    }
+
+    /// The logs are gone, with what they held.
+    async fn lose_the_logs(&self) {
+        let client = async_nats::jetstream::new(self.nats.client().await);
+        for stream in [LOG, "FARSIDE_TGT_LOCAL", "FARSIDE_DLQ_LOCAL", "FARSIDE_LEASE_LOCAL"] {
+            client.delete_stream(stream).await.unwrap();
+        }
     }
 
     /// The source has these machines, each with this number in its state.
@@ -214,6 +222,32 @@ async fn r9_an_agent_whose_epoch_another_of_its_name_has_ended_heals_while_it_ru
     agent.stop().await;
 }
 
+/// A nats-server that was killed at a bad moment may not know a stream any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_that_vanish_under_a_running_service_are_made_anew_and_filled_again() {
+    let (bench, target) = Bench::new().await;
+    bench.inventory(&[("a", 1)]);
+    let agent = bench.agent(1, "").await;
+    equal(&target, 2).await;
+    let before = target.bus.stream_state(LOG).await.unwrap().created;
+    bench.lose_the_logs().await;
+    bench.inventory(&[("a", 1), ("b", 1)]);
+    equal(&target, 3).await;
+    assert!(target.bus.stream_state(LOG).await.unwrap().created > before);
+    let confirmation = eventually("the target acts again", async || {
+        let reply = target.try_command(Stem::Resource, "confirm", &to_confirm(&["Vm/b"], 20_000)).await;
+        let Ok(Reply::<Confirmation>::Done { answer }) = reply else { return None };
+        Some(answer)
+    })
+    .await;
+    assert_eq!(confirmation.resources[0].verdict, Verdict::Confirmed);
+    eventually("dead letters have a log again", async || {
+        target.bus.stream_state("FARSIDE_DLQ_LOCAL").await.ok()
+    })
+    .await;
+    agent.stop().await;
+}
+
 /// Log, facts, lease and pool are made anew while an agent keeps its ledger.
 async fn made_anew(agent_runs: bool) {
     let (bench, target) = Bench::new().await;
@@ -227,10 +261,7 @@ async fn made_anew(agent_runs: bool) {
         agent.take().unwrap().stop().await;
     }
     target.stop().await;
-    let client = async_nats::jetstream::new(bench.nats.client().await);
-    for stream in [LOG, "FARSIDE_TGT_LOCAL", "FARSIDE_DLQ_LOCAL", "FARSIDE_LEASE_LOCAL"] {
-        client.delete_stream(stream).await.unwrap();
-    }
+    bench.lose_the_logs().await;
     let target = Target::start(&bus, quiet()).await;
     let agent = match agent {
         Some(agent) => agent,

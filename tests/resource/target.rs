@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bus::Bus;
+use bus::{Bus, RequestError};
 use bus_schema::{PoolId, ResourceKey, Stem, command::target::Reply, subject};
 use consumers::{ConsumersError, Handle, Service, ServiceConfig};
 use projector::{Owner, Reader, Row, Store, StoreOptions};
@@ -80,8 +80,18 @@ impl Target {
         verb: &str,
         command: &C,
     ) -> Reply<A> {
+        self.try_command(stem, verb, command).await.unwrap()
+    }
+
+    /// The same, when perhaps nobody acts for it.
+    pub(crate) async fn try_command<C: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        stem: Stem,
+        verb: &str,
+        command: &C,
+    ) -> Result<Reply<A>, RequestError> {
         let subject = subject::target_command(&"local".parse().unwrap(), stem, verb);
-        self.bus.request(&subject, command, PATIENCE).await.unwrap()
+        self.bus.request(&subject, command, PATIENCE).await
     }
 
     /// Asks for a fact to be stated; the reason when it was refused.

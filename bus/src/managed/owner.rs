@@ -25,7 +25,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Holds the directory until it is dropped, or its process ends in any way.
 #[derive(Debug)]
 pub(crate) struct Owner {
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Closing would do, were it not for a process that is being started in this moment by another
+        // thread: until it is another program, it has the file open, too.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Owner {
@@ -57,7 +65,7 @@ impl Owner {
         lock.set_len(0)
             .and_then(|()| lock.write_all(holder.as_bytes()))
             .map_err(file_error("write", &path))?;
-        Ok(Self { _lock: lock })
+        Ok(Self { lock })
     }
 }
 

@@ -13,5 +13,6 @@ pub mod replay;
 pub mod service;
 
 pub(crate) mod clock;
+pub(crate) mod logs;
 pub(crate) mod outbox;
 pub(crate) mod pipeline;

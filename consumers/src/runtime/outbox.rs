@@ -19,7 +19,7 @@ use projector::{DeadLetter, DeadMessage, Pending, Stated, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::facts::FactPublisher;
+use super::{facts::FactPublisher, logs::Logs};
 use crate::error::ConsumersError;
 
 /// Entries that are stated before they are settled in one transaction.
@@ -39,6 +39,8 @@ pub(crate) struct Outbox {
     pub facts: FactPublisher,
     /// Called after a commit that put something in.
     pub called: Arc<Notify>,
+    /// Makes a log again that is gone.
+    pub logs: Logs,
 }
 
 impl Outbox {
@@ -47,6 +49,7 @@ impl Outbox {
         let mut lease = self.facts.lease();
         loop {
             if let Err(error) = self.empty().await {
+                self.logs.miss(&error);
                 tracing::warn!(%error, "cannot state what the projector found; it is kept and tried again");
             }
             tokio::select! {

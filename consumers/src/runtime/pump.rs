@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     applied::{Applied, Reached},
     facts::FactPublisher,
+    logs::Logs,
     pipeline::{Chunk, Gate, Pipeline},
 };
 use crate::error::ConsumersError;
@@ -64,6 +65,8 @@ pub(crate) struct Pump {
     pub gate: Gate,
     /// Why this pump stands still.
     pub troubles: watch::Sender<Troubles>,
+    /// Makes the log again when it is gone.
+    pub logs: Logs,
 }
 
 /// Why a session ended without an error.
@@ -81,6 +84,7 @@ impl Pump {
                 Ok(End::Shutdown) => return,
                 Ok(End::Again) => wait = RETRY_WAIT_MIN,
                 Err(error) => {
+                    self.logs.miss(&error);
                     let stream = &self.stream;
                     tracing::error!(%error, stream, wait_ms = wait.as_millis(), "the pump stands still, and tries again");
                     self.troubles

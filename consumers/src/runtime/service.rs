@@ -6,7 +6,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bus::{Bus, BusError, Lease, LeaseOptions};
-use bus_schema::{Name, stream::StreamSpec, subject};
+use bus_schema::Name;
 use projector::{Reader, Store};
 use tokio::{
     sync::{Mutex, Notify, watch},
@@ -18,6 +18,7 @@ use super::{
     applied::{Applied, Progress},
     facts::FactPublisher,
     hello::Greeter,
+    logs::Logs,
     outbox::Outbox,
     pipeline::Gate,
     pump::{Pump, Troubles},
@@ -41,6 +42,7 @@ const ACT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub struct Service {
     config: Arc<ServiceConfig>,
     bus: Bus,
+    logs: Logs,
     store: Store,
     handle: Handle,
     ends: Ends,
@@ -125,7 +127,9 @@ impl Service {
             holding: holding_seen,
         };
         let ends = Ends { applied, troubles, shown, holding };
-        Ok(Self { config: Arc::new(config), bus, store, handle, ends })
+        let config = Arc::new(config);
+        let logs = Logs::new(bus.clone(), config.clone());
+        Ok(Self { config, bus, logs, store, handle, ends })
     }
 
     /// What others may see and ask.
@@ -133,7 +137,7 @@ impl Service {
         self.handle.clone()
     }
 
-    /// Makes the logs that are not there, then runs until `shutdown`; everything is joined.
+    /// Makes the logs that are not there, now and whenever one is missed, and runs until `shutdown`; everything is joined.
     ///
     /// A NATS that goes away meanwhile is waited for. Errors: a log that is too weak, a task that broke down.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
@@ -141,11 +145,12 @@ impl Service {
         let facts = FactPublisher::new(&self.bus, &self.config.target, lease.token());
         let outbox = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
-        for stream in self.streams() {
+        tasks.spawn(self.logs.clone().keep(shutdown.clone()));
+        for stream in self.logs.streams() {
             tasks.spawn(self.pump(stream, facts.clone(), outbox.clone()).run(shutdown.clone()));
         }
         let (bus, store) = (self.bus.clone(), self.store.clone());
-        let emptying = Outbox { bus, store, facts: facts.clone(), called: outbox };
+        let emptying = Outbox { bus, store, facts: facts.clone(), called: outbox, logs: self.logs.clone() };
         tasks.spawn(emptying.run(shutdown.clone()));
         tasks.spawn(self.actor(facts).run(shutdown.clone()));
         let result = join_all(tasks, &shutdown).await;
@@ -157,7 +162,7 @@ impl Service {
     async fn begin(&self, shutdown: &CancellationToken) -> Result<Option<Lease>, ConsumersError> {
         loop {
             let begun = async {
-                self.ensure_streams().await?;
+                self.logs.ensure().await?;
                 Ok(Lease::contend(&self.bus, self.lease_options()?).await?)
             };
             match begun.await {
@@ -171,25 +176,6 @@ impl Service {
                 () = tokio::time::sleep(BEGIN_AGAIN_AFTER) => {}
             }
         }
-    }
-
-    async fn ensure_streams(&self) -> Result<(), ConsumersError> {
-        let target = &self.config.target;
-        let sites = self.config.sites.iter().map(StreamSpec::site);
-        for mut spec in sites.chain([StreamSpec::target(target), StreamSpec::dead_letters(target)]) {
-            spec.bytes_max = self.config.log_bytes_max.unwrap_or(spec.bytes_max);
-            spec.replicas = self.config.log_replicas;
-            self.bus.ensure_stream(&spec).await?;
-            if self.config.log_bytes_max.is_some() {
-                self.bus.raise_limit(&spec.name, spec.bytes_max).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn streams(&self) -> impl Iterator<Item = String> {
-        let sites = self.config.sites.iter().map(subject::site_stream);
-        sites.chain([subject::target_stream(&self.config.target)])
     }
 
     fn lease_options(&self) -> Result<LeaseOptions, ConsumersError> {
@@ -215,6 +201,7 @@ impl Service {
             outbox,
             gate: self.handle.gate.clone(),
             troubles: self.ends.troubles.clone(),
+            logs: self.logs.clone(),
         }
     }
 
