@@ -12,6 +12,7 @@ mod managed;
 mod position;
 mod publish;
 mod request;
+mod stream;
 
 /// An event of the site log.
 pub(crate) fn event(number: usize) -> Outgoing {

@@ -82,6 +82,8 @@ async fn nothing_is_lost_and_nothing_is_applied_twice_when_anything_is_killed_at
     // The chain is counted from 1 without holes, so this is once each.
     assert_eq!(owner["applied"].to_string(), last, "each event is applied exactly once");
     assert_eq!(world.status().await.unwrap()["dead_letters"].to_string(), "0");
+    let log = fs::read_to_string(&world.service.log).unwrap();
+    assert!(!log.contains("does not hold any more"), "NATS lost what it had acknowledged: {log}");
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -146,10 +146,6 @@ impl Contender {
     }
 
     async fn ensure_renewals(&self) -> Result<(), BusError> {
-        match self.bus.stream_state(&self.renewals).await {
-            Err(BusError::NoStream { .. }) => {}
-            found => return found.map(|_| ()),
-        }
         let config = stream::Config {
             name: self.renewals.clone(),
             subjects: vec![format!("{}.{}.lease.>", subject::ROOT, self.options.target)],
@@ -162,11 +158,7 @@ impl Contender {
             discard: DiscardPolicy::Old,
             ..stream::Config::default()
         };
-        match self.bus.create_stream(&config).await {
-            // Another contender made it in this moment.
-            Err(_) if self.bus.stream_state(&self.renewals).await.is_ok() => Ok(()),
-            made => made.map(|_| ()),
-        }
+        self.bus.make_stream(&config).await.map(drop)
     }
 
     async fn run(self, tell: watch::Sender<Option<LeaseToken>>, stop: CancellationToken) {

@@ -71,18 +71,11 @@ impl Bus {
     /// Errors: [`BusError::WeakerStream`] names every difference; [`BusError::NoRoom`] when the server
     /// cannot set aside `bytes_max`.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<StreamState, BusError> {
-        let existing = match self.stream_info(&spec.name).await {
-            Err(BusError::NoStream { .. }) => match self.create_stream(&config_of(spec)).await {
-                // Another process made it in this moment: what it made is verified like any other.
-                Err(BusError::Server { code, .. }) if code == ErrorCode::STREAM_NAME_EXIST.0 => {
-                    self.stream_info(&spec.name).await?
-                }
-                Err(BusError::Server { code, reason, .. }) if NO_ROOM.contains(&code) => {
-                    let (stream, bytes_max) = (spec.name.clone(), spec.bytes_max);
-                    return Err(BusError::NoRoom { stream, bytes_max, reason });
-                }
-                made => return Ok(made?.into()),
-            },
+        let existing = match self.make_stream(&config_of(spec)).await {
+            Err(BusError::Server { code, reason, .. }) if NO_ROOM.contains(&code) => {
+                let (stream, bytes_max) = (spec.name.clone(), spec.bytes_max);
+                return Err(BusError::NoRoom { stream, bytes_max, reason });
+            }
             existing => existing?,
         };
         let differences = weaknesses(&existing.config, spec);
@@ -168,10 +161,50 @@ impl Bus {
         info.map_err(|e| no_stream(stream, e))
     }
 
-    pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<stream::Info, BusError> {
-        let call = Call { verb: "make the stream", object: &config.name };
-        self.call(call, &format!("STREAM.CREATE.{}", config.name), config).await
+    /// Makes a stream that is not there, and answers what is there then.
+    ///
+    /// In two steps. nats-server (2.15.1, seen by killing it) writes a new stream's description and its
+    /// checksum one after the other; killed in between, it leaves a directory that no later start restores.
+    /// A stream that is created over that directory works, and its messages are acknowledged, but its
+    /// description stays broken: the next start does not know the stream. An update writes both anew. So a
+    /// stream is created under a subject that nobody uses, and gets its own with an update: what takes a
+    /// message is whole.
+    pub(crate) async fn make_stream(&self, config: &stream::Config) -> Result<stream::Info, BusError> {
+        let name = &config.name;
+        let unused = vec![unused_subject(name)];
+        let existing = match self.stream_info(name).await {
+            Err(BusError::NoStream { .. }) => {
+                let first = stream::Config { subjects: unused.clone(), ..config.clone() };
+                match self.change_stream("make the stream", "CREATE", &first).await {
+                    // Another process made it in this moment.
+                    Err(BusError::Server { code, .. }) if code == ErrorCode::STREAM_NAME_EXIST.0 => {
+                        self.stream_info(name).await?
+                    }
+                    made => made?,
+                }
+            }
+            existing => existing?,
+        };
+        if existing.config.subjects != unused {
+            return Ok(existing);
+        }
+        self.change_stream("give its subjects to the stream", "UPDATE", config).await
     }
+
+    async fn change_stream(
+        &self,
+        verb: &'static str,
+        change: &str,
+        config: &stream::Config,
+    ) -> Result<stream::Info, BusError> {
+        let call = Call { verb, object: &config.name };
+        self.call(call, &format!("STREAM.{change}.{}", config.name), config).await
+    }
+}
+
+/// What a stream stores until it is made.
+fn unused_subject(stream: &str) -> String {
+    format!("farside.unmade.{stream}")
 }
 
 #[derive(Deserialize)]

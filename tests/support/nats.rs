@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
 };
 
 use bus::{Bus, ConnectOptions, managed};
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 
 use super::eventually;
 
+/// How much of a server's log is shown when a test fails, in bytes.
+const LAST_WORDS_BYTES: usize = 8_000;
 /// Room that a test's log sets aside, in bytes.
 pub(crate) const TEST_LOG_BYTES: i64 = 256 << 20;
 
@@ -93,10 +96,14 @@ impl Nats {
         self.child = spawn(self.dir.path(), &self.store, &self.jetstream, port, monitor);
     }
 
+    /// Where the server keeps a stream.
+    pub(crate) fn stream_dir(&self, stream: &str) -> PathBuf {
+        self.store.join("jetstream/$G/streams").join(stream)
+    }
+
     /// The files that hold the messages of a stream, oldest first.
     pub(crate) fn blocks(&self, stream: &str) -> Vec<PathBuf> {
-        let dir = self.store.join("jetstream/$G/streams").join(stream).join("msgs");
-        let mut blocks: Vec<_> = fs::read_dir(dir)
+        let mut blocks: Vec<_> = fs::read_dir(self.stream_dir(stream).join("msgs"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|ext| ext == "blk"))
@@ -122,6 +129,11 @@ impl Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let said = fs::read_to_string(self.dir.path().join("nats.out")).unwrap_or_default();
+            let from = said.len().saturating_sub(LAST_WORDS_BYTES);
+            eprintln!("the end of what nats-server said:\n{}", said.get(from..).unwrap_or_default());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
