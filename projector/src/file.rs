@@ -5,14 +5,15 @@ use std::{
     io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use crate::{
     commit::PoolState,
     error::StoreError,
+    snapshot::Snapshot,
     store::StoreOptions,
     tables::{self, Db, FORMAT, read_json},
 };
@@ -28,7 +29,53 @@ pub(crate) struct File {
     path: PathBuf,
     options: StoreOptions,
     /// None between a failed write and the next one, which opens the file again.
-    database: RwLock<Option<Database>>,
+    open: RwLock<Option<Open>>,
+}
+
+/// An open database, and what its readers share.
+struct Open {
+    /// The state of the last commit; none until somebody asks. Before the database, so that nothing reads
+    /// any more when that is closed.
+    snapshot: RwLock<Option<Arc<Snapshot>>>,
+    database: Database,
+}
+
+impl Open {
+    fn new(database: Database) -> Self {
+        Self { snapshot: RwLock::default(), database }
+    }
+
+    /// The state of the last commit.
+    fn snapshot(&self) -> Db<Arc<Snapshot>> {
+        if let Some(shared) = &*self.snapshot.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(shared));
+        }
+        // Its transaction begins under the lock: were there a commit between that and here, it would still
+        // be given up by that commit, and nobody would read what was before it.
+        let mut shared = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = &*shared {
+            return Ok(Arc::clone(shared));
+        }
+        Ok(Arc::clone(shared.insert(Arc::new(Snapshot::begin(&self.database)?))))
+    }
+
+    /// Gives up the snapshot: the next question begins another one.
+    fn forget(&self) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Runs work in a write transaction and commits it.
+    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Stop>) -> Result<T, Stop> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_quick_repair(true);
+        let answer = work(&txn)?;
+        // Before the commit, so that it frees the pages that only an idle snapshot would keep; and after it,
+        // so that whoever asks from now on reads what was committed.
+        self.forget();
+        let committed = txn.commit();
+        self.forget();
+        Ok(committed.map(|()| answer)?)
+    }
 }
 
 /// Why work in a write transaction ended without a commit.
@@ -68,17 +115,14 @@ impl File {
         if options.compact && is_half_dead(path, &database).map_err(wrong)? {
             database.compact().map_err(|error| wrong(error.into()))?;
         }
-        Ok(Self { path: path.to_owned(), options, database: RwLock::new(Some(database)) })
+        Ok(Self { path: path.to_owned(), options, open: RwLock::new(Some(Open::new(database))) })
     }
 
-    /// Runs a question in a read transaction of its own.
-    pub(crate) fn read<T>(&self, ask: impl FnOnce(&ReadTransaction) -> Db<T>) -> Result<T, StoreError> {
-        let database = self.database()?;
-        let answer = database.as_ref().map_or(Err(redb::Error::DatabaseClosed), |database| {
-            let txn = database.begin_read()?;
-            ask(&txn)
-        });
-        answer.map_err(|error| self.wrong(error))
+    /// Asks a question of the last commit: of no older one than the last whose [`File::write`] had returned.
+    pub(crate) fn read<T>(&self, ask: impl FnOnce(&Snapshot) -> Db<T>) -> Result<T, StoreError> {
+        let open = self.open_again()?;
+        let open = open.as_ref().ok_or(redb::Error::DatabaseClosed);
+        open.and_then(|open| ask(&*open.snapshot()?)).map_err(|error| self.wrong(error))
     }
 
     /// Runs work in a durable write transaction. When writing itself failed, the file is closed, so that
@@ -87,15 +131,9 @@ impl File {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, Stop>,
     ) -> Result<T, StoreError> {
-        let database = self.database()?;
-        let done = database.as_ref().map_or(Err(Stop::Tables(redb::Error::DatabaseClosed)), |database| {
-            let mut txn = database.begin_write()?;
-            txn.set_quick_repair(true);
-            let answer = work(&txn)?;
-            txn.commit()?;
-            Ok(answer)
-        });
-        drop(database);
+        let open = self.open_again()?;
+        let done = open.as_ref().map_or(Err(redb::Error::DatabaseClosed.into()), |open| open.write(work));
+        drop(open);
         done.map_err(|stop| match stop {
             Stop::Refused(error) => error,
             Stop::Tables(error) => {
@@ -103,26 +141,27 @@ impl File {
                     error,
                     redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_)
                 ) {
-                    *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+                    *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
                 }
                 self.wrong(error)
             }
         })
     }
 
-    fn database(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        if database.is_some() {
-            return Ok(database);
+    /// The open database; opens it when the last write failed.
+    fn open_again(&self) -> Result<RwLockReadGuard<'_, Option<Open>>, StoreError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if open.is_some() {
+            return Ok(open);
         }
-        drop(database);
-        let mut closed = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        drop(open);
+        let mut closed = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if closed.is_none() {
-            let opened = open_database(&self.path, &self.options, false);
-            *closed = Some(opened.map_err(|error| self.wrong(error))?);
+            let database = open_database(&self.path, &self.options, false);
+            *closed = Some(Open::new(database.map_err(|error| self.wrong(error))?));
         }
         drop(closed);
-        Ok(self.database.read().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.open.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The size of the file.
@@ -206,6 +245,8 @@ fn is_half_dead(path: &Path, database: &Database) -> Db<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use super::*;
 
     #[test]
@@ -220,20 +261,75 @@ mod tests {
         assert_eq!(mode(), 0o600);
     }
 
+    /// A write that fails as on a full disk, after `work`.
+    fn fail(file: &File, work: impl FnOnce(&WriteTransaction) -> Result<(), Stop>) -> String {
+        let failed = file.write(|txn| -> Result<(), Stop> {
+            work(txn)?;
+            Err(Stop::Tables(redb::Error::Io(io::ErrorKind::StorageFull.into())))
+        });
+        failed.unwrap_err().to_string()
+    }
+
+    fn pause(txn: &WriteTransaction) -> Result<(), Stop> {
+        txn.open_table(tables::PAUSED)?.insert("a/b", ())?;
+        Ok(())
+    }
+
+    fn is_paused(snapshot: &Snapshot) -> bool {
+        snapshot.open_table(tables::PAUSED).unwrap().get("a/b").unwrap().is_some()
+    }
+
     #[test]
     fn a_full_disk_leaves_what_was_committed_and_the_file_goes_on() {
         let directory = tempfile::tempdir().unwrap();
         let file = File::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
-        let paused =
-            |file: &File| file.read(|txn| Ok(txn.open_table(tables::PAUSED)?.get("a/b")?.is_some())).unwrap();
-        let error = file.write(|txn| -> Result<(), Stop> {
-            txn.open_table(tables::PAUSED)?.insert("a/b", ())?;
-            Err(Stop::Tables(redb::Error::Io(std::io::ErrorKind::StorageFull.into())))
-        });
-        let text = error.unwrap_err().to_string();
+        let paused = || file.read(|snapshot| Ok(is_paused(snapshot))).unwrap();
+        assert!(!paused());
+        let text = fail(&file, pause);
         assert!(text.contains("the disk is full") && text.contains("make room"), "{text}");
-        assert!(!paused(&file));
-        file.write(|txn| Ok(txn.open_table(tables::PAUSED)?.insert("a/b", ()).map(drop)?)).unwrap();
-        assert!(paused(&file));
+        assert!(!paused());
+        file.write(pause).unwrap();
+        assert!(paused());
+    }
+
+    #[test]
+    fn a_failed_write_waits_for_questions_and_opens_the_file_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
+        let (writing, asked) = (Barrier::new(2), Barrier::new(2));
+        thread::scope(|scope| {
+            let answer = scope.spawn(|| {
+                file.read(|snapshot| {
+                    asked.wait();
+                    writing.wait();
+                    Ok(is_paused(snapshot))
+                })
+            });
+            asked.wait();
+            fail(&file, |txn| {
+                writing.wait();
+                pause(txn)
+            });
+            assert!(file.open.read().unwrap().is_none(), "nobody has asked since");
+            assert!(!answer.join().unwrap().unwrap(), "the question was not cut off");
+        });
+        assert!(!file.read(|snapshot| Ok(is_paused(snapshot))).unwrap());
+        file.write(pause).unwrap();
+        assert!(file.read(|snapshot| Ok(is_paused(snapshot))).unwrap());
+    }
+
+    #[test]
+    fn a_snapshot_is_shared_until_the_next_commit() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
+        let snapshot = || file.open.read().unwrap().as_ref().unwrap().snapshot().unwrap();
+        let before = snapshot();
+        assert!(Arc::ptr_eq(&before, &snapshot()));
+        let refused = StoreError::UnknownLog { stream: "S".to_owned() };
+        file.write(|_| Err::<(), _>(Stop::Refused(refused))).unwrap_err();
+        assert!(Arc::ptr_eq(&before, &snapshot()), "nothing was committed");
+        file.write(pause).unwrap();
+        assert!(!is_paused(&before) && is_paused(&snapshot()));
+        assert_eq!(Arc::strong_count(&before), 1, "the file keeps the last commit only");
     }
 }

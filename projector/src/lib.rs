@@ -23,6 +23,7 @@ mod pending;
 mod reader;
 mod records;
 mod row;
+mod snapshot;
 mod store;
 mod tables;
 

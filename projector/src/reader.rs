@@ -1,5 +1,6 @@
-//! Questions about what was committed. Each opens its own short read transaction: it never waits for
-//! the writer, never sees half a batch, and says as of when it is true.
+//! Questions about what was committed. Each is answered from the [snapshot](crate::snapshot) of one commit:
+//! it never waits for the writer, never sees half a batch nor less than a commit that was done when it was
+//! asked, and says as of when it is true.
 
 mod digest;
 mod export;
@@ -11,21 +12,11 @@ pub(crate) use export::line;
 
 use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
+use crate::{error::StoreError, file::File, owner::SinceSync, row::Row, snapshot::Snapshot, tables::Db};
 use bus_schema::{
     PoolId, ResourceKey, TenantId, Timestamp,
     chain::ChainPoint,
     digest::{Address, Digest, Node},
-};
-use redb::ReadTransaction;
-
-use crate::{
-    commit::PoolState,
-    error::StoreError,
-    file::File,
-    log,
-    owner::SinceSync,
-    row::Row,
-    tables::{self, Db, PoolTables, read_json},
 };
 
 /// What an answer is true as of.
@@ -168,7 +159,7 @@ impl Reader {
 
     /// What an answer given now is true as of.
     pub fn as_of(&self) -> Result<AsOf, StoreError> {
-        self.file.read(as_of)
+        self.file.read(|snapshot| Ok(snapshot.as_of().clone()))
     }
 
     /// What an error of the tables means for the file that is read.
@@ -176,23 +167,8 @@ impl Reader {
         self.file.wrong(error)
     }
 
-    /// Asks one question in a transaction of its own.
-    fn ask<T>(&self, question: impl FnOnce(&ReadTransaction) -> Db<T>) -> Result<Answer<T>, StoreError> {
-        self.file.read(|txn| Ok(Answer { as_of: as_of(txn)?, value: question(txn)? }))
+    /// Asks one question of the last commit.
+    fn ask<T>(&self, question: impl FnOnce(&Snapshot) -> Db<T>) -> Result<Answer<T>, StoreError> {
+        self.file.read(|snapshot| Ok(Answer { value: question(snapshot)?, as_of: snapshot.as_of().clone() }))
     }
-}
-
-fn as_of(txn: &ReadTransaction) -> Db<AsOf> {
-    let logs = log::all(&txn.open_table(tables::LOGS)?)?;
-    let time = logs.iter().map(|(_, state)| state.time).max().unwrap_or_default();
-    Ok(AsOf { logs: logs.into_iter().map(|(stream, state)| (stream, state.seq)).collect(), time })
-}
-
-/// A pool's record and the names of its tables; none for an unknown pool.
-fn find_pool(txn: &ReadTransaction, pool: &PoolId) -> Db<Option<(PoolState, PoolTables)>> {
-    let pools = txn.open_table(tables::POOLS)?;
-    let Some(record) = pools.get(pool.to_string().as_str())? else { return Ok(None) };
-    let state: PoolState = read_json("a pool", record.value())?;
-    let names = PoolTables::new(state.number);
-    Ok(Some((state, names)))
 }

@@ -116,14 +116,14 @@ impl Store {
 
     /// Where the projector is in a log; none = [`Store::begin_log`] was never called for it.
     pub fn position(&self, stream: &str) -> Result<Option<Position>, StoreError> {
-        let state = self.file.read(|txn| log::read(&txn.open_table(tables::LOGS)?, stream))?;
-        Ok(state.map(|state| state.position(stream)))
+        let known = |(of, state): &(String, LogState)| (of == stream).then(|| state.position(of));
+        self.file.read(|snapshot| Ok(snapshot.logs().iter().find_map(known)))
     }
 
     /// Where the projector is in every log.
     pub fn positions(&self) -> Result<Vec<Position>, StoreError> {
-        let logs = self.file.read(|txn| log::all(&txn.open_table(tables::LOGS)?))?;
-        Ok(logs.into_iter().map(|(stream, state)| state.position(&stream)).collect())
+        let position = |(stream, state): &(String, LogState)| state.position(stream);
+        self.file.read(|snapshot| Ok(snapshot.logs().iter().map(position).collect()))
     }
 
     /// Makes a log known, with position 0, and answers its position. Errors: the log is known with another
@@ -160,8 +160,8 @@ impl Store {
 
     /// The oldest entries of the outbox.
     pub fn pending(&self, limit: usize) -> Result<Vec<Pending>, StoreError> {
-        self.file.read(|txn| {
-            let table = txn.open_table(tables::PENDING)?;
+        self.file.read(|snapshot| {
+            let table = snapshot.open_table(tables::PENDING)?;
             table
                 .iter()?
                 .take(limit)
@@ -226,7 +226,7 @@ impl Store {
 
     /// The size of the file.
     pub fn size(&self) -> Result<Size, StoreError> {
-        let live_bytes = self.file.read(|txn| file::live_bytes(&txn.open_table(tables::POOLS)?))?;
+        let live_bytes = self.file.read(|snapshot| file::live_bytes(&snapshot.open_table(tables::POOLS)?))?;
         let file_bytes = self.file.file_bytes()?;
         Ok(Size { file_bytes, live_bytes })
     }

@@ -6,5 +6,6 @@ mod edges;
 mod oracle;
 mod property;
 mod records;
+mod snapshot;
 mod support;
 mod window;

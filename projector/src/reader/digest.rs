@@ -8,7 +8,7 @@ use bus_schema::{
     command::resource::NODES_MAX,
     digest::{Address, DEPTH_MAX, Digest, Node, width},
 };
-use redb::{ReadTransaction, ReadableTable};
+use redb::ReadableTable;
 
 use super::{Answer, DigestItem, DigestItems, DigestNodes, Reader, pools};
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
     error::StoreError,
     leaves::{self, FRAME},
     owner::Owner,
-    tables::{Db, PoolTables, damaged},
+    snapshot::{Pool, Snapshot},
+    tables::{Db, damaged},
 };
 
 /// The digest of an owner that has no resources.
@@ -44,16 +45,16 @@ impl Reader {
         }
         let numbers =
             || ancestors.iter().flat_map(|ancestor| (0..each).map(|i| *ancestor as usize * each + i));
-        self.ask(|txn| {
-            let Some((record, names)) = pools::owner(txn, pool, source)? else {
+        self.ask(|snapshot| {
+            let Some((record, pool)) = pools::owner(snapshot, pool, source)? else {
                 let nodes = vec![Node::default(); wanted];
                 return Ok(DigestNodes { at: None, digest: NOTHING, nodes });
             };
             let nodes = if depth > record.depth {
-                let level = scanned_level(txn, &names, &record, depth)?;
+                let level = scanned_level(&pool, &record, depth)?;
                 numbers().map(|number| level.get(&(number as u32)).copied().unwrap_or_default()).collect()
             } else {
-                let level = stored_level(txn, &names, &record, depth)?;
+                let level = stored_level(snapshot, &pool, &record, depth)?;
                 numbers().map(|number| level.get(number).copied().unwrap_or_default()).collect()
             };
             let Owner { at, digest, .. } = record.owner;
@@ -71,12 +72,12 @@ impl Reader {
         below: &[u32],
     ) -> Result<Answer<DigestItems>, StoreError> {
         let above = above.min(DEPTH_MAX);
-        self.ask(|txn| {
-            let Some((record, names)) = pools::owner(txn, pool, source)? else {
+        self.ask(|snapshot| {
+            let Some((record, pool)) = pools::owner(snapshot, pool, source)? else {
                 return Ok(DigestItems { at: None, digest: NOTHING, items: Vec::new() });
             };
             let mut items = Vec::new();
-            each_item(txn, &names, record.number, |key, address, item| {
+            each_item(&pool, record.number, |key, address, item| {
                 if below.is_empty() || below.contains(&address.node(above)) {
                     let key = key.parse().map_err(|_| damaged("a row"))?;
                     items.push(DigestItem { key, address, item });
@@ -95,11 +96,11 @@ fn ancestors(above: u8, below: &[u32]) -> Vec<u32> {
 }
 
 /// All nodes of a level that is not below the stored leaves.
-fn stored_level(txn: &ReadTransaction, names: &PoolTables, record: &OwnerRecord, depth: u8) -> Db<Vec<Node>> {
+fn stored_level(snapshot: &Snapshot, pool: &Pool, record: &OwnerRecord, depth: u8) -> Db<Vec<Node>> {
     let mut level = vec![Node::default(); width(depth)];
     let below = width(record.depth - depth);
     let number = record.number;
-    for entry in txn.open_table(names.leaves())?.range((number, 0)..=(number, u32::MAX))? {
+    for entry in snapshot.open_table(pool.names.leaves())?.range((number, 0)..=(number, u32::MAX))? {
         let (at, stored) = entry?;
         let first = at.value().1 as usize * FRAME;
         for (i, leaf) in leaves::frame(stored.value())?.into_iter().enumerate() {
@@ -112,14 +113,9 @@ fn stored_level(txn: &ReadTransaction, names: &PoolTables, record: &OwnerRecord,
 }
 
 /// The nodes of a level below the stored leaves that are not empty.
-fn scanned_level(
-    txn: &ReadTransaction,
-    names: &PoolTables,
-    record: &OwnerRecord,
-    depth: u8,
-) -> Db<BTreeMap<u32, Node>> {
+fn scanned_level(pool: &Pool, record: &OwnerRecord, depth: u8) -> Db<BTreeMap<u32, Node>> {
     let mut level: BTreeMap<u32, Node> = BTreeMap::new();
-    each_item(txn, names, record.number, |_, address, item| {
+    each_item(pool, record.number, |_, address, item| {
         level.entry(address.node(depth)).or_default().toggle(item);
         Ok(())
     })?;
@@ -127,13 +123,8 @@ fn scanned_level(
 }
 
 /// Every live row of an owner, as its digest sees it.
-fn each_item(
-    txn: &ReadTransaction,
-    names: &PoolTables,
-    number: u32,
-    mut with: impl FnMut(&str, Address, Node) -> Db<()>,
-) -> Db<()> {
-    for entry in txn.open_table(names.rows())?.iter()? {
+fn each_item(pool: &Pool, number: u32, mut with: impl FnMut(&str, Address, Node) -> Db<()>) -> Db<()> {
+    for entry in pool.rows.iter()? {
         let (key, stored) = entry?;
         let cell = Cell::read(stored.value())?;
         if cell.head.owner == number && cell.is_live() {

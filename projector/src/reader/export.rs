@@ -6,7 +6,7 @@ use bus_schema::{Hash32, PoolId, Timestamp, canonical};
 use redb::ReadableTable;
 use serde::Serialize;
 
-use super::{Answer, Reader, as_of, rows::Rows};
+use super::{Answer, Reader};
 use crate::{
     error::StoreError,
     row::{Notice, Order, Row},
@@ -56,20 +56,19 @@ impl Reader {
     /// batches, or built again.
     pub fn export(&self, pool: &PoolId, to: &mut dyn Write) -> Result<Answer<u64>, StoreError> {
         let mut failed = None;
-        let answer = self.file.read(|txn| {
+        let answer = self.ask(|snapshot| {
             let mut count = 0;
-            if let Some(Rows { table, mut show, .. }) = Rows::open(txn, pool)? {
-                for entry in table.iter()? {
-                    let (key, stored) = entry?;
-                    let line = line(&show.row(key.value(), stored.value())?)?;
-                    if let Err(error) = to.write_all(line.as_bytes()) {
-                        failed = Some(error);
-                        break;
-                    }
-                    count += 1;
+            let Some(pool) = snapshot.pool(pool)? else { return Ok(count) };
+            for entry in pool.rows.iter()? {
+                let (key, stored) = entry?;
+                let line = line(&snapshot.show(&pool, key.value(), stored.value())?)?;
+                if let Err(error) = to.write_all(line.as_bytes()) {
+                    failed = Some(error);
+                    break;
                 }
+                count += 1;
             }
-            Ok(Answer { value: count, as_of: as_of(txn)? })
+            Ok(count)
         })?;
         failed.map_or(Ok(answer), |error| Err(StoreError::Export(error)))
     }

@@ -1,9 +1,9 @@
 //! Keys, tenants, syncs, confirmations, volumes, images, facts about logs.
 
 use bus_schema::{Name, PoolId, TenantId, fact::log::LogFact};
-use redb::{ReadTransaction, ReadableTable};
+use redb::ReadableTable;
 
-use super::{Answer, Reader, find_pool};
+use super::{Answer, Reader};
 use crate::{
     batch::Refusal,
     commit::{parked, read_pending},
@@ -13,26 +13,27 @@ use crate::{
         AccessKey, ConfirmationRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact, SyncRecord,
         TenantState, VolumeState,
     },
+    snapshot::Snapshot,
     tables::{self, Db, damaged, read_json},
 };
 
 impl Reader {
     /// The access keys that sources of a pool announced, withdrawn ones too.
     pub fn keys(&self, pool: &PoolId) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        self.ask(|txn| {
-            keys_of(txn, |origin| matches!(origin, KeyOrigin::Source { pool: of, .. } if of == pool))
+        self.ask(|snapshot| {
+            keys_of(snapshot, |origin| matches!(origin, KeyOrigin::Source { pool: of, .. } if of == pool))
         })
     }
 
     /// The access keys that the target issued, revoked ones too.
     pub fn issued_keys(&self) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        self.ask(|txn| keys_of(txn, |origin| *origin == KeyOrigin::Target))
+        self.ask(|snapshot| keys_of(snapshot, |origin| *origin == KeyOrigin::Target))
     }
 
     /// The access keys of a name, one per origin.
     pub fn key(&self, key_id: &Name) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        self.ask(|txn| {
-            let table = txn.open_table(tables::KEYS)?;
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::KEYS)?;
             let mut found = Vec::new();
             for entry in table.range::<(&str, &str)>((key_id.as_str(), "")..)? {
                 let (at, key) = entry?;
@@ -47,8 +48,8 @@ impl Reader {
 
     /// One tenant.
     pub fn tenant(&self, tenant: &TenantId) -> Result<Answer<Option<TenantState>>, StoreError> {
-        self.ask(|txn| {
-            let table = txn.open_table(tables::TENANTS)?;
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::TENANTS)?;
             let known = table.get(tenant.to_string().as_str())?;
             known.map(|known| read_json("a tenant", known.value())).transpose()
         })
@@ -56,8 +57,8 @@ impl Reader {
 
     /// Every tenant.
     pub fn tenants(&self) -> Result<Answer<Vec<TenantState>>, StoreError> {
-        self.ask(|txn| {
-            let table = txn.open_table(tables::TENANTS)?;
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::TENANTS)?;
             table.iter()?.map(|entry| read_json("a tenant", entry?.1.value())).collect()
         })
     }
@@ -68,8 +69,8 @@ impl Reader {
         pool: &PoolId,
         limit: usize,
     ) -> Result<Answer<Vec<ConfirmationRecord>>, StoreError> {
-        self.ask(|txn| {
-            let (table, pool) = (txn.open_table(tables::CONFIRMATIONS)?, pool.to_string());
+        self.ask(|snapshot| {
+            let (table, pool) = (snapshot.open_table(tables::CONFIRMATIONS)?, pool.to_string());
             let range = table.range::<(&str, u64)>((pool.as_str(), 0)..=(pool.as_str(), u64::MAX))?;
             range.rev().take(limit).map(|entry| read_json("a confirmation", entry?.1.value())).collect()
         })
@@ -77,8 +78,8 @@ impl Reader {
 
     /// The last syncs of a pool, newest first.
     pub fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Answer<Vec<SyncRecord>>, StoreError> {
-        self.ask(|txn| {
-            let (table, pool) = (txn.open_table(tables::SYNCS)?, pool.to_string());
+        self.ask(|snapshot| {
+            let (table, pool) = (snapshot.open_table(tables::SYNCS)?, pool.to_string());
             let range = table.range::<(&str, u64)>((pool.as_str(), 0)..=(pool.as_str(), u64::MAX))?;
             range.rev().take(limit).map(|entry| read_json("a sync", entry?.1.value())).collect()
         })
@@ -86,38 +87,38 @@ impl Reader {
 
     /// One sync, however long ago it was among the last of its pool that are kept.
     pub fn sync(&self, pool: &PoolId, sync_id: &str) -> Result<Answer<Option<SyncRecord>>, StoreError> {
-        self.ask(|txn| {
-            let (ids, pool) = (txn.open_table(tables::SYNC_IDS)?, pool.to_string());
+        self.ask(|snapshot| {
+            let (ids, pool) = (snapshot.open_table(tables::SYNC_IDS)?, pool.to_string());
             let Some(number) = ids.get((pool.as_str(), sync_id))?.map(|number| number.value()) else {
                 return Ok(None);
             };
-            let record = txn.open_table(tables::SYNCS)?.get((pool.as_str(), number))?;
+            let record = snapshot.open_table(tables::SYNCS)?.get((pool.as_str(), number))?;
             record.map(|record| read_json("a sync", record.value())).transpose()
         })
     }
 
     /// The volumes of a pool that have failed extents.
     pub fn volumes(&self, pool: &PoolId) -> Result<Answer<Vec<VolumeState>>, StoreError> {
-        self.ask(|txn| {
-            let Some((_, names)) = find_pool(txn, pool)? else { return Ok(Vec::new()) };
-            let table = txn.open_table(names.volumes())?;
+        self.ask(|snapshot| {
+            let Some(pool) = snapshot.pool(pool)? else { return Ok(Vec::new()) };
+            let table = snapshot.open_table(pool.names.volumes())?;
             table.iter()?.map(|entry| read_json("a volume", entry?.1.value())).collect()
         })
     }
 
     /// The image catalogue of a pool, deleted references too.
     pub fn images(&self, pool: &PoolId) -> Result<Answer<Vec<ImageEntry>>, StoreError> {
-        self.ask(|txn| {
-            let Some((_, names)) = find_pool(txn, pool)? else { return Ok(Vec::new()) };
-            let table = txn.open_table(names.images())?;
+        self.ask(|snapshot| {
+            let Some(pool) = snapshot.pool(pool)? else { return Ok(Vec::new()) };
+            let table = snapshot.open_table(pool.names.images())?;
             table.iter()?.map(|entry| read_json("an image", entry?.1.value())).collect()
         })
     }
 
     /// The last facts about logs, newest first.
     pub fn log_facts(&self, limit: usize) -> Result<Answer<Vec<LogFactRecord>>, StoreError> {
-        self.ask(|txn| {
-            let table = txn.open_table(tables::LOG_FACTS)?;
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::LOG_FACTS)?;
             table.iter()?.rev().take(limit).map(|entry| log_fact(entry?.1.value())).collect()
         })
     }
@@ -126,28 +127,28 @@ impl Reader {
     pub fn dead_letters(&self) -> Result<Answer<u64>, StoreError> {
         // ';' follows ':', so the range holds the names of all dead letters.
         let names = "parked:".."parked;";
-        self.ask(|txn| {
-            let stated = txn.open_table(tables::STATED)?.range::<&str>(names.clone())?.count();
-            let waiting = txn.open_table(tables::PENDING_NAMES)?.range::<&str>(names)?.count();
+        self.ask(|snapshot| {
+            let stated = snapshot.open_table(tables::STATED)?.range::<&str>(names.clone())?.count();
+            let waiting = snapshot.open_table(tables::PENDING_NAMES)?.range::<&str>(names)?.count();
             Ok((stated + waiting) as u64)
         })
     }
 
     /// Why a message that was taken in is among the dead letters; none when it is not.
     pub fn parked(&self, stream: &str, seq: u64) -> Result<Answer<Option<Refusal>>, StoreError> {
-        self.ask(|txn| {
+        self.ask(|snapshot| {
             let name = parked(stream, seq);
-            if let Some(id) = txn.open_table(tables::PENDING_NAMES)?.get(name.as_str())? {
-                let pending = txn.open_table(tables::PENDING)?;
+            if let Some(id) = snapshot.open_table(tables::PENDING_NAMES)?.get(name.as_str())? {
+                let pending = snapshot.open_table(tables::PENDING)?;
                 let entry = pending.get(id.value())?.ok_or_else(|| damaged("the outbox"))?;
                 if let Stated::DeadLetter(letter) = read_pending(id.value(), entry.value())?.what {
                     return Ok(Some(Refusal { reason: letter.reason, path: letter.path }));
                 }
             }
-            if txn.open_table(tables::STATED)?.get(name.as_str())?.is_none() {
+            if snapshot.open_table(tables::STATED)?.get(name.as_str())?.is_none() {
                 return Ok(None);
             }
-            for entry in txn.open_table(tables::LOG_FACTS)?.iter()?.rev() {
+            for entry in snapshot.open_table(tables::LOG_FACTS)?.iter()?.rev() {
                 if let LogFact::Parked(fact) = log_fact(entry?.1.value())?.fact
                     && (fact.stream.as_str(), fact.seq) == (stream, seq)
                 {
@@ -160,8 +161,8 @@ impl Reader {
     }
 }
 
-fn keys_of(txn: &ReadTransaction, wanted: impl Fn(&KeyOrigin) -> bool) -> Db<Vec<AccessKey>> {
-    let table = txn.open_table(tables::KEYS)?;
+fn keys_of(snapshot: &Snapshot, wanted: impl Fn(&KeyOrigin) -> bool) -> Db<Vec<AccessKey>> {
+    let table = snapshot.open_table(tables::KEYS)?;
     let mut found = Vec::new();
     for entry in table.iter()? {
         let key: AccessKey = read_json("a key", entry?.1.value())?;
