@@ -208,8 +208,7 @@ impl Store {
                 txn.delete_table(redb::TableDefinition::<&str, &[u8]>::new(table))?;
             }
             let pool = name.as_str();
-            let of_pool = |origin: &str| origin.split(' ').next() == Some(pool);
-            txn.open_table(tables::KEYS)?.retain(|(_, origin), _| !of_pool(origin))?;
+            txn.open_table(tables::KEYS)?.retain(|(_, origin), _| !tables::is_of_pool(origin, pool))?;
             txn.open_table(tables::FIRST_REQUESTS)?.retain(|(of, _), _| of != pool)?;
             txn.open_table(tables::CONFIRMATIONS)?.retain_in((pool, 0)..=(pool, u64::MAX), |_, _| false)?;
             txn.open_table(tables::SYNCS)?.retain_in((pool, 0)..=(pool, u64::MAX), |_, _| false)?;

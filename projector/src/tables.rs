@@ -138,6 +138,11 @@ impl PoolTables {
     }
 }
 
+/// Whether an origin in [`KEYS`] is a source of this pool. A pool's name has no blank.
+pub(crate) fn is_of_pool(origin: &str, pool: &str) -> bool {
+    origin.split_once(' ').is_some_and(|(of, _)| of == pool)
+}
+
 /// A result of work on the tables; [`crate::Store`] turns the error into one that says what to do.
 pub(crate) type Db<T> = Result<T, redb::Error>;
 

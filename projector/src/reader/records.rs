@@ -10,8 +10,8 @@ use crate::{
     error::StoreError,
     pending::Stated,
     records::{
-        AccessKey, ConfirmationRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact, SyncRecord,
-        TenantState, VolumeState,
+        AccessKey, ConfirmationRecord, ImageEntry, LogFactRecord, StoredLogFact, SyncRecord, TenantState,
+        VolumeState,
     },
     snapshot::Snapshot,
     tables::{self, Db, damaged, read_json},
@@ -21,13 +21,14 @@ impl Reader {
     /// The access keys that sources of a pool announced, withdrawn ones too.
     pub fn keys(&self, pool: &PoolId) -> Result<Answer<Vec<AccessKey>>, StoreError> {
         self.ask(|snapshot| {
-            keys_of(snapshot, |origin| matches!(origin, KeyOrigin::Source { pool: of, .. } if of == pool))
+            let pool = pool.to_string();
+            keys_of(snapshot, |origin| tables::is_of_pool(origin, &pool))
         })
     }
 
     /// The access keys that the target issued, revoked ones too.
     pub fn issued_keys(&self) -> Result<Answer<Vec<AccessKey>>, StoreError> {
-        self.ask(|snapshot| keys_of(snapshot, |origin| *origin == KeyOrigin::Target))
+        self.ask(|snapshot| keys_of(snapshot, str::is_empty))
     }
 
     /// The access keys of a name, one per origin.
@@ -161,13 +162,14 @@ impl Reader {
     }
 }
 
-fn keys_of(snapshot: &Snapshot, wanted: impl Fn(&KeyOrigin) -> bool) -> Db<Vec<AccessKey>> {
+/// The keys whose origin, as text, is wanted; the others are passed over without being read.
+fn keys_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Db<Vec<AccessKey>> {
     let table = snapshot.open_table(tables::KEYS)?;
     let mut found = Vec::new();
     for entry in table.iter()? {
-        let key: AccessKey = read_json("a key", entry?.1.value())?;
-        if wanted(&key.origin) {
-            found.push(key);
+        let (at, key) = entry?;
+        if wanted(at.value().1) {
+            found.push(read_json("a key", key.value())?);
         }
     }
     Ok(found)
