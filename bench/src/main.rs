@@ -18,6 +18,7 @@ mod latency;
 mod load;
 mod million;
 mod publish;
+mod read;
 mod reconcile;
 mod report;
 mod serve;
@@ -87,11 +88,15 @@ async fn main() -> Outcome<()> {
         eprintln!("latency …");
         report.add(latency::run(&server, &bus, options.rounds, scratch.path()).await?);
     }
+    if options.wants("read") {
+        eprintln!("read …");
+        report.add(read::run(options.events, options.rounds, scratch.path())?);
+    }
     if options.wants("million") {
         eprintln!("million: {} resources from an agent's files …", options.events);
         let million = million::Million::prepare(&server, options.events, scratch.path()).await?;
         let pool = scratch.path().join("million/pool.redb");
-        report.add(serve::run(&million, &pool, scratch.path()).await?);
+        report.add(serve::run(&million, &pool, options.rounds, scratch.path()).await?);
         report.add(reconcile::run(&million, &pool).await?);
         million.stop().await?;
     }

@@ -2,7 +2,6 @@
 //! process, over HTTP, and from a NATS key-value bucket with the same data beside it.
 
 use std::{
-    hint::black_box,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -10,7 +9,6 @@ use std::{
 
 use async_nats::jetstream::{self, stream};
 use bus::Credentials;
-use projector::{Store, StoreOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -20,39 +18,39 @@ use tokio::{
 use crate::{
     DEADLINE, Outcome, load,
     million::{Million, SITE},
-    report::{Section, percentile},
-    source,
+    read::{self, STRIDE, micros, percentiles},
+    report::Section,
 };
 
 /// Reads of one kind.
 const READS: u64 = 20_000;
-/// Reads in process: they take microseconds.
-const READS_IN_PROCESS: u64 = 200_000;
 /// Keys of the bucket beside it.
 const BUCKET_KEYS: u64 = 2_000;
-/// Steps through the resources in an order that no cache foresees: a prime.
-const STRIDE: u64 = 479_001_599;
 /// The most memory that the service may hold, in bytes.
 const MEMORY_MAX: u64 = 400_000_000;
-/// The longest that 99 of 100 reads in process may take, in microseconds.
-const READ_P99_US_MAX: f64 = 10.0;
 
 /// Measures on a log that holds the million; `pool` is a pool of it that nobody has open.
-pub(crate) async fn run(million: &Million<'_>, pool: &Path, scratch: &Path) -> Outcome<Section> {
+pub(crate) async fn run(
+    million: &Million<'_>,
+    pool: &Path,
+    rounds: usize,
+    scratch: &Path,
+) -> Outcome<Section> {
     let mut section = Section::new(
         "A million resources",
         format!(
             "`farside serve` (the binary) takes in the log of {} resources of about 300 bytes from an empty pool, and \
              then answers {READS} reads. Resident memory as the kernel tells it. Reads one after another, keys in no \
-             order: {READS_IN_PROCESS} in process, {READS} over one HTTP connection, {READS} direct gets from a NATS \
+             order: {rounds} rounds of {} in process, {READS} over one HTTP connection, {READS} direct gets from a NATS \
              key-value bucket of {BUCKET_KEYS} of the same resources.",
-            million.resources
+            million.resources,
+            read::READS
         ),
     );
     let mut serve = Serve::start(million, &scratch.join("serve")).await?;
     serve.caught_up(million).await?;
     let after = memory(&serve.child, "VmRSS")?;
-    let mut http = serve.read(million).await?;
+    let http = serve.read(million).await?;
     let reading = memory(&serve.child, "VmRSS")?;
     let peak = memory(&serve.child, "VmHWM")?;
     serve.stop().await?;
@@ -61,38 +59,13 @@ pub(crate) async fn run(million: &Million<'_>, pool: &Path, scratch: &Path) -> O
     let note = format!("{} caught up, {} after the reads; peak {}", mb(after), mb(reading), mb(peak));
     section.judge("resident", mb(worst), note, "≤ 400 MB", worst <= MEMORY_MAX);
 
-    let mut inside = in_process(million, pool)?;
-    let met = percentiles(&mut inside).1 <= READ_P99_US_MAX;
-    let (p50, p99) = percentiles(&mut inside);
-    section.judge("read in process, p99", format!("{p99:.1} µs"), format!("p50 {p50:.1} µs"), "≤ 10 µs", met);
-    let (p50, p99) = percentiles(&mut http);
+    read::in_process(pool, &million.pool, million.resources, rounds)?
+        .judge(&mut section, "read in process, p99");
+    let (p50, p99) = percentiles(http);
     section.add("read over HTTP, p50", format!("{p50:.0} µs"), format!("p99 {p99:.0} µs"));
-    let mut bucket = from_bucket(million).await?;
-    let (p50, p99) = percentiles(&mut bucket);
+    let (p50, p99) = percentiles(from_bucket(million).await?);
     section.add("NATS KV get, p50", format!("{p50:.0} µs"), format!("p99 {p99:.0} µs"));
     Ok(section)
-}
-
-fn percentiles(micros: &mut [f64]) -> (f64, f64) {
-    micros.sort_by(f64::total_cmp);
-    (percentile(micros, 50.0), percentile(micros, 99.0))
-}
-
-fn micros(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e6
-}
-
-fn in_process(million: &Million<'_>, pool: &Path) -> Outcome<Vec<f64>> {
-    let reader = Store::open(pool, StoreOptions::default())?.reader();
-    let mut took = Vec::with_capacity(READS_IN_PROCESS as usize);
-    for read in 0..READS_IN_PROCESS {
-        let key = source::key(read * STRIDE % million.resources)?;
-        let start = Instant::now();
-        let row = reader.row(&million.pool, &key)?.value;
-        took.push(micros(start));
-        black_box(row.ok_or("a resource is not in the pool")?);
-    }
-    Ok(took)
 }
 
 async fn from_bucket(million: &Million<'_>) -> Outcome<Vec<f64>> {
