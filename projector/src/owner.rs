@@ -1,8 +1,8 @@
 //! Who feeds a pool: one CloudEvents `source`, its place in its chain, and what it was heard to say.
 
 use bus_schema::{
-    Epoch, Hash32, Name, PoolId, Stem, Timestamp, chain::ChainPoint, digest::Digest,
-    event::resource::SyncScope,
+    Epoch, Hash32, Name, PoolId, Source, Stem, Timestamp, chain::ChainPoint, digest::Digest,
+    envelope::PLAIN_AGENT, event::resource::SyncScope,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,8 @@ pub struct Owner {
     /// When the target log stored the last first request (R1) to it.
     #[serde(default)]
     pub last_first: Option<Timestamp>,
-    /// What came since then.
+    /// What came since its last sync; of a publisher that nobody can ask, since the last one of an agent of
+    /// the pool.
     pub since_sync: SinceSync,
 }
 
@@ -70,6 +71,13 @@ impl Owner {
             && self.fork.is_none()
             && self.held_window.is_none()
             && self.since_sync.outstanding == 0
+    }
+
+    /// The source, when it is an agent that can be asked to send what it has. Other publishers only publish.
+    pub fn askable(&self) -> Option<Source> {
+        let source: Source = self.source.parse().ok()?;
+        let speaks = self.agent.is_some() || self.at.is_some();
+        (source.stem == Stem::Resource && source.agent.as_str() != PLAIN_AGENT && speaks).then_some(source)
     }
 
     /// Whether an epoch is over.
@@ -234,6 +242,11 @@ pub struct SinceSync {
 }
 
 impl SinceSync {
+    /// A sync is complete: what was counted before counts no more. What is outstanding stays so.
+    pub(crate) fn reset(&mut self) {
+        (self.changes, self.bytes) = (0, 0);
+    }
+
     /// Counts a change of so many bytes; none = the event counts nothing.
     pub(crate) fn count(&mut self, bytes: Option<u64>) {
         let Some(bytes) = bytes else { return };

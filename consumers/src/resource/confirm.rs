@@ -27,14 +27,14 @@ use bus_schema::{
         resource::{Confirmed, ConfirmedResource, ResourceFact, Verdict},
     },
 };
-use projector::{Order, Row, StoreError};
+use projector::{Order, Owner, Row, StoreError};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     ports::{Pool, Ports, Silence, ask},
     state::{Differing, Input, Sync, Wanted},
     sync,
-    view::{askable, has_good_key, no_key},
+    view::{has_good_key, no_key},
 };
 
 /// The longest that a confirmation waits, whatever its command says.
@@ -219,7 +219,8 @@ impl<P: Ports> Confirm<P> {
 
     /// Asks every owner for its keys, and every owner of the pool for the keys that nobody has.
     async fn read(&self, keys: &[ResourceKey]) -> Result<Vec<Answer>, StoreError> {
-        let owners: Vec<Source> = self.ports.pool().owners(&self.pool)?.iter().filter_map(askable).collect();
+        let owners: Vec<Source> =
+            self.ports.pool().owners(&self.pool)?.iter().filter_map(Owner::askable).collect();
         let mut questions: BTreeMap<Source, Vec<ResourceKey>> = BTreeMap::new();
         for key in keys {
             let owner = self.row(key)?.map(|row| row.owner);

@@ -16,12 +16,11 @@ use bus_schema::{
     command::resource::{DIGEST, DigestReply, DigestRequest},
     digest::{DEPTH_MIN, FANOUT, depth_for},
 };
-use projector::DigestItem;
+use projector::{DigestItem, Owner};
 
 use super::{
     ports::{Pool, Ports, ask},
     state::{Descended, Differing},
-    view::askable,
 };
 
 /// Most differing resources that are asked for one by one; above, everything is cheaper than the requests.
@@ -130,7 +129,7 @@ impl<P: Ports> Descent<'_, P> {
             return Ok(None);
         }
         let owners = self.ports.pool().owners(&self.owner.pool).map_err(|error| error.to_string())?;
-        let others = owners.iter().filter_map(askable).filter(|other| other != self.owner);
+        let others = owners.iter().filter_map(Owner::askable).filter(|other| other != self.owner);
         let mut conflicts: Vec<String> = Vec::new();
         for other in others {
             let theirs = self.ports.pool().digest_items(&other, above, leaves).await?;

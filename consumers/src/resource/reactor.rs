@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     descent::descend,
     ports::{Pool, Ports},
-    state::{self, Action, Activity, Input, OwnerState, Policy, Sync, View, step},
+    state::{self, Action, Activity, Input, OwnerState, Policy, Sync, step},
     sync,
     threshold::{Amount, Storm},
-    view::{Around, SYNCS_MAX, amount, askable, no_key, recalled, view_of},
+    view::{Around, SYNCS_MAX, amount, no_key, recalled, view_of},
 };
 use crate::{config::ServiceConfig, error::ConsumersError};
 
@@ -148,7 +148,7 @@ impl<P: Ports> Reactor<P> {
         let mut shown = Vec::new();
         for pool in self.ports.pool().pools()? {
             let sight = self.visit(&pool, Vec::new())?;
-            let agents = sight.owners.iter().filter_map(askable);
+            let agents = sight.owners.iter().filter_map(Owner::askable);
             shown.extend(agents.filter_map(|source| self.show(&source, sight.paused)));
         }
         self.shown.send_if_modified(|old| {
@@ -173,7 +173,7 @@ impl<P: Ports> Reactor<P> {
     fn visit(&mut self, pool: &PoolId, heard: Vec<(Source, Input)>) -> Result<Sight, ConsumersError> {
         let sight = self.sight(pool)?;
         let mut agents: Vec<(Source, &Owner)> =
-            sight.owners.iter().filter_map(|owner| Some((askable(owner)?, owner))).collect();
+            sight.owners.iter().filter_map(|owner| Some((owner.askable()?, owner))).collect();
         // Whose pool was dropped meanwhile, and came again without it.
         self.owners
             .retain(|source, _| source.pool != *pool || agents.iter().any(|(agent, _)| agent == source));
@@ -271,7 +271,7 @@ impl<P: Ports> Reactor<P> {
         let view = view_of(owner, around, running.as_ref(), now);
         let asked = state::Owner { source, policy: &memory.policy };
         let (state, actions) = step(state, asked, &view, input, now);
-        memory.follow(source, running.as_ref(), &state, &view, sight);
+        memory.follow(source, running.as_ref(), &state, sight);
         self.owners.insert(source.clone(), state);
         actions.into_iter().for_each(|action| self.perform(source.clone(), action));
         Ok(())
@@ -295,7 +295,8 @@ impl<P: Ports> Reactor<P> {
     }
 
     fn manual(&mut self, ManualSync { pool, full, reply }: ManualSync) -> Result<(), ConsumersError> {
-        let agents: Vec<Source> = self.ports.pool().owners(&pool)?.iter().filter_map(askable).collect();
+        let agents: Vec<Source> =
+            self.ports.pool().owners(&pool)?.iter().filter_map(Owner::askable).collect();
         let scope = if full { SyncScope::Full } else { SyncScope::Incremental };
         self.visit(&pool, agents.iter().map(|source| (source.clone(), Input::Manual(scope))).collect())?;
         let mut sync_ids = Vec::new();
@@ -320,16 +321,11 @@ impl PoolMemory {
         source: &Source,
         before: Option<&Sync>,
         state: &OwnerState,
-        view: &View,
         Sight { amount, now, .. }: &Sight,
     ) {
         let after = state.running();
         if after.is_some() && after.map(|sync| &sync.id) != before.map(|sync| &sync.id) {
             self.last = Some(source.clone());
-        }
-        let has_closed = |sync: &&Sync| view.closed.as_ref().is_some_and(|closed| closed.sync_id == sync.id);
-        if before.filter(has_closed).is_some_and(|sync| sync.wanted.scope != SyncScope::Keys) {
-            self.storm.synchronised(amount);
         }
         let is_third = |sync: Option<&Sync>| sync.is_some_and(|sync| sync.wanted.reason == SyncReason::Third);
         let failed = matches!(state.activity, Activity::Resting { .. });

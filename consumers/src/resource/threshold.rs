@@ -5,7 +5,7 @@
 //! the sync, the source cannot mend it, and the rest doubles instead of asking in a circle.
 //!
 //! The amount is that of the source cluster, over all who publish for it. Only agents can be asked, so each
-//! of them is, once; what other publishers told before a sync of the cluster counts no more after it.
+//! of them is, once; the end of an agent's answer resets what other publishers told, too (in the projector).
 
 use std::collections::BTreeSet;
 
@@ -99,8 +99,21 @@ impl std::ops::AddAssign for SinceSync {
 pub struct Amount {
     /// What its agents told since their last syncs.
     pub agents: SinceSync,
-    /// What its other publishers ever told: nobody can synchronise with them.
+    /// What its other publishers told since the last sync of an agent: nobody can synchronise with them.
     pub others: SinceSync,
+}
+
+impl Amount {
+    /// What was told since the last synchronisation of the cluster.
+    pub fn told(&self) -> SinceSync {
+        let Self { agents, others } = self;
+        SinceSync {
+            changes: agents.changes.saturating_add(others.changes),
+            bytes: agents.bytes.saturating_add(others.bytes),
+            // A notice of a publisher that nobody can ask stays outstanding whatever is asked.
+            ..*agents
+        }
+    }
 }
 
 /// The third requests of one source cluster.
@@ -109,22 +122,9 @@ pub struct Storm {
     guard: Guard,
     /// The agents that are still to be asked.
     waiting: BTreeSet<Source>,
-    /// What other publishers had told at the last sync of the cluster.
-    others_before: SinceSync,
 }
 
 impl Storm {
-    /// What was told since the last synchronisation of the cluster.
-    pub fn since(&self, amount: &Amount) -> SinceSync {
-        let Amount { agents, others } = amount;
-        SinceSync {
-            changes: agents.changes.saturating_add(others.changes.saturating_sub(self.others_before.changes)),
-            bytes: agents.bytes.saturating_add(others.bytes.saturating_sub(self.others_before.bytes)),
-            // A notice of a publisher that nobody can ask stays outstanding whatever is asked.
-            ..*agents
-        }
-    }
-
     /// Looks whether a limit is exceeded; then every agent of `able` is to be asked.
     pub fn look(
         &mut self,
@@ -133,7 +133,7 @@ impl Storm {
         able: impl Iterator<Item = Source>,
         now: Timestamp,
     ) {
-        if self.waiting.is_empty() && self.guard.is_ready(now) && limits.crossed(&self.since(amount), now) {
+        if self.waiting.is_empty() && self.guard.is_ready(now) && limits.crossed(&amount.told(), now) {
             self.waiting = able.collect();
         }
     }
@@ -143,15 +143,10 @@ impl Storm {
         self.waiting.contains(agent)
     }
 
-    /// A sync of the cluster is complete.
-    pub fn synchronised(&mut self, amount: &Amount) {
-        self.others_before = amount.others;
-    }
-
     /// The agent's answer is there, or it gave none. After the last one the storm rests.
     pub fn had_its_turn(&mut self, agent: &Source, limits: &Limits, amount: &Amount, now: Timestamp) {
         if self.waiting.remove(agent) && self.waiting.is_empty() {
-            let still_crossed = limits.crossed(&self.since(amount), now);
+            let still_crossed = limits.crossed(&amount.told(), now);
             self.guard = self.guard.after_request(limits, still_crossed, now);
         }
     }
@@ -225,17 +220,16 @@ mod tests {
         assert!(!storm.is_due(&a) && !storm.is_due(&b));
         storm.look(&LIMITS, &changes(60, 41), agents().into_iter(), ms(0));
         assert!(storm.is_due(&a) && storm.is_due(&b));
-        storm.synchronised(&changes(0, 41));
-        storm.had_its_turn(&a, &LIMITS, &changes(0, 41), ms(10));
-        storm.look(&LIMITS, &changes(0, 41), agents().into_iter(), ms(10));
+        storm.had_its_turn(&a, &LIMITS, &changes(0, 0), ms(10));
+        storm.look(&LIMITS, &changes(0, 0), agents().into_iter(), ms(10));
         assert!(
             !storm.is_due(&a) && storm.is_due(&b),
             "the other one has its turn although the amount is small now"
         );
-        storm.had_its_turn(&b, &LIMITS, &changes(0, 41), ms(20));
-        storm.look(&LIMITS, &changes(0, 141), agents().into_iter(), ms(5_020));
-        assert!(!storm.is_due(&a), "what was told before the sync counts no more");
-        storm.look(&LIMITS, &changes(0, 142), agents().into_iter(), ms(5_020));
+        storm.had_its_turn(&b, &LIMITS, &changes(0, 0), ms(20));
+        storm.look(&LIMITS, &changes(0, 100), agents().into_iter(), ms(5_020));
+        assert!(!storm.is_due(&a));
+        storm.look(&LIMITS, &changes(0, 101), agents().into_iter(), ms(5_020));
         assert!(storm.is_due(&a) && storm.is_due(&b));
     }
 

@@ -1,8 +1,6 @@
 //! What the pool says of one owner, in the words of the state machine. Pure.
 
-use bus_schema::{
-    Source, Stem, Timestamp, command::resource::SyncReason, envelope::PLAIN_AGENT, event::resource::SyncScope,
-};
+use bus_schema::{Source, Timestamp, command::resource::SyncReason, event::resource::SyncScope};
 use projector::{AccessKey, Owner, SyncRecord};
 
 use super::{
@@ -32,13 +30,6 @@ pub struct Around<'a> {
     pub completed: bool,
 }
 
-/// The source of an owner that can be asked: an agent of this stem. Other publishers only publish.
-pub fn askable(owner: &Owner) -> Option<Source> {
-    let source: Source = owner.source.parse().ok()?;
-    let speaks = owner.agent.is_some() || owner.at.is_some();
-    (source.stem == Stem::Resource && source.agent.as_str() != PLAIN_AGENT && speaks).then_some(source)
-}
-
 /// Whether a source has announced a key that is good (R7): its own, not one of another source.
 pub fn has_good_key(keys: &[AccessKey], source: &str, now: Timestamp) -> bool {
     keys.iter().any(|key| key.is_of(source) && key.is_good_at(now))
@@ -56,7 +47,7 @@ pub fn no_key(owner: &Source) -> String {
 pub fn amount(owners: &[Owner]) -> Amount {
     let mut amount = Amount::default();
     for owner in owners {
-        let told = if askable(owner).is_some() { &mut amount.agents } else { &mut amount.others };
+        let told = if owner.askable().is_some() { &mut amount.agents } else { &mut amount.others };
         let projector::SinceSync { changes, bytes, outstanding, oldest_outstanding } = owner.since_sync;
         *told += SinceSync { changes, bytes, outstanding, oldest_outstanding };
     }

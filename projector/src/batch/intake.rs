@@ -154,7 +154,8 @@ impl Batch {
             ResourceEvent::SyncClosed(closed) => {
                 check_token(token, &closed.entity())?;
                 self.add_item(at, Effect::Closed(closed));
-                self.end_runs_of(at);
+                // It resets counters of other owners too, which count by runs.
+                self.owners.iter_mut().filter(|owner| owner.pool == at.pool).for_each(OwnerSlot::end_runs);
                 self.end_segment();
             }
         }

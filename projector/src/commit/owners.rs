@@ -100,6 +100,22 @@ impl<'t> Owners<'t> {
         self.records.get_mut(&number).ok_or_else(|| damaged("an owner"))
     }
 
+    /// An agent has sent what the pool lacked: what other publishers, whom nobody can ask, told before counts no
+    /// more either (R6 counts by cluster).
+    pub(super) fn reset_unaskable(&mut self) -> Db<()> {
+        let counts = |owner: &Owner| owner.askable().is_none() && owner.since_sync.changes > 0;
+        for entry in self.table.iter()? {
+            let record: OwnerRecord = read_json("an owner", entry?.1.value())?;
+            if !self.records.contains_key(&record.number) && counts(&record.owner) {
+                self.numbers.insert(record.owner.source.as_str().into(), record.number);
+                self.records.insert(record.number, record);
+            }
+        }
+        let owners = self.records.values_mut().map(|record| &mut record.owner);
+        owners.filter(|owner| counts(owner)).for_each(|owner| owner.since_sync.reset());
+        Ok(())
+    }
+
     /// The owners that were touched.
     pub(super) fn touched(&self) -> Vec<u32> {
         self.records.keys().copied().collect()

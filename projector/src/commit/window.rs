@@ -343,14 +343,14 @@ impl PoolWriter<'_> {
         broken: Option<String>,
         swept: &Swept,
     ) -> Db<()> {
+        // An answer about some keys is no sync of the owner: what it did not cover still counts.
+        if closed.scope != SyncScope::Keys {
+            self.note_synchronised(number)?;
+        }
         let owner = &mut self.side.owners.get(number)?.owner;
         let equal = closed.digest == owner.digest;
         if let Some(at) = owner.at.filter(|_| chain_seq > 0) {
             owner.proof = Some(Proof { at, equal, stored_at: closed_at });
-        }
-        // An answer about some keys is no sync of the owner: what it did not cover still counts.
-        if closed.scope != SyncScope::Keys {
-            (owner.since_sync.changes, owner.since_sync.bytes) = (0, 0);
         }
         owner.last_sync = Some(LastSync {
             sync_id: closed.sync_id.clone(),
@@ -366,6 +366,13 @@ impl PoolWriter<'_> {
             equal,
         });
         Ok(())
+    }
+
+    /// Counts from here on what the owner tells, and if it is an agent, also what those tell who are none.
+    fn note_synchronised(&mut self, number: u32) -> Db<()> {
+        let owner = &mut self.side.owners.get(number)?.owner;
+        owner.since_sync.reset();
+        if owner.askable().is_none() { Ok(()) } else { self.side.owners.reset_unaskable() }
     }
 }
 

@@ -275,6 +275,10 @@ impl OraclePool {
         let window = at.map(|at| owner.windows.remove(at)).filter(|window| !window.is_broken);
         if closed.scope != SyncScope::Keys {
             (owner.changes, owner.bytes) = (0, 0);
+            // Those who never spoke in a chain, nor as an agent, cannot be asked.
+            for plain in self.owners.values_mut().filter(|owner| owner.at.is_none()) {
+                (plain.changes, plain.bytes) = (0, 0);
+            }
         }
         if let Some(window) = window.filter(|_| closed.scope == SyncScope::Full) {
             self.close_full(source, window, seq, stored_at, is_confirmed);

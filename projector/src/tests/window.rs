@@ -9,7 +9,7 @@ use bus_schema::{
     },
 };
 
-use super::support::{Agent, CREATED, Log, SITE, TARGET, given, pool_id};
+use super::support::{Agent, CREATED, Log, Pool, SITE, TARGET, given, pool_id};
 use crate::compare;
 
 const NOTHING: Digest = Digest { root: bus_schema::digest::Node(0), count: 0 };
@@ -79,6 +79,55 @@ fn an_incremental_answer_deletes_nothing_and_an_answer_about_keys_resets_no_coun
     let owner = pool.owner(&agent);
     assert_eq!(owner.since_sync.changes, 0);
     assert!(!owner.last_sync.clone().unwrap().equal && !owner.in_sync());
+}
+
+/// The end of an answer as one tells it who is no agent.
+fn unchained_close(publisher: &Agent, log: &mut Log) {
+    let mut aside = Log::default();
+    publisher.clone().close(&mut aside, "s9", Full, publisher.at, NOTHING);
+    let message = aside.messages.remove(0);
+    let headers = message.headers.into_iter().filter(|(name, _)| !name.starts_with("ce-far")).collect();
+    log.append(&message.subject, headers, message.body);
+}
+
+#[test]
+fn r6_the_end_of_an_agents_answer_resets_what_publishers_without_an_agent_told_before_it() {
+    let (mut agent, mut other) = (Agent::new("dc1", "inv"), Agent::new("dc1", "other"));
+    let (publisher, elsewhere) = (Agent::new("dc1", "publisher"), Agent::new("dc2", "publisher"));
+    let mut log = filled(&mut other, 1);
+    let tell = |log: &mut Log| {
+        log.plain("dc1", "vm", "1", "changed", r#"{"kind":"vm","id":"1","revision":"1","state":{}}"#);
+        publisher.unchained(log, "vm", "2");
+        elsewhere.unchained(log, "vm", "1");
+    };
+    // What came before each end, what came after it, and at which counts the two of dc1 stand then.
+    let mut expected = Vec::new();
+    for (scope, sync_id, left) in [(Keys, "k1", 2), (Incremental, "s1", 1), (Full, "s2", 1)] {
+        let low = agent.open(&mut log, sync_id, scope);
+        tell(&mut log);
+        agent.close(&mut log, sync_id, scope, low, NOTHING);
+        tell(&mut log);
+        expected.push((log.messages.len(), left));
+    }
+    for most in [1, 2, 5, usize::MAX] {
+        let mut pool = Pool::new();
+        let changes = |pool: &Pool, of: &Agent| pool.owner(of).since_sync.changes;
+        for (length, left) in &expected {
+            while pool.read < *length {
+                pool.read_some(&log, most.min(length - pool.read));
+            }
+            let plain = pool.reader().owner(&pool_id("dc1"), "/local/dc1/resource/plain").unwrap().value;
+            assert_eq!(plain.unwrap().since_sync.changes, *left, "batches of {most}");
+            assert_eq!(changes(&pool, &publisher), *left, "batches of {most}");
+        }
+        assert_eq!(changes(&pool, &other), 1, "another agent is asked for itself");
+        assert_eq!(changes(&pool, &elsewhere), 6, "another cluster");
+    }
+
+    unchained_close(&publisher, &mut log);
+    let pool = given(&log);
+    let sum = pool.reader().counters(&pool_id("dc1")).unwrap().value.sum;
+    assert_eq!((sum.changes, sum.bytes), (2, 4), "the plain one's and the other agent's: nobody was asked");
 }
 
 #[test]
