@@ -5,7 +5,7 @@
 //!
 //! Must not know: NATS, sources, the clock, or why something changes.
 
-use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use bus_schema::Hash32;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -152,16 +152,24 @@ impl Ledger {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(|e| open(e.to_string()))?;
         }
-        let mut file = fs::OpenOptions::new();
-        file.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let empty = file.open(path).and_then(|file| Ok(file.metadata()?.len() == 0));
-        let empty = empty.map_err(|e| open(e.to_string()))?;
-        let opened = Self::open_file(path, &name);
-        if empty && matches!(opened, Err(LedgerError::Full { .. })) {
-            // redb does not open what it could not finish; nothing is in it yet.
-            let _ = fs::remove_file(path);
+        if !path.try_exists().map_err(|e| open(e.to_string()))? {
+            Self::make(path, &name)?;
         }
-        opened
+        Self::open_file(path, &name)
+    }
+
+    /// Makes a new file, whole or not at all: redb opens none whose making was cut off by a kill or a full disk.
+    fn make(path: &Path, name: &str) -> Result<(), LedgerError> {
+        let failed = |error: io::Error| LedgerError::Storage(error.into()).at(name);
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let draft = tempfile::Builder::new().suffix(".new").tempfile_in(directory.unwrap_or(Path::new(".")));
+        let draft = draft.map_err(failed)?;
+        drop(Self::open_file(draft.path(), name)?);
+        match draft.persist_noclobber(path) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error.error)),
+            // Or another process was faster.
+            _ => Ok(()),
+        }
     }
 
     fn open_file(path: &Path, name: &str) -> Result<Self, LedgerError> {

@@ -95,13 +95,11 @@ impl<E: Into<redb::Error>> From<E> for Stop {
 impl File {
     /// Opens the file, or makes it.
     pub(crate) fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let empty = std::fs::metadata(path).map_or(true, |found| found.len() == 0);
-        let opened = Self::open_file(path, options);
-        if empty && matches!(opened, Err(StoreError::Full { .. })) {
-            // redb does not open what it could not finish; nothing is in it yet.
-            let _ = std::fs::remove_file(path);
-        }
-        opened
+        let found = path.try_exists().map_err(redb::Error::from);
+        found
+            .and_then(|found| if found { Ok(()) } else { make(path, &options) })
+            .map_err(|error| StoreError::from_redb(path, error))?;
+        Self::open_file(path, options)
     }
 
     fn open_file(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
@@ -173,6 +171,18 @@ impl File {
     /// What an error means for this file.
     pub(crate) fn wrong(&self, error: redb::Error) -> StoreError {
         StoreError::from_redb(&self.path, error)
+    }
+}
+
+/// Makes a new file, whole or not at all: redb opens none whose making was cut off by a kill or a full disk.
+fn make(path: &Path, options: &StoreOptions) -> Db<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let draft = tempfile::Builder::new().suffix(".new").tempfile_in(directory.unwrap_or(Path::new(".")))?;
+    prepare(&open_database(draft.path(), options, false)?)?;
+    match draft.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error.into()),
+        // Or another process was faster.
+        _ => Ok(()),
     }
 }
 
