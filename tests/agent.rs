@@ -35,6 +35,8 @@ use crate::support::{
     within,
 };
 
+mod states;
+
 const STREAM: &str = "FARSIDE_LOCAL";
 const SECRET: &str = "0123456789abcdef-the-access-key";
 

@@ -17,11 +17,9 @@ pub mod dirty;
 pub mod exec;
 pub mod format;
 pub mod guard;
+mod revision;
 
 pub use dirty::Dirty;
-
-/// Hex digits of the state hash that stand for a revision where the source has none.
-const REVISION_HEX: usize = 32;
 
 /// Where something was read: a file below the root (or the command's name) and a line in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +51,8 @@ impl fmt::Display for Place {
 pub struct Record {
     /// Its key.
     pub key: ResourceKey,
-    /// The source's revision, or the first 32 hex digits of the state hash.
+    /// The source's revision, or the first 32 hex digits of the state hash; with an integer beyond 2^53 in
+    /// the state, a hash of the exact text stands behind the one, and for the other.
     pub revision: Revision,
     /// Its state as JSON text.
     pub state: String,
@@ -109,11 +108,8 @@ impl Record {
         // Of the text that travels, with the target's own function: what it would refuse is refused here.
         let raw = serde_json::from_str(&state).map_err(number)?;
         let state_hash = canonical::state_hash(raw).map_err(number)?;
-        let own = draft.revision.filter(|text| !text.is_empty());
-        let revision = own
-            .unwrap_or_else(|| state_hash.to_string()[..REVISION_HEX].to_owned())
-            .parse()
-            .map_err(broken)?;
+        let revision =
+            revision::of(draft.revision, &draft.state, &state, &state_hash).parse().map_err(broken)?;
         let tenant = match draft.tenant {
             None => None,
             Some(text) => Some(text.parse().map_err(broken)?),

@@ -185,3 +185,24 @@ fn labels_give_no_secret_away_in_any_format() {
         assert!(!said.contains("hunter2") && said.contains(crate::redact::MARK), "{said}");
     }
 }
+
+#[test]
+fn a_large_integer_keeps_its_digits_and_another_one_is_another_revision() {
+    for (path, text) in [
+        ("r.json", r#"{"kind": "Vm", "id": "a", "revision": "1", "state": {"n": N}}"#),
+        ("r.json", r#"[{"kind": "Vm", "id": "a", "state": {"n": N}}]"#),
+        ("r.yaml", "kind: Vm\nid: a\nstate: {n: N}\n"),
+    ] {
+        let of = |n: &str| read(path, &text.replace('N', n)).0.remove(0);
+        for (one, other) in
+            [("9007199254740993", "9007199254740992"), ("18446744073709551615", "18446744073709551614")]
+        {
+            let (one_record, other_record) = (of(one), of(other));
+            assert!(one_record.state.contains(one) && other_record.state.contains(other), "{text}");
+            assert_ne!(one_record.revision, other_record.revision, "{text}");
+        }
+        assert_eq!(of("100000000000000000000").revision, of("1e20").revision, "nothing is lost of it");
+        let (records, faults, _) = read(path, &text.replace('N', "100000000000000000001"));
+        assert!(records.is_empty() && faults[0].reason.contains("write it as a text"), "{text}: {faults:?}");
+    }
+}

@@ -2,6 +2,8 @@
 //! YAML with many documents. A bad document is one fault; the cut is made before anything is parsed,
 //! so the others go through.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, value::RawValue};
 
 use crate::resource::{Fault, Go, Place};
@@ -13,6 +15,7 @@ const YAML_NODES_MAX: usize = 2_000_000;
 const YAML_REPLAYED_MAX: usize = 100_000;
 
 const NOT_JSON: &str = "it is not JSON that can be read";
+const ROUNDED: &str = "it holds an integer beyond 64 bits, of which readers keep about 17 digits; write it as a text, in quotes";
 
 type Document = Result<(Value, u64), Fault>;
 
@@ -65,12 +68,46 @@ fn yaml_document(path: &str, chunk: &str, first_line: u64) -> Document {
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPLAYED_MAX },
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options::<Value>(chunk, options).map(|value| (value, first_line)).map_err(
-        |error| {
-            let inside = error.location().map_or(1, |location| location.line().max(1));
-            fault(path, first_line + inside - 1, "it is not YAML that can be read", error.to_string())
-        },
-    )
+    let value = serde_saphyr::from_str_with_options::<Value>(chunk, options).map_err(|error| {
+        let inside = error.location().map_or(1, |location| location.line().max(1));
+        fault(path, first_line + inside - 1, "it is not YAML that can be read", error.to_string())
+    })?;
+    exact(path, chunk, value, first_line)
+}
+
+fn json_document(path: &str, text: &str, line: u64) -> Document {
+    let value = serde_json::from_str(text).map_err(|e| fault(path, line, NOT_JSON, e.to_string()))?;
+    exact(path, text, value, line)
+}
+
+/// A document, unless its reader rounded an integer: a state that differs would look the same.
+fn exact(path: &str, text: &str, value: Value, line: u64) -> Document {
+    let mut huge = HashSet::new();
+    huge_numbers(&value, &mut huge);
+    let of_number = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '+');
+    let is_rounded = |word: &str| {
+        let digits = word.trim_start_matches(['-', '+']).replace('_', "");
+        let is_integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let number = if is_integer { digits.parse::<f64>().ok() } else { None };
+        number.is_some_and(|number| huge.contains(&number.to_bits()) && format!("{number:.0}") != digits)
+    };
+    if !huge.is_empty() && text.split(|c| !of_number(c)).any(is_rounded) {
+        return Err(Fault::new(Place { path: path.to_owned(), line }, ROUNDED));
+    }
+    Ok((value, line))
+}
+
+/// Sizes of the numbers that are beyond 64 bits: readers take such an integer for a double.
+fn huge_numbers(value: &Value, found: &mut HashSet<u64>) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let size = number.as_f64().map(f64::abs);
+            found.extend(size.filter(|size| *size >= i64::MAX as f64).map(f64::to_bits));
+        }
+        Value::Array(items) => items.iter().for_each(|item| huge_numbers(item, found)),
+        Value::Object(fields) => fields.values().for_each(|field| huge_numbers(field, found)),
+        _ => {}
+    }
 }
 
 /// Reads JSON in any of its shapes; false = it is not JSON, and may be YAML in flow style.
@@ -83,7 +120,7 @@ fn json(path: &str, text: &str, each: &mut dyn FnMut(Document) -> Go) -> bool {
     }
     match serde_json::from_str::<Value>(text) {
         Ok(value) => {
-            each(Ok((value, 1)));
+            each(exact(path, text, value, 1));
             true
         }
         Err(_) if is_json_lines(text) => {
@@ -105,10 +142,7 @@ fn json_items(path: &str, text: &str, items: &[&RawValue], each: &mut dyn FnMut(
         let from = item.get().as_ptr() as usize - text.as_ptr() as usize;
         line += newlines(&text[at..from]);
         at = from;
-        let document = serde_json::from_str(item.get())
-            .map(|value| (value, line))
-            .map_err(|e| fault(path, line, NOT_JSON, e.to_string()));
-        if each(document) == Go::Stop {
+        if each(json_document(path, item.get(), line)) == Go::Stop {
             return;
         }
     }
@@ -130,10 +164,7 @@ fn json_lines(path: &str, text: &str, each: &mut dyn FnMut(Document) -> Go) {
         if line.trim().is_empty() {
             continue;
         }
-        let document = serde_json::from_str(line)
-            .map(|value| (value, number))
-            .map_err(|e| fault(path, number, NOT_JSON, e.to_string()));
-        if each(document) == Go::Stop {
+        if each(json_document(path, line, number)) == Go::Stop {
             return;
         }
     }
