@@ -206,3 +206,30 @@ fn a_large_integer_keeps_its_digits_and_another_one_is_another_revision() {
         assert!(records.is_empty() && faults[0].reason.contains("write it as a text"), "{text}: {faults:?}");
     }
 }
+
+#[test]
+fn yaml_scalars_are_read_by_the_rules_of_yaml_1_1() {
+    for (written, read_as) in [
+        ("0644", json!(420)),
+        ("0777", json!(511)),
+        ("010", json!(8)),
+        ("-010", json!(-8)),
+        ("0o644", json!(420)),
+        ("0x1F", json!(31)),
+        ("0", json!(0)),
+        ("10", json!(10)),
+        ("0.5", json!(0.5)),
+        ("yes", json!(true)),
+        ("Off", json!(false)),
+        ("'0644'", json!("0644")),
+        ("'no'", json!("no")),
+        ("1.10.0", json!("1.10.0")),
+        ("12:30:45", json!("12:30:45")),
+    ] {
+        let (records, faults, _) = read("r.yaml", &format!("kind: Vm\nid: a\nstate: {written}\n"));
+        assert_eq!(faults, [], "{written}");
+        assert_eq!(records[0].state, read_as.to_string(), "{written}");
+    }
+    let (records, ..) = read("r.json", r#"{"kind": "Vm", "id": "a", "state": "0644"}"#);
+    assert_eq!(records[0].state, r#""0644""#);
+}
