@@ -30,6 +30,17 @@ fn text(fields: &Map<String, Value>, name: &str) -> Option<String> {
     fields.get(name).and_then(Value::as_str).map(str::to_owned)
 }
 
+/// A part of the key. What is no text may not be left out: two objects would have one key.
+fn key_part(metadata: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
+    match metadata.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(format!(
+            "its metadata.{name} is not a text; quote it: YAML reads a bare no, on or 2025 as a truth value or a number"
+        )),
+    }
+}
+
 fn object(value: Value, list_kind: &str, list_api: Option<&str>) -> Result<Draft, String> {
     let Value::Object(mut fields) = value else { return Err("an item of the list is no object".to_owned()) };
     let kind = text(&fields, "kind").unwrap_or_else(|| list_kind.to_owned());
@@ -37,8 +48,8 @@ fn object(value: Value, list_kind: &str, list_api: Option<&str>) -> Result<Draft
     let Some(Value::Object(metadata)) = fields.get_mut("metadata") else {
         return Err("the object has no metadata".to_owned());
     };
-    let name = text(metadata, "name").ok_or("the object has no metadata.name")?;
-    let namespace = text(metadata, "namespace");
+    let name = key_part(metadata, "name")?.ok_or("the object has no metadata.name")?;
+    let namespace = key_part(metadata, "namespace")?;
     let revision = text(metadata, "resourceVersion");
     let labels = string_map(metadata.get("labels"));
     // Bookkeeping of writers, often larger than the object itself.

@@ -233,3 +233,18 @@ fn yaml_scalars_are_read_by_the_rules_of_yaml_1_1() {
     let (records, ..) = read("r.json", r#"{"kind": "Vm", "id": "a", "state": "0644"}"#);
     assert_eq!(records[0].state, r#""0644""#);
 }
+
+#[test]
+fn a_name_or_namespace_that_is_no_text_is_a_fault_and_not_a_shorter_key() {
+    for metadata in
+        ["{name: web, namespace: no}", "{name: web, namespace: 2025}", "{name: 7, namespace: prod}"]
+    {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {metadata}\n");
+        let (records, faults, _) = read("a.yaml", &text);
+        assert!(records.is_empty() && faults[0].reason.contains("quote it"), "{text}: {faults:?}");
+    }
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: '7', namespace: 'no'}\n";
+    assert_eq!(keys(&read("a.yaml", text).0), ["Pod/no/7"]);
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: null}\n";
+    assert_eq!(keys(&read("a.yaml", text).0), ["Pod/web"]);
+}
