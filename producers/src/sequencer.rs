@@ -24,7 +24,7 @@ use crate::{
     ledger::{
         Ledger, LedgerError, Writing,
         chain::{self, Chain},
-        inventory::Item,
+        inventory::{Item, Told},
         marks,
         outbox::{Cut, Waiting},
     },
@@ -88,7 +88,7 @@ pub(crate) struct Sequencer {
     faults: HashSet<String>,
     /// Files from which resources are missing: their stamp, and since when it is the same.
     shrunk: HashMap<String, (u64, Instant)>,
-    /// What was reported as too large, so that it is reported once.
+    /// States that cannot travel, by key, with their sizes in bytes.
     too_large: BTreeMap<String, u64>,
 }
 
@@ -142,11 +142,15 @@ impl Sequencer {
             true
         })?;
         let mut trie = Trie::with_depth(digest::depth_for(count));
+        let mut too_large = BTreeMap::new();
         reading.each_item(&self.cluster, |key, item| {
             trie.insert(Address::of(key), node(key, &item));
+            if item.told == Told::TooLarge {
+                too_large.insert(key.to_owned(), item.size_bytes);
+            }
             true
         })?;
-        self.trie = trie;
+        (self.trie, self.too_large) = (trie, too_large);
         Ok(())
     }
 
@@ -174,6 +178,19 @@ impl Sequencer {
     pub(crate) fn settled_digest(&self) -> Option<Digest> {
         let settled = self.waiting.events == 0 && !self.chain.window_due && self.syncs.is_empty();
         settled.then(|| self.trie.digest())
+    }
+
+    /// Which states cannot travel, in words; none = all can.
+    pub(crate) fn oversize(&self) -> Option<String> {
+        let (key, bytes) = self.too_large.first_key_value()?;
+        let others = match self.too_large.len() - 1 {
+            0 => String::new(),
+            count => format!(" (and {count} others)"),
+        };
+        Some(format!(
+            "the state of {key}{others} is too large to travel, {bytes} bytes: an event holds at most {}; its row stays stale until the resource is made smaller",
+            self.rules.inline_bytes_max
+        ))
     }
 
     /// Says something that is about no resource.
@@ -268,8 +285,16 @@ impl Sequencer {
                         self.trie.remove(Address::of(key), node(key, before));
                     }
                     self.trie.insert(Address::of(key), node(key, now));
+                    if now.told == Told::TooLarge {
+                        self.too_large.insert(key.clone(), now.size_bytes);
+                    } else {
+                        self.too_large.remove(key);
+                    }
                 }
-                Effect::Remove { key, before } => self.trie.remove(Address::of(key), node(key, before)),
+                Effect::Remove { key, before } => {
+                    self.trie.remove(Address::of(key), node(key, before));
+                    self.too_large.remove(key);
+                }
             }
         }
     }

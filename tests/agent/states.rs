@@ -1,4 +1,4 @@
-//! States at the limits of what travels: numbers that no double holds.
+//! States at the limits of what travels: numbers that no double holds, and more bytes than an event takes.
 
 use serde_json::json;
 
@@ -25,4 +25,35 @@ async fn r4_two_integers_that_one_double_stands_for_are_two_states() {
     let after = found(bench.ask_read("inv", &["Vm/a"], 7).await.unwrap());
     assert_ne!(before, after, "a confirmation compares these");
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_travel_is_told_by_name_in_the_heartbeat_also_after_a_restart() {
+    let bench = Bench::new().await;
+    let write = |bytes: usize| {
+        let state = json!({"kind": "Vm", "id": "huge", "state": "x".repeat(bytes)});
+        bench.write("huge.json", &state.to_string());
+    };
+    write(950_000);
+    let troubled = |told: &Told| {
+        let trouble = beat(told).and_then(|beat| beat.trouble).unwrap_or_default();
+        ["Vm/huge", "950002 bytes", "900000"].iter().all(|part| trouble.contains(part))
+    };
+    for beats in 1..=2 {
+        let agent = bench.run(bench.directory("")).await;
+        let starts = |log: &[Told]| log.iter().rposition(|told| told.name == "started");
+        let again = |log: &[Told]| {
+            count(log, "started") == beats && log[starts(log).unwrap_or(0)..].iter().any(troubled)
+        };
+        bench.until("a heartbeat names what cannot travel", again).await;
+        if beats == 2 {
+            write(10);
+            let mended = |log: &[Told]| {
+                log.iter().filter_map(beat).next_back().is_some_and(|beat| beat.trouble.is_none())
+            };
+            let log = bench.until("the trouble is over", mended).await;
+            assert_eq!(pool(&log)["Vm/huge"], "x".repeat(10));
+        }
+        agent.stop().await;
+    }
 }

@@ -35,6 +35,7 @@ impl Lane {
     /// What is wrong, in words.
     fn trouble(&self) -> Option<String> {
         let mut troubles = self.cluster.trouble();
+        troubles.extend(self.cluster.sequencer.oversize());
         troubles.extend(self.outlet.trouble.clone());
         troubles.extend(self.greeting.trouble.clone());
         troubles.truncate(TROUBLES_MAX);

@@ -72,12 +72,10 @@ impl Sequencer {
         Ok(Some(Fact { saying: Some(saying), effect: Effect::Put { key, before, now } }))
     }
 
-    /// Remembers, and says once, that a state cannot travel.
-    pub(super) fn note_size(&mut self, record: &Record, fact: &Fact) {
+    /// Says once in the log that a state cannot travel, and where it stands.
+    pub(super) fn note_size(&self, record: &Record, fact: &Fact) {
         let Effect::Put { key, now, .. } = &fact.effect else { return };
-        if now.told != Told::TooLarge {
-            self.too_large.remove(key);
-        } else if self.too_large.insert(key.clone(), now.size_bytes) != Some(now.size_bytes) {
+        if now.told == Told::TooLarge && self.too_large.get(key) != Some(&now.size_bytes) {
             let (bytes, limit) = (now.size_bytes, self.rules.inline_bytes_max);
             tracing::warn!(%key, place = %record.place, bytes, limit,
                 "the state is too large to travel; only its revision and hash are announced: make the resource smaller");

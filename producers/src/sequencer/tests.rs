@@ -272,6 +272,25 @@ fn large_and_named_kinds_are_noticed_and_too_large_ones_only_ever_noticed() {
 }
 
 #[test]
+fn a_state_that_cannot_travel_is_a_trouble_until_it_is_smaller_or_gone() {
+    let mut bench = Bench::new();
+    let vm = |id: &str, bytes: usize| {
+        Seen::Record(record_at(&format!("{id}.json"), id, json!({ "blob": "x".repeat(bytes) })))
+    };
+    bench.whole(vec![vm("a", 950_000), vm("b", 1_000_000), vm("c", 10)]);
+    let told = bench.seq().oversize().unwrap();
+    for part in ["Vm/a", "950011 bytes", "1 others", "at most 900000"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    bench.reopen(rules());
+    assert_eq!(bench.seq().oversize(), Some(told), "nothing changed, so no reading would find it again");
+    bench.whole(vec![vm("b", 1_000_000), vm("c", 10)]);
+    assert!(bench.seq().oversize().unwrap().contains("Vm/b"), "a is gone");
+    bench.whole(vec![vm("b", 20), vm("c", 10)]);
+    assert_eq!(bench.seq().oversize(), None);
+}
+
+#[test]
 fn an_incremental_sync_sends_what_changed_since_and_a_full_one_everything() {
     let mut bench = Bench::new();
     bench.whole(vms(0..5));
