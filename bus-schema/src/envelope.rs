@@ -379,7 +379,7 @@ fn check_key(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
     if envelope.subject.stem != Stem::Key || envelope.link.is_some() {
         return Ok(());
     }
-    let reason = "an access key is taken from an agent's chain only, so that nobody else can announce or withdraw it; give it to the agent ([[clusters.keys]])";
+    let reason = "an access key is taken from an agent's chain only, so that nobody else can announce or withdraw it; add it to the keys of the cluster in its agent's configuration";
     Err(reject("farepoch", reason))
 }
 

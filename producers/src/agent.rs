@@ -5,7 +5,7 @@
 //! Must not know: how a source is read, how an event is made, or what a target does with it.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,7 +15,6 @@ use bus::{Bus, LinkState, Publisher, Request};
 use bus_schema::{
     Epoch, Name, PoolId, Timestamp,
     command::resource::ReadRequest,
-    envelope::PLAIN_AGENT,
     event::agent::{AgentEvent, Started, Stopped},
     event::resource::SyncScope,
     stream::MESSAGE_BYTES_MAX,
@@ -110,7 +109,7 @@ fn now() -> Timestamp {
 impl Agent {
     /// Opens the ledger and checks the sources. Errors: the configuration, the ledger, a key, an unsafe command.
     pub fn build(config: AgentConfig, bus: Bus) -> Result<Self, ProducersError> {
-        check(&config)?;
+        config.check().map_err(ProducersError::Config)?;
         let ledger = Ledger::open(&config.ledger)?;
         let inline_bytes_max =
             INLINE_BYTES_MAX.min(bus.server().payload_bytes_max.saturating_sub(HEADER_BYTES));
@@ -226,31 +225,6 @@ impl Agent {
             Some(deadline) => Instant::now() >= deadline || self.lanes.iter().all(Lane::is_drained),
         }
     }
-}
-
-fn check(config: &AgentConfig) -> Result<(), ProducersError> {
-    let wrong = |text: String| Err(ProducersError::Config(text));
-    if config.clusters.is_empty() {
-        return wrong("the agent has no [[clusters]]; name at least one".to_owned());
-    }
-    if config.name.as_str() == PLAIN_AGENT {
-        return wrong(format!(
-            "the name {PLAIN_AGENT} is kept for publishers without an agent; give the agent another"
-        ));
-    }
-    let mut names = HashSet::new();
-    for cluster in &config.clusters {
-        if !names.insert(&cluster.name) {
-            return wrong(format!("the cluster {} is there twice; merge the two", cluster.name));
-        }
-        match &cluster.source {
-            SourceConfig::Exec { command, .. } if command.is_empty() => {
-                return wrong(format!("the cluster {} has an exec source without a command", cluster.name));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn lane(

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{redact::RedactConfig, resource::format::Format};
 
+mod check;
+
+pub use check::check_together;
+
 /// A source agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

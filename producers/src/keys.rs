@@ -14,6 +14,10 @@ use crate::{
     ledger::{Ledger, marks, random},
 };
 
+/// Fewest characters of a secret. Its hash and its salt stand on the log for ever, where anybody who reads the
+/// log may try secrets out.
+const SECRET_CHARS_MIN: usize = 16;
+
 /// The configured keys, as they are announced. Errors: a secret cannot be read or others may read it.
 pub(crate) fn read(
     ledger: &Ledger,
@@ -59,5 +63,31 @@ fn secret(file: &Path) -> Result<String, String> {
     if secret.is_empty() {
         return Err(format!("its secret file {name} is empty"));
     }
+    let length = secret.chars().count();
+    if length < SECRET_CHARS_MIN {
+        return Err(format!(
+            "the secret in {name} has {length} characters, which are tried out too fast; use at least {SECRET_CHARS_MIN}, as 'openssl rand -hex 32' makes them"
+        ));
+    }
     Ok(secret.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_is_tried_out_in_no_time_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ak.secret");
+        let read = |text: &str| {
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            secret(&file)
+        };
+        let told = read("12345\n").unwrap_err();
+        assert!(told.contains("5 characters") && told.contains("at least 16"), "{told}");
+        assert!(read(&"x".repeat(SECRET_CHARS_MIN - 1)).is_err());
+        assert_eq!(read(&"x".repeat(SECRET_CHARS_MIN)), Ok("x".repeat(SECRET_CHARS_MIN)));
+    }
 }

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{AppError, BUS_DRAIN_MAX, End, drain, first_end};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 
 /// How long the agents may take to empty their outboxes at the end; what is left waits in their ledgers.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(15);
@@ -46,6 +46,7 @@ pub(crate) fn agents(
     config: &Config,
     options: impl Fn(&str) -> Result<ConnectOptions, AppError>,
 ) -> Result<Vec<(AgentConfig, ConnectOptions)>, AppError> {
+    producers::config::check_together(&config.agent.resource).map_err(ConfigError::Unfit)?;
     let with = |agent: &AgentConfig| {
         let options = options(&format!("farside agent {}", agent.name))?;
         Ok((agent.clone(), options))

@@ -235,7 +235,7 @@ fn activity(shown: &Shown) -> Option<Doing> {
         Activity::Asked(_) => Some(Doing::Sync("it is being asked".to_owned())),
         Activity::Receiving { .. } => Some(Doing::Sync("its answer is coming".to_owned())),
         Activity::Resting { for_key: true, .. } => Some(Doing::Waiting(
-            "waits for an access key: it has announced none that is good, so it is not asked; give its agent one ([[clusters.keys]])"
+            "waits for an access key: it has announced none that is good, so it is not asked; give one to its cluster, in the keys that the configuration of its agent has there"
                 .to_owned(),
         )),
         Activity::Resting { until, .. } => Some(Doing::Waiting(format!(

@@ -37,7 +37,7 @@ fn an_agent_that_cannot_run_is_told_before_farside_says_that_it_is_up() {
     let said = up();
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
     assert!(said.err.contains("agent inv") && said.err.contains("ak.secret"), "{said:?}");
-    fs::write(dir.path().join("ak.secret"), "correct horse").unwrap();
+    fs::write(dir.path().join("ak.secret"), "correct horse battery staple").unwrap();
     set_mode(&dir.path().join("ak.secret"), 0o644);
     let said = up();
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
@@ -47,6 +47,28 @@ fn an_agent_that_cannot_run_is_told_before_farside_says_that_it_is_up() {
     }
     set_mode(&dir.path().join("ak.secret"), 0o600);
     Up::start_in(dir);
+}
+
+#[test]
+fn agents_that_would_come_up_and_fail_are_told_before_farside_says_that_it_is_up() {
+    let agent = |cluster: &str, source: &str| {
+        let source = format!("{{ adapter = \"directory\", path = \"source\"{source} }}");
+        format!(
+            "[[agent.resource]]\nname = \"inv\"\nledger = \"{cluster}.redb\"\n\
+             [[agent.resource.clusters]]\nname = \"{cluster}\"\nsource = {source}\n"
+        )
+    };
+    for (config, words) in [
+        (agent("dc1", "") + &agent("dc2", ""), "two agents of the site local are called inv"),
+        (agent("target", ""), "the cluster target of the agent inv"),
+        (agent("dc1", ", every_s = 0"), "every_s = 0"),
+    ] {
+        let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+        with_files(dir.path(), &[("farside.toml", &config), ("source/a.yaml", "kind: VM\nid: a\n")]);
+        let said = farside(dir.path(), &["up", "--listen", "127.0.0.1:0"]);
+        assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{words}: {said:?}");
+        assert!(said.err.contains(words), "{words}: {said:?}");
+    }
 }
 
 #[test]

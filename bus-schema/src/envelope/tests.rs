@@ -236,7 +236,7 @@ fn r7_a_key_is_taken_from_a_chain_only() {
     for headers in [vec![], unchained] {
         let error = Envelope::read(stored(subject, &headers, b"{}")).unwrap_err();
         assert_eq!(error.path, "farepoch");
-        assert!(error.reason.contains("[[clusters.keys]]"), "{error}");
+        assert!(error.reason.contains("the keys of the cluster in its agent's configuration"), "{error}");
     }
 }
 

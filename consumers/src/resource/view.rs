@@ -38,8 +38,8 @@ pub fn has_good_key(keys: &[AccessKey], source: &str, now: Timestamp) -> bool {
 /// Why an owner is not asked, and what to do (R7).
 pub fn no_key(owner: &Source) -> String {
     format!(
-        "the source of {} has announced no access key that is good now (R7); give its agent one: [[clusters.keys]] with id, tenant and secret_file, the secret made by `openssl rand -hex 32`",
-        owner.pool
+        "the source of {} has announced no access key that is good now (R7); add one to the keys of the cluster {} of the agent {}: id, tenant and secret_file, the secret made by `openssl rand -hex 32`",
+        owner.pool, owner.pool.cluster, owner.agent
     )
 }
 
