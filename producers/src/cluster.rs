@@ -160,7 +160,7 @@ impl Cluster {
                 if let Some(id) = &scan.sync {
                     self.tries.remove(id);
                 }
-                let (whole, before) = (scan.scope == Scope::Everything, self.trouble());
+                let before = self.trouble();
                 let report = self.sequencer.finish(scan, end, &mut self.guard, (now, at.into_std()))?;
                 self.source_trouble = None;
                 if let Some(scope) = report.again {
@@ -169,10 +169,7 @@ impl Cluster {
                 if let Some((scope, after)) = report.settling {
                     self.want(scope, at + after);
                 }
-                // A partial reading knows nothing of the troubles elsewhere.
-                if whole || !report.trouble.is_empty() {
-                    self.reading_trouble = report.trouble;
-                }
+                self.reading_trouble = report.trouble;
                 self.tell(&before);
             }
             Part::End(Err(error)) => {

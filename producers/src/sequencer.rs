@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub(crate) mod digests;
+mod faults;
 pub(crate) mod observe;
 pub(crate) mod preface;
 pub(crate) mod scan;
@@ -84,8 +85,10 @@ pub(crate) struct Sequencer {
     cut: Option<shipment::Underway>,
     /// Keys that stood in two places at the last whole reading.
     contested: HashSet<String>,
-    /// Faults of the last whole reading, which were said.
-    faults: HashSet<String>,
+    /// What could not be taken in, which was said.
+    faults: faults::Faults,
+    /// Why deletions are held back.
+    held: Option<String>,
     /// Files from which resources are missing: their stamp, and since when it is the same.
     shrunk: HashMap<String, (u64, Instant)>,
     /// States that cannot travel, by key, with their sizes in bytes.
@@ -126,7 +129,8 @@ impl Sequencer {
             withdrawn,
             closing: BTreeMap::new(),
             contested: HashSet::new(),
-            faults: HashSet::new(),
+            faults: faults::Faults::default(),
+            held: None,
             shrunk: HashMap::new(),
             too_large: BTreeMap::new(),
         };

@@ -39,8 +39,10 @@ pub(crate) struct Scan {
     /// Resources that were read singly while this ran: newer than what this saw.
     fresh: HashSet<ResourceKey>,
     stale: bool,
-    faults: Vec<Fault>,
-    faults_count: u64,
+    /// Some of the faults in words.
+    pub(super) faults: Vec<Fault>,
+    /// How many there are of them at each path.
+    pub(super) faults_at: BTreeMap<String, u64>,
     kept_paths: HashSet<String>,
     kept_trees: Vec<String>,
     /// Stamps of the files that were read, by the hash of their paths.
@@ -51,7 +53,7 @@ pub(crate) struct Scan {
 /// What a reading came to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScanReport {
-    /// What is wrong with the source, in words.
+    /// What is wrong with the source, here and where this reading did not look, in words.
     pub(crate) trouble: Vec<String>,
     /// What has to be read again soon.
     pub(crate) again: Option<Scope>,
@@ -70,7 +72,7 @@ impl Scan {
             fresh: HashSet::new(),
             stale: false,
             faults: Vec::new(),
-            faults_count: 0,
+            faults_at: BTreeMap::new(),
             kept_paths: HashSet::new(),
             kept_trees: Vec::new(),
             files: HashMap::new(),
@@ -92,11 +94,15 @@ impl Scan {
     }
 
     fn fault(&mut self, fault: Fault) {
-        self.faults_count += 1;
         if fault.subtree {
             self.kept_trees.push(fault.place.path.clone());
         }
         self.kept_paths.insert(fault.place.path.clone());
+        self.count(fault);
+    }
+
+    fn count(&mut self, fault: Fault) {
+        *self.faults_at.entry(fault.place.path.clone()).or_default() += 1;
         if self.faults.len() < FAULTS_TOLD_MAX {
             self.faults.push(fault);
         }
@@ -106,7 +112,7 @@ impl Scan {
         self.kept_paths.contains(path) || self.kept_trees.iter().any(|tree| is_at_or_below(path, tree))
     }
 
-    fn covers(&self, path: &str) -> bool {
+    pub(super) fn covers(&self, path: &str) -> bool {
         match &self.scope {
             Scope::Everything => true,
             Scope::Places(places) => places.iter().any(|place| is_at_or_below(path, place)),
@@ -175,10 +181,7 @@ impl Sequencer {
             format!("{key} stands in {other} too; the first in path order counts, rename one of them");
         scan.contested.insert(key.to_owned());
         // Nothing at this path is in doubt, so it is told without keeping anything.
-        scan.faults_count += 1;
-        if scan.faults.len() < FAULTS_TOLD_MAX {
-            scan.faults.push(Fault::new(record.place.clone(), reason));
-        }
+        scan.count(Fault::new(record.place.clone(), reason));
         Ok(None)
     }
 
@@ -199,12 +202,17 @@ impl Sequencer {
         } else if missing.iter().any(|key| self.contested.contains(key.as_str())) {
             // It may stand in its other place still; only a whole reading can tell.
             report.again = Some(Scope::Everything);
+            self.tell(&scan, &mut report);
             return Ok(report);
         }
         let count = Count { known: self.known(), lost: missing.len() as u64 };
         match guard.judge(count, end.explicit_empty, scan.timed && whole) {
-            Verdict::Pass => self.delete(&missing, scan.sync.as_deref(), now)?,
-            Verdict::Hold(reason) => report.trouble.push(reason),
+            Verdict::Pass => {
+                self.delete(&missing, scan.sync.as_deref(), now)?;
+                // What some places say does not make up for what is missing elsewhere.
+                self.held.take_if(|_| whole);
+            }
+            Verdict::Hold(reason) => self.held = Some(reason),
         }
         if let Some(id) = &scan.sync {
             self.close_sync(id, now)?;
@@ -212,21 +220,17 @@ impl Sequencer {
         if scan.stale {
             report.again = Some(Scope::Everything);
         }
-        report.trouble.extend(self.tell(&scan));
+        self.tell(&scan, &mut report);
         Ok(report)
     }
 
-    /// Says each fault once, and all of them in short.
-    fn tell(&mut self, scan: &Scan) -> Option<String> {
-        for fault in scan.faults.iter().filter(|fault| !self.faults.contains(&fault.to_string())) {
+    /// Says each fault once, and what stands in short.
+    fn tell(&mut self, scan: &Scan, report: &mut ScanReport) {
+        for fault in self.faults.take(scan) {
             let detail = fault.detail.as_deref();
             tracing::warn!(pool = %self.source.pool, %fault, detail, "not taken in; what was known from there is kept");
         }
-        if scan.scope == Scope::Everything {
-            self.faults = scan.faults.iter().map(ToString::to_string).collect();
-        }
-        let (first, count) = (scan.faults.first()?, scan.faults_count);
-        Some(format!("{count} documents could not be taken in; the first is {first}"))
+        report.trouble = self.held.iter().cloned().chain(self.faults.summary()).collect();
     }
 
     /// What of the missing is gone: its file is gone too, or has been left alone for a while. The rest is kept.

@@ -333,6 +333,22 @@ fn what_cannot_be_read_is_kept_and_a_full_sync_keeps_it_alive_with_a_notice() {
     assert_eq!(told[3], "noticed Vm/2 for full");
 }
 
+#[test]
+fn a_trouble_stays_until_its_own_place_is_mended() {
+    let mut bench = Bench::new();
+    let fault = |path: &str| Seen::Fault(Fault::new(Place { path: path.into(), line: 3 }, "half-written"));
+    let at = |path: &str| Scan::new(Scope::Places(vec![path.into()]), None, false);
+    let told = |bench: &mut Bench, path: &str, seen| bench.scan(at(path), seen).trouble;
+    bench.whole(vec![vm("0", 1), fault("a.json"), fault("d/b.json")]);
+    let trouble = told(&mut bench, "c.json", vec![fault("c.json"), fault("c.json")]);
+    assert_eq!(trouble, ["4 documents could not be taken in; the first is a.json:3: half-written"]);
+    let trouble = told(&mut bench, "a.json", vec![vm("a", 1)]);
+    assert_eq!(trouble, ["3 documents could not be taken in; the first is c.json:3: half-written"]);
+    let trouble = told(&mut bench, "c.json", vec![vm("c", 1)]);
+    assert_eq!(trouble, ["1 documents could not be taken in; the first is d/b.json:3: half-written"]);
+    assert_eq!(told(&mut bench, "d", vec![]), Vec::<String>::new());
+}
+
 fn file(path: &str, stamp: u64, empty: bool) -> Seen {
     Seen::File(FileSeen { place: Place::whole(path), stamp, empty })
 }
