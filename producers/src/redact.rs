@@ -14,6 +14,7 @@ use bus_schema::{Hash32, hash::FieldHasher};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+mod known;
 mod name;
 mod text;
 
@@ -161,7 +162,18 @@ impl Redactor {
     }
 
     fn gives_itself_away(&self, text: &str) -> bool {
-        text::gives_itself_away(text, &|name| self.is_secret(name))
+        text::gives_itself_away(text, &|name| self.is_secret(name)) || self.hides_within(text)
+    }
+
+    /// Whether a text is JSON that says more than a state may.
+    fn hides_within(&self, text: &str) -> bool {
+        if !text.trim_start().starts_with(['{', '[']) {
+            return false;
+        }
+        let Ok(said) = serde_json::from_str::<Value>(text) else { return false };
+        let (kind, mut left) = (said["kind"].as_str().unwrap_or_default(), said.clone());
+        self.redact(kind, &mut left);
+        left != said
     }
 
     fn is_open(&self, name: &str) -> bool {
@@ -208,6 +220,15 @@ mod tests {
             json!({"args": ["serve", format!("--password={S}")], "command": ["x", "--db-token", S]}),
             json!({"data": {"app.properties": format!("user=a\npassword={S}\n")}}),
             json!({"note": format!("https://example.org, then amqp://app:{S}@mq/")}),
+            json!({"note": format!("password: |\n  {S}\n")}),
+            json!({"note": format!(r#"[{{"name":"DB_PASSWORD","value":"{S}"}}]"#)}),
+            json!({"note": format!(r#" {{"kind":"Secret","data":{{"a":"{S}"}}}}"#)}),
+            json!({"note": format!(r#"{{"args":["--password","{S}"]}}"#)}),
+            json!({"settings.xml": format!("<server><password>{S}</password></server>")}),
+            json!({"netrc": format!("machine h login u password {S}")}),
+            json!({"bindpw": S, "bearer": S, "session_cookie": S}),
+            json!({"env": [{"name": "PGPASS", "value": S}]}),
+            json!({"note": format!("ghp_16C7e42F292c6912E7710c83{S}")}),
             json!({"Tags": [{"Key": "admin_password", "Value": S}]}),
             json!({"metadata": {"annotations": {LAST_APPLIED: format!("{{\"data\":\"{S}\"}}")}}}),
         ] {
@@ -229,6 +250,7 @@ mod tests {
             json!({"password": {"valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}}),
             json!({"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 3607, "audience": "vault"}}]}),
             json!({"args": ["--token-file=/run/t", "--password=$(DB_PASSWORD)", "--authorization-mode=Node,RBAC"]}),
+            json!({"note": r#"[{"name":"MODE","value":"fast"}]"#, "text": "[not json"}),
             json!({"bypass": "lane", "pass_count": 3, "access_key_id": "AKIA", "http_tokens": "required"}),
         ] {
             assert_eq!(redacted(state.clone()), state);

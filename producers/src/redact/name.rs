@@ -7,7 +7,7 @@
 //! Must not know: values.
 
 /// Words that make a name that of a credential wherever they stand in it, compared without case and separators.
-const CREDENTIAL_WORDS: [&str; 24] = [
+const CREDENTIAL_WORDS: [&str; 27] = [
     "password",
     "passwd",
     "passphrase",
@@ -32,9 +32,12 @@ const CREDENTIAL_WORDS: [&str; 24] = [
     "sessionkey",
     "snmpcommunity",
     "wpapsk",
+    "bindpw",
+    "pgpass",
+    "sessioncookie",
 ];
 /// Words that count only as the last one of a name, numbers behind them aside.
-const LAST_WORDS: [&str; 3] = ["pass", "psk", "pw"];
+const LAST_WORDS: [&str; 4] = ["pass", "psk", "pw", "bearer"];
 /// Names that are secret although their ending says otherwise: Vault's `secret_id` is the password of a role.
 const SECRET_ALL_THE_SAME: [&str; 1] = ["secretid"];
 /// Endings of names that speak *about* a credential: where it is, what it is called, how long it lives.
@@ -127,6 +130,10 @@ mod tests {
             "clientSecret",
             "apiToken",
             "X-API-Key",
+            "bindpw",
+            "bearer",
+            "session_cookie",
+            "PGPASS",
         ] {
             assert!(is_secret(name), "{name}");
         }
@@ -148,6 +155,8 @@ mod tests {
             "client-certificate-data",
             "keyboard",
             "tokenPath",
+            "PGPASSFILE",
+            "bearerFormat",
         ] {
             assert!(!is_secret(name), "{name}");
         }

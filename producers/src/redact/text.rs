@@ -1,9 +1,13 @@
-//! Which texts give a secret away, whatever they are called: a private key, a signed token, a URL with a
-//! password, and an assignment to a secret name inside a longer text: `--password=x`, `KEY=x`, a line `token: x`.
+//! Which texts give a secret away, whatever they are called: a credential of a known form (`known`), a URL
+//! with a password, and a secret name with its value inside a longer text: `--password=x`, `KEY=x`, a line
+//! `token: x` or the block below it, a pair `name: TOKEN`, `value: x`, `<token>x</token>`, a line `token x`.
 //!
 //! What stands for a value that is elsewhere is none: `$(DB_PASSWORD)`, `${X}`, `{{ x }}`, `<x>`, `true`.
+//! When in doubt a text gives itself away: it is taken out as a whole.
 //!
 //! Must not know: where the text came from.
+
+use super::{NAME_FIELDS, known};
 
 /// Values that are switches, not secrets.
 const SWITCHES: [&str; 13] = [
@@ -15,23 +19,16 @@ const PLACEHOLDERS: [&str; 7] = ["$(", "${", "{{", "%(", "<", "**", "env:"];
 
 /// Whether a text holds a secret. `is_secret` judges names.
 pub(super) fn gives_itself_away(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
-    let pem = text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----");
-    pem || has_signed_token(text) || has_url_with_password(text) || has_assignment(text, is_secret)
+    known::has_credential(text)
+        || has_url_with_password(text)
+        || has_assignment(text, is_secret)
+        || has_element(text, is_secret)
+        || has_words(text, is_secret)
 }
 
 /// Whether a value is a switch, like the `required` of AWS's `http_tokens`.
 pub(super) fn is_switch(value: &str) -> bool {
     SWITCHES.iter().any(|switch| value.eq_ignore_ascii_case(switch))
-}
-
-/// A JWT: three parts, of which the first is base64 of `{"`.
-fn has_signed_token(text: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '=');
-    text.contains("eyJ")
-        && text.split(|c| !is_part(c)).any(|word| {
-            let word = word.rsplit('=').next().unwrap_or(word);
-            word.starts_with("eyJ") && word.matches('.').count() == 2
-        })
 }
 
 fn has_url_with_password(text: &str) -> bool {
@@ -43,24 +40,51 @@ fn has_url_with_password(text: &str) -> bool {
     })
 }
 
+/// A name with what is assigned to it.
+struct Assignment<'a> {
+    name: &'a str,
+    /// The rest of the line.
+    value: &'a str,
+}
+
 fn has_assignment(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
-    text.lines().any(|line| {
-        line.match_indices(['=', ':']).any(|(at, sign)| {
-            let (before, after) = (&line[..at], &line[at + 1..]);
-            // `==`, `://` and `::` assign nothing; `:=` does, by its second half.
-            let assigns = !after.starts_with(['=', ':']) && !after.starts_with("//");
-            assigns
-                && !before.ends_with(['=', '!', '<', '>'])
-                && is_value(after)
-                && name_before(before, sign).is_some_and(is_secret)
-        })
+    // A pair {name, value} says the name in one assignment and the value beside it, in either order.
+    let (mut names_secret, mut had_value) = (false, false);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let next = lines.peek();
+        for Assignment { name, value } in assignments(line) {
+            let opens = || value.trim().is_empty() && next.is_some_and(|next| continues(line, next));
+            if is_secret(name) && (is_value(value) || opens()) {
+                return true;
+            }
+            let names_now = NAME_FIELDS.contains(&name) && is_secret(first_word(value));
+            let has_value = name.eq_ignore_ascii_case("value") && is_value(value);
+            if (names_secret && has_value) || (names_now && had_value) {
+                return true;
+            }
+            (names_secret, had_value) = (names_now, has_value);
+        }
+    }
+    false
+}
+
+fn assignments(line: &str) -> impl Iterator<Item = Assignment<'_>> {
+    line.match_indices(['=', ':']).filter_map(|(at, sign)| {
+        let (before, after) = (&line[..at], &line[at + 1..]);
+        // `==`, `://` and `::` assign nothing; `:=` does, by its second half.
+        let assigns = !after.starts_with(['=', ':']) && !after.starts_with("//");
+        let name =
+            name_before(before, sign).filter(|_| assigns && !before.ends_with(['=', '!', '<', '>']))?;
+        Some(Assignment { name, value: after })
     })
 }
 
 /// The name that ends here. Before a colon it has to begin a line, a word or a quoted text, so that
 /// `arn:aws:secret:x` and `registry/token:1.0` are none.
 fn name_before<'a>(before: &'a str, sign: &str) -> Option<&'a str> {
-    let before = before.trim_end_matches(':').trim_end_matches([' ', '\t']).trim_end_matches(['"', '\'']);
+    let before = before.trim_end_matches(':').trim_end_matches([' ', '\t']);
+    let before = before.trim_end_matches(['"', '\'']).trim_end_matches('\\');
     let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let start = before.char_indices().rev().take_while(|(_, c)| is_of_name(*c)).last().map(|(at, _)| at)?;
     let begins = before[..start]
@@ -70,11 +94,32 @@ fn name_before<'a>(before: &'a str, sign: &str) -> Option<&'a str> {
     begins.then_some(&before[start..])
 }
 
+/// Whether the line below a name without a value holds it: deeper and no assignment, or an item of a list.
+fn continues(line: &str, next: &str) -> bool {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let content = next.trim();
+    let item = content.strip_prefix("- ");
+    let below = indent(next) > indent(line) || (item.is_some() && indent(next) == indent(line));
+    let held = item.unwrap_or(content);
+    below && !held.starts_with(['#', '{', '}', ']']) && assignments(held).next().is_none() && is_value(held)
+}
+
+fn first_word(value: &str) -> &str {
+    let value = value.trim_start().trim_start_matches(['"', '\'', '\\']);
+    let end = value.find(|c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | ',' | ';' | '&' | '}' | ')' | '>')
+    });
+    &value[..end.unwrap_or(value.len())]
+}
+
 fn is_value(after: &str) -> bool {
-    let value = after.trim_start().trim_start_matches(['"', '\'', '\\']);
-    let end = value
-        .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | ',' | ';' | '&' | '}' | ')'));
-    let word = &value[..end.unwrap_or(value.len())];
+    let after = after.trim_start();
+    // A block or a text of many lines opens here, or an anchor stands before the value.
+    if after.starts_with(['|', '>', '&']) || after.starts_with("\"\"\"") || after.starts_with("'''") {
+        return after.len() > 1 || !after.starts_with('&');
+    }
+    let value = after.trim_start_matches(['"', '\'', '\\']);
+    let word = first_word(after);
     let variable = word.strip_prefix('$').is_some_and(|name| {
         name.starts_with(|c: char| c.is_ascii_uppercase())
             && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
@@ -82,7 +127,48 @@ fn is_value(after: &str) -> bool {
     let switch = is_switch(word);
     !word.is_empty() && !switch && !variable && !PLACEHOLDERS.iter().any(|begin| value.starts_with(begin))
         // What opens here is a section, of which each line is looked at by itself.
-        && !matches!(word, "{" | "[" | "|" | ">" | "|-" | ">-")
+        && !matches!(word, "{" | "[")
+}
+
+/// An element of XML: `<token>x</token>`.
+fn has_element(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
+    let mut open = None;
+    text.split('<').skip(1).any(|part| {
+        let (tag, content) = part.split_once('>').unwrap_or((part, ""));
+        if let Some(raw) = tag.strip_prefix("![CDATA[") {
+            return open.take().is_some() && !raw.is_empty();
+        }
+        if tag.starts_with('/') {
+            return open.take().is_some_and(is_value);
+        }
+        let name = tag.split_whitespace().next().unwrap_or_default();
+        let name = name.rsplit(':').next().unwrap_or(name);
+        open = (!tag.ends_with('/') && is_secret(name)).then_some(content);
+        false
+    })
+}
+
+/// A line of words: `password x`, and `machine x login x password x` of a netrc.
+fn has_words(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
+    let alone = text.trim().lines().nth(1).is_none();
+    text.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let netrc = matches!(words.first(), Some(&"machine" | &"default" | &"login"));
+        // A title has two words, too: "Token Service".
+        let plain = |word: &str| alone && word.chars().all(char::is_alphabetic);
+        // nginx passes requests on: `proxy_pass backend;`.
+        let passes_on =
+            line.trim_end().ends_with(';') && words.first().is_some_and(|name| name.ends_with("_pass"));
+        let says = |name: &str, value: &str| is_name(name) && is_secret(name) && is_value(value);
+        match words[..] {
+            [name, value] => says(name, value) && !plain(value) && !passes_on,
+            _ => netrc && words.windows(2).any(|pair| says(pair[0], pair[1])),
+        }
+    })
+}
+
+fn is_name(word: &str) -> bool {
+    word.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 #[cfg(test)]
@@ -116,6 +202,33 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_a_secret_below_or_beside_its_name() {
+        for text in [
+            "password: |\n  hunter2\n",
+            "a:\n  password: >-\n    hunter2\n",
+            "password: |2+ # why\n  hunter2\n",
+            "password:\n  hunter2\n",
+            "tokens:\n- hunter2\n",
+            "password: &db hunter2\n",
+            "password = \"\"\"\nhunter2\n\"\"\"",
+            "- name: DB_PASSWORD\n  value: hunter2\n",
+            "- value: hunter2\n  name: DB_PASSWORD\n",
+            "[{name: DB_PASSWORD, value: hunter2}]",
+            "<property name=\"db.password\" value=\"hunter2\"/>",
+            "{\\\"apiToken\\\": \\\"hunter2\\\"}",
+            "<a><password>hunter2</password></a>",
+            "<ns:password enc=\"no\">\n  hunter2\n</ns:password>",
+            "<password><![CDATA[hunter2]]></password>",
+            "password hunter2",
+            "base dc=x\nbindpw hunter\n",
+            "machine h login u password hunter2",
+            "machine h\n  login u\n  password hunter\n",
+        ] {
+            assert!(hides(text), "{text}");
+        }
+    }
+
+    #[test]
     fn what_only_looks_so() {
         for text in [
             "--password=$(DB_PASSWORD)",
@@ -133,7 +246,17 @@ mod tests {
             "https://example.org/a@b:c",
             "eyJ is a prefix",
             "proxy_pass http://upstream;",
+            "location / {\n  fastcgi_pass php:9000;\n}",
             "password=",
+            "password:\nuser: x\n",
+            "Enter the password:\nthen go on",
+            "- name: DB_PASSWORD\n  valueFrom: {secretKeyRef: {name: db}}\n",
+            "- name: MODE\n  value: fast\n",
+            "<password></password><user>x</user>",
+            "<password>${db.password}</password>",
+            "login with --password <password> --user <user>",
+            "Token Service",
+            "the password is in the vault",
         ] {
             assert!(!hides(text), "{text}");
         }
