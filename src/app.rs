@@ -45,6 +45,13 @@ const CORE_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long the connection may take to send what is buffered.
 const BUS_DRAIN_MAX: Duration = Duration::from_secs(5);
 
+/// What the console says while something is waited for.
+const AWAITS_OWN_NATS: &str = "its nats-server is waited for, which reads its store first after a crash; if this lasts, look at farside's log";
+const AWAITS_NATS: &str =
+    "NATS is waited for, and tried again for ever; look at the server, and at farside's log for the reason";
+const AWAITS_POOL: &str = "the pool's file is being opened, which takes minutes when a large one is repaired after a crash; wait for it";
+const AWAITS_AGENTS: &str = "its agents are being made ready; if this lasts, look at farside's log";
+
 /// What taking over a dead holder's lease takes beyond its time, or making the logs on a busy disk.
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
@@ -75,8 +82,6 @@ pub(crate) enum AppError {
     Ended(String),
     #[error("{task} broke down: {source}; this is a defect, please report it with the log above")]
     Broke { task: String, source: tokio::task::JoinError },
-    #[error("told to end while NATS was waited for; nothing was begun, and nothing is lost")]
-    Unreached,
     #[error("{0} did not end in time and was cut off; nothing acknowledged is lost")]
     CutOff(&'static str),
     #[error(
@@ -85,16 +90,41 @@ pub(crate) enum AppError {
     NoNats,
 }
 
-/// What runs in one process, built and not running yet.
+/// What runs in one process, built and not running yet, except for its front.
 pub(crate) struct App {
     config: Config,
     managed: Option<ManagedServer>,
     bus: Bus,
     service: Incarnations,
-    console: Console,
-    tcp: TcpListener,
-    socket: UnixListener,
+    front: Front,
     agents: Vec<agents::Ready>,
+}
+
+/// The console, which is served from the moment that somebody can connect: what is opened behind it may take
+/// long.
+struct Front {
+    console: Console,
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: JoinSet<End>,
+}
+
+impl Front {
+    fn served(tcp: TcpListener, socket: UnixListener, config: &Config, nats: Nats) -> Self {
+        let awaits = match nats {
+            Nats::Managed => AWAITS_OWN_NATS,
+            Nats::Configured => AWAITS_NATS,
+        };
+        let (console, stop) = (Console::starting(awaits), CancellationToken::new());
+        let address = tcp.local_addr().unwrap_or(config.console.listen);
+        let serving = console.run(tcp, socket, stop.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            serving.await;
+            ended("the console", Ok(()))
+        });
+        Self { console, address, stop, tasks }
+    }
 }
 
 /// Which NATS is used.
@@ -107,18 +137,19 @@ pub(crate) enum Nats {
 }
 
 impl App {
-    /// Opens everything that can fail at the start, the agents' ledgers and keys too. `shutdown` ends waiting.
+    /// Opens everything that can fail at the start, the agents' ledgers and keys too. None: `shutdown` came
+    /// while something was waited for.
     pub(crate) async fn build(
         config: Config,
         nats: Nats,
         shutdown: &CancellationToken,
-    ) -> Result<Self, AppError> {
+    ) -> Result<Option<Self>, AppError> {
         config.service.check()?;
         files::make_private_dir(&config.data_dir, &config.nats_dir())?;
         let (path, address) = (config.socket(), config.nats_address_file());
         let socket = console::bind_socket(&path).await?;
         let built = Self::behind(socket, config, nats, shutdown).await;
-        if built.is_err() {
+        if !matches!(built, Ok(Some(_))) {
             files::forget(&path);
             if nats == Nats::Managed {
                 files::forget(&address);
@@ -133,12 +164,14 @@ impl App {
         mut config: Config,
         nats: Nats,
         shutdown: &CancellationToken,
-    ) -> Result<Self, AppError> {
+    ) -> Result<Option<Self>, AppError> {
         let tcp = console::bind_tcp(config.console.listen).await?;
-        let operator = files::token(&config.token_file())?;
-        let scraper = files::token(&config.metrics_token_file())?;
+        let front = Front::served(tcp, socket, &config, nats);
         let managed = match nats {
-            Nats::Managed => Some(start_nats(&mut config).await?),
+            Nats::Managed => match shutdown.run_until_cancelled(start_nats(&mut config)).await {
+                Some(started) => Some(started?),
+                None => return Ok(told_to_end()),
+            },
             Nats::Configured => None,
         };
         let service_name = format!("farside {}", config.service.target);
@@ -147,33 +180,23 @@ impl App {
             None => config.nats.connect_options(&service_name)?.ok_or(AppError::NoNats)?,
         };
         // After a power failure everything starts at once, in any order.
-        let reached = agents::reach(options, shutdown).await?;
-        let bus = reached.ok_or(AppError::Unreached)?;
+        let Some(bus) = agents::reach(options, shutdown).await? else { return Ok(told_to_end()) };
+        front.console.waits_for(AWAITS_POOL);
         let store = open_store(&config.pool_file(), store_options(&config)).await?;
         let service = Incarnations::new(&config, bus.clone(), store)?;
-        let ports = Arc::new(ports::Ports::new(bus.clone(), &config.service.target, service.control()));
-        let console = Console::build(console::Parts {
-            target: config.service.target.clone(),
-            sites: config.service.sites.clone(),
-            bus: bus.clone(),
-            reader: service.reader(),
-            past: ports.clone(),
-            rebuilder: ports.clone(),
-            health: ports,
-            operator,
-            scraper,
-        });
+        front.console.waits_for(AWAITS_AGENTS);
         let agents = match &managed {
             Some(server) => agents(&config, |name| Ok(server.agent_options(name)))?,
             None => vec![],
         };
         let agents = agents::make_ready(agents, shutdown).await?;
-        Ok(Self { config, managed, bus, service, console, tcp, socket, agents })
+        front.console.open(parts(&config, &bus, &service)?);
+        Ok(Some(Self { config, managed, bus, service, front, agents }))
     }
 
     /// Where the console listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.tcp.local_addr().unwrap_or(self.config.console.listen)
+        self.front.address
     }
 
     /// Where the managed NATS listens.
@@ -193,20 +216,14 @@ impl App {
         shutdown: CancellationToken,
         ready: impl FnOnce() + Send + 'static,
     ) -> Result<(), AppError> {
-        let Self { managed, bus, service, console, tcp, socket, agents, config } = self;
+        let Self { managed, bus, service, front, agents, config } = self;
         let telling = tokio::spawn(when_acting(service.lease(), config.service.lease_ttl.ms(), ready));
         // The managed server is configured to keep what it acknowledges.
         let asking =
             managed.is_none().then(|| tokio::spawn(durability::ask(config.nats.monitor_url.clone())));
-        let (of_agents, of_core) = (CancellationToken::new(), CancellationToken::new());
-        let mut core = JoinSet::new();
-        let stop = of_core.clone();
+        let Front { tasks: mut core, stop: of_core, .. } = front;
+        let (of_agents, stop) = (CancellationToken::new(), of_core.clone());
         core.spawn(async move { ended("the service", service.run(stop).await) });
-        let stop = of_core.clone();
-        core.spawn(async move {
-            console.run(Some(tcp), socket, stop).await;
-            ended("the console", Ok(()))
-        });
         let agents = agents::start(agents, &of_agents);
         let first = first_end(&mut core, &shutdown).await;
         telling.abort();
@@ -272,6 +289,28 @@ async fn drain(mut tasks: JoinSet<End>, what: &'static str, limit: Duration) -> 
         result
     });
     joined.await.unwrap_or(Err(AppError::CutOff(what)))
+}
+
+/// What is nothing yet is told to end.
+fn told_to_end() -> Option<App> {
+    tracing::info!("told to end while NATS was waited for; nothing was begun, and nothing is lost");
+    None
+}
+
+/// What the console answers from.
+fn parts(config: &Config, bus: &Bus, service: &Incarnations) -> Result<console::Parts, AppError> {
+    let ports = Arc::new(ports::Ports::new(bus.clone(), &config.service.target, service.control()));
+    Ok(console::Parts {
+        target: config.service.target.clone(),
+        sites: config.service.sites.clone(),
+        bus: bus.clone(),
+        reader: service.reader(),
+        past: ports.clone(),
+        rebuilder: ports.clone(),
+        health: ports,
+        operator: files::token(&config.token_file())?,
+        scraper: files::token(&config.metrics_token_file())?,
+    })
 }
 
 async fn start_nats(config: &mut Config) -> Result<ManagedServer, AppError> {

@@ -12,6 +12,7 @@ mod extract;
 mod problem;
 mod route;
 mod serve;
+mod stage;
 
 pub mod auth;
 pub mod ports;
@@ -19,36 +20,56 @@ pub mod request;
 pub mod status;
 pub mod view;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
-use tokio::net::{TcpListener, UnixListener};
+use hyper_util::service::TowerToHyperService;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use api::Parts;
 pub use problem::{Problem, ProblemBody};
+use stage::Stage;
 
 pub use serve::{BODY_BYTES_MAX, ListenError, Peer, socket as bind_socket, tcp as bind_tcp};
 
-/// The API, ready to be served.
+/// The API. It is served from the moment that somebody can connect, so that nobody waits in vain: health is
+/// answered at once, everything else with 503 and what is waited for, until it is opened.
 pub struct Console {
-    router: axum::Router,
+    stage: watch::Sender<Stage>,
 }
 
 impl Console {
-    /// The API over these parts.
-    pub fn build(parts: Parts) -> Self {
-        Self { router: route::router(Arc::new(api::Api::new(parts))) }
+    /// A console that says what is waited for, in words that say what to do when that takes long.
+    pub fn starting(waits_for: impl Into<String>) -> Self {
+        Self { stage: watch::Sender::new(Stage::Starting(waits_for.into())) }
+    }
+
+    /// Says what is waited for now.
+    pub fn waits_for(&self, what: impl Into<String>) {
+        self.stage.send_replace(Stage::Starting(what.into()));
+    }
+
+    /// Answers from these parts from now on.
+    pub fn open(&self, parts: Parts) {
+        let router = route::router(Arc::new(api::Api::new(parts)));
+        self.stage.send_replace(Stage::Open(TowerToHyperService::new(router)));
     }
 
     /// Serves both listeners until `shutdown`, then lets the requests end that have begun, for a few seconds.
-    pub async fn run(self, tcp: Option<TcpListener>, socket: UnixListener, shutdown: CancellationToken) {
-        let limits = serve::Limits::default();
-        let local = serve::serve(socket, self.router.clone(), limits, shutdown.clone());
-        match tcp {
-            None => local.await,
-            Some(tcp) => {
-                tokio::join!(local, serve::serve(tcp, self.router, limits, shutdown));
-            }
+    pub fn run(
+        &self,
+        tcp: TcpListener,
+        socket: UnixListener,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (router, limits) = (stage::router(self.stage.subscribe()), serve::Limits::default());
+        let local = serve::serve(socket, router.clone(), limits, shutdown.clone());
+        let remote = serve::serve(tcp, router, limits, shutdown);
+        async move {
+            tokio::join!(local, remote);
         }
     }
 }

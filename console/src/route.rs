@@ -29,13 +29,15 @@ mod pool;
 mod resource;
 mod tenant;
 
+/// Where anybody may ask whether the process lives.
+pub(crate) const ALIVE: &str = "/healthz";
 /// How long a plain question may take.
 const QUICK_MAX: Duration = Duration::from_secs(20);
 /// How long a confirmation, a replay or a rebuild may take until its answer begins.
 const LONG_MAX: Duration = Duration::from_secs(600);
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
-    let open = Router::new().route("/healthz", get(health::alive)).route("/readyz", get(health::ready));
+    let open = Router::new().route(ALIVE, get(health::alive)).route("/readyz", get(health::ready));
     let quick = quick().layer(from_fn(|request: Request, next: Next| within(QUICK_MAX, request, next)));
     let long = long().layer(from_fn(|request: Request, next: Next| within(LONG_MAX, request, next)));
     let closed = quick.merge(long).layer(from_fn_with_state(api.clone(), identify));

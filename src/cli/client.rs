@@ -4,6 +4,7 @@
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bus_schema::{PoolId, ResourceKey};
@@ -20,10 +21,23 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    time::timeout,
 };
 
 /// Longest answer that is taken in at once; longer ones are streamed.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// How long farside may take to say that it lives, the connection included: one that is stopped, or whose
+/// machine stands still, takes connections and answers none.
+const ALIVE_WAIT: Duration = Duration::from_secs(10);
+/// How long an answer may take to begin: more than farside itself allows the longest, so its own words come
+/// first.
+const ANSWER_WAIT: Duration = Duration::from_secs(630);
+
+/// Farside asks nobody by which name it was called.
+const HOST: &str = "farside";
+
+type Sender = http1::SendRequest<Full<Bytes>>;
 
 /// Where farside is, and who asks.
 #[derive(Clone, Debug)]
@@ -45,6 +59,11 @@ pub(crate) enum ClientError {
     /// Nothing is there.
     #[error("cannot reach farside at {at}: {why}; start it with 'farside up' or 'farside serve'")]
     Unreachable { at: String, why: String },
+    /// Somebody listens, and says nothing.
+    #[error(
+        "farside at {at} does not answer within {} s: its process is stopped, or its machine is overloaded; look at both and at its log, then try again", .within.as_secs()
+    )]
+    Silent { at: String, within: Duration },
     /// The file's mode keeps the caller out.
     #[error(
         "may not open {at}: it belongs to the user that runs farside; become that user, or use --url with a token"
@@ -191,7 +210,7 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "farside");
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, HOST);
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -203,28 +222,44 @@ impl Client {
         }
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).map_err(|e| self.broken(e))?;
-        match &self.to {
-            To::Socket(path) => match UnixStream::connect(path).await {
-                Ok(stream) => self.over(stream, request).await,
-                Err(error) => Err(self.unreachable(&error)),
-            },
-            To::Tcp(address) => match TcpStream::connect(address).await {
-                Ok(stream) => self.over(stream, request).await,
-                Err(error) => Err(self.unreachable(&error)),
-            },
-        }
+        let mut sender = self.within(ALIVE_WAIT, self.alive()).await?;
+        let sent = async { sender.send_request(request).await.map_err(|e| self.broken(e)) };
+        self.within(ANSWER_WAIT, sent).await
     }
 
-    async fn over(
+    /// A connection to a farside that lives: the question itself may rightly take minutes.
+    async fn alive(&self) -> Result<Sender, ClientError> {
+        let mut sender = match &self.to {
+            To::Socket(path) => self.over(UnixStream::connect(path).await).await?,
+            To::Tcp(address) => self.over(TcpStream::connect(address).await).await?,
+        };
+        let asks = Request::get("/healthz").header(header::HOST, HOST).body(Full::default());
+        let answer = sender.send_request(asks.map_err(|e| self.broken(e))?).await;
+        // Read to its end, so that the connection can be asked again.
+        self.whole(answer.map_err(|e| self.broken(e))?).await?;
+        sender.ready().await.map_err(|e| self.broken(e))?;
+        Ok(sender)
+    }
+
+    async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let (mut sender, connection) =
+        connected: io::Result<S>,
+    ) -> Result<Sender, ClientError> {
+        let stream = connected.map_err(|error| self.unreachable(&error))?;
+        let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(e))?;
         // It ends when the answer's body has been read or dropped; its errors show there.
         tokio::spawn(connection);
-        sender.send_request(request).await.map_err(|e| self.broken(e))
+        Ok(sender)
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let silent = ClientError::Silent { at: self.at(), within: limit };
+        timeout(limit, answer).await.unwrap_or(Err(silent))
     }
 
     async fn accepted(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {

@@ -26,7 +26,8 @@ impl Serve {
         let shutdown = CancellationToken::new();
         on_signal(&shutdown)?;
         self.overrides.apply(&mut context.config);
-        let app = App::build(context.config.clone(), Nats::Configured, &shutdown).await?;
+        let built = App::build(context.config.clone(), Nats::Configured, &shutdown).await?;
+        let Some(app) = built else { return Ok(Ended::Done) };
         let greeting = format!(
             "farside serves: http://{} (token in {}), socket {}\n",
             app.address(),

@@ -33,7 +33,8 @@ impl Up {
                  use 'farside serve', and 'farside agent' for the agents, or leave the address out"
             )));
         }
-        let app = App::build(context.config.clone(), Nats::Managed, &shutdown).await?;
+        let built = App::build(context.config.clone(), Nats::Managed, &shutdown).await?;
+        let Some(app) = built else { return Ok(Ended::Done) };
         let greeting = format!(
             "farside is up: http://{} (token in {}), NATS {} (publishers: {}), socket {}\n",
             app.address(),

@@ -1,12 +1,17 @@
 //! How the binary starts, and what it says when it does not.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
 use crate::support::{
     eventually,
-    farside::{Up, command, farside, log_of, with_files},
+    farside::{Up, Waiting, command, farside, log_of, with_files},
     nats::Nats,
 };
 
@@ -157,4 +162,35 @@ async fn serve_warns_when_nats_acknowledges_before_the_disk_has_it() {
         (log.contains("WARN") && log.contains("sync_interval: always")).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_while_nats_is_waited_for_is_told_so_at_once_and_the_wait_ends_cleanly() {
+    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+    let waiting = Waiting::start(dir.path());
+    assert_eq!(waiting.get("/healthz").await, (200, "ok\n".to_owned()));
+    for path in ["/readyz", "/metrics", "/v1/status"] {
+        let (status, problem) = waiting.get(path).await;
+        assert!(status == 503 && problem.contains("NATS is waited for"), "{path}: {status} {problem}");
+    }
+    let began = Instant::now();
+    let said = farside(dir.path(), &["status"]);
+    assert!(said.code == Some(1) && said.err.contains("NATS is waited for"), "{said:?}");
+    let found = farside(dir.path(), &["doctor"]).out;
+    assert!(found.contains("NATS is waited for"), "{found}");
+    assert!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
+    assert_eq!(waiting.stop().code(), Some(0), "{}", log_of(dir.path()));
+    assert!(!dir.path().join("data/farside.sock").exists(), "the socket is left over");
+}
+
+#[test]
+fn a_verb_does_not_wait_for_ever_for_a_farside_that_stands_still() {
+    let up = Up::start("");
+    up.stand_still();
+    for verb in [["status"].as_slice(), &["sync", "dc1"]] {
+        let said = up.verb(verb);
+        assert!(said.code == Some(1) && said.err.contains("does not answer"), "{said:?}");
+    }
+    up.go_on();
+    assert_eq!(up.verb(&["status"]).code, Some(0));
 }

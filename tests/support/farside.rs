@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually, nats::free_port};
 
 /// What a verb said and how it ended.
 #[derive(Debug)]
@@ -196,18 +196,17 @@ impl Up {
         headers: &[(&str, &str)],
         body: &str,
     ) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut head = format!("{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+        http(TcpStream::connect(&self.address).unwrap(), method, path, headers, body)
+    }
+
+    /// Lets it stand still until [`Up::go_on`].
+    pub(crate) fn stand_still(&self) {
+        kill_process(pid(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        kill_process(pid(&self.child), Signal::CONT).unwrap();
     }
 
     /// The operator token that was made on the first run.
@@ -225,6 +224,64 @@ impl Up {
 }
 
 impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request over a connection of its own: status and body.
+fn http(
+    mut stream: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// A `farside serve` whose NATS is not there.
+pub(crate) struct Waiting {
+    child: Child,
+    address: String,
+}
+
+impl Waiting {
+    /// Starts it there, with nobody at the address of its NATS.
+    pub(crate) fn start(dir: &Path) -> Self {
+        let address = format!("127.0.0.1:{}", free_port());
+        let log = fs::File::create(dir.join("up.log")).unwrap();
+        let nobody = format!("nats://127.0.0.1:{}", free_port());
+        let mut command = command(dir);
+        command.args(["serve", "--listen", &address, "--nats", &nobody]).stdout(Stdio::null()).stderr(log);
+        Self { child: command.spawn().unwrap(), address }
+    }
+
+    /// What `GET path` answers, once it listens.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let listens = async || TcpStream::connect(&self.address).ok();
+        http(eventually("it listens", listens).await, "GET", path, &[], "")
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        terminate(&self.child);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -258,8 +315,11 @@ impl Drop for AgentProcess {
 
 /// Asks a process to end.
 pub(crate) fn terminate(child: &Child) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    let _ = kill_process(pid, Signal::TERM);
+    let _ = kill_process(pid(child), Signal::TERM);
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
 }
 
 /// What farside has logged in this directory.

@@ -23,7 +23,8 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
     let answer = context.client.get::<StatusView>("/v1/status").await;
     let mut findings = vec![disk(&context.config.data_dir)];
     findings.extend(permissions(&context.config));
-    findings.push(port(&context.config, answer.is_ok()).await);
+    let runs = !matches!(answer, Err(ClientError::Unreachable { .. }));
+    findings.push(port(&context.config, runs).await);
     findings.push(service(answer));
     findings
 }
