@@ -35,7 +35,7 @@ pub struct StreamState {
     pub stream: String,
     /// When it was made: a stream of the same name with another time is another log.
     pub created: Timestamp,
-    /// The first sequence that it still has; `last_seq + 1` when it is empty.
+    /// The first sequence that it still has; when it is empty `last_seq + 1`, or 0 when it never had a message.
     pub first_seq: u64,
     /// The last sequence that it gave out; 0 when it never had a message.
     pub last_seq: u64,

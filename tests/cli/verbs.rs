@@ -107,3 +107,11 @@ async fn r4_the_confirmation_is_shown_in_the_form_that_was_asked_for_beside_the_
     let confirmation: Value = serde_json::from_str(&said.err).unwrap();
     assert_eq!(confirmation["go"], json!(true));
 }
+
+#[test]
+fn where_there_never_was_a_dead_letter_the_list_says_so() {
+    let up = Up::start("");
+    let said = up.verb(&["dlq", "list"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "no dead letters\n"), "{said:?}");
+    assert_eq!(up.verb(&["dlq", "list", "--before", "0"]).code, Some(0));
+}

@@ -40,7 +40,9 @@ pub(super) async fn list(
     let state = bus.stream_state(&log).await.map_err(unread)?;
     let end = span.before.unwrap_or(u64::MAX).min(state.last_seq + 1);
     let limit = span.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-    let begin = end.saturating_sub(limit).max(state.first_seq);
+    // A log that never had a message says 0, which is no sequence.
+    let first = state.first_seq.max(1);
+    let begin = end.saturating_sub(limit).max(first);
     let found: Vec<_> = stream::iter((begin..end).rev())
         .map(|seq| bus.message(&log, seq))
         .buffered(READS)
@@ -48,7 +50,7 @@ pub(super) async fn list(
         .try_collect()
         .await
         .map_err(unread)?;
-    let next = (begin > state.first_seq && begin < end).then_some(begin);
+    let next = (begin > first && begin < end).then_some(begin);
     Ok(Json(DeadLettersView { items: found.into_iter().flatten().collect(), next }))
 }
 
