@@ -10,7 +10,7 @@ use std::{
 };
 
 use bus_schema::{Name, PoolId, id::IdError};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 use crate::{
     app::AppError,
@@ -75,7 +75,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "FARSIDE_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// Log as JSON lines
-    #[arg(long, global = true, env = "FARSIDE_LOG_JSON")]
+    #[arg(long, global = true, env = "FARSIDE_LOG_JSON", value_parser = BoolishValueParser::new())]
     log_json: bool,
 }
 

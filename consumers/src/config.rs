@@ -2,10 +2,13 @@
 //!
 //! Data only; [`ServiceConfig::policy`] turns it into what the state machines use, and says what is wrong.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use bus_schema::{Name, PoolId};
-use chrono::{NaiveTime, Weekday};
+use chrono::{DateTime, NaiveTime, Weekday};
 use chrono_tz::Tz;
 use croner::Cron;
 use serde::Deserialize;
@@ -24,6 +27,9 @@ use crate::{
 pub const PERIOD_MS_MIN: u64 = 1_000;
 /// The longest jitter, in milliseconds: a longer one would make a schedule unreadable.
 pub const JITTER_MS_MAX: u64 = 3_600_000;
+
+/// The smallest size limit of a log, in bytes: room for two of the largest messages.
+pub const LOG_BYTES_MIN: i64 = 2 << 20;
 
 /// Most copies of a log: JetStream keeps no more.
 const REPLICAS_MAX: usize = 5;
@@ -188,6 +194,16 @@ impl ServiceConfig {
         if self.sites.is_empty() {
             return Err(wrong("sites".to_owned(), "no site is named; write sites = [\"local\"]".to_owned()));
         }
+        let mut sites = BTreeSet::new();
+        if let Some(twice) = self.sites.iter().find(|site| !sites.insert(*site)) {
+            return Err(wrong("sites".to_owned(), format!("{twice} is named twice; write it once")));
+        }
+        if let Some(bytes) = self.log_bytes_max.filter(|bytes| *bytes < LOG_BYTES_MIN) {
+            return Err(wrong(
+                "log_bytes_max".to_owned(),
+                format!("a log of {bytes} bytes holds too little; write {LOG_BYTES_MIN} or more"),
+            ));
+        }
         if !(1..=REPLICAS_MAX).contains(&self.log_replicas) {
             return Err(wrong(
                 "log_replicas".to_owned(),
@@ -241,7 +257,12 @@ fn cron(pattern: &str, zone_name: Option<&str>) -> Result<Timing, String> {
     let cron = Cron::from_str(pattern).map_err(|e| {
         format!("`cron` {pattern:?} cannot be read: {e}; write minute hour day month weekday")
     })?;
-    Ok(Timing::Cron(Box::new(cron), zone(zone_name)?))
+    let zone = zone(zone_name)?;
+    // From any moment on: a pattern repeats itself, so one that has no moment never has one.
+    if cron.find_next_occurrence(&DateTime::UNIX_EPOCH.with_timezone(&zone), false).is_err() {
+        return Err(format!("`cron` {pattern:?} is never due; write a day that its months have"));
+    }
+    Ok(Timing::Cron(Box::new(cron), zone))
 }
 
 fn zone(name: Option<&str>) -> Result<Tz, String> {
@@ -322,6 +343,11 @@ mod tests {
     }
 
     #[test]
+    fn the_rarest_cron_pattern_that_is_ever_due_is_good() {
+        read(r#"{"schedule":{"cron":"0 0 29 2 *"},"log_bytes_max":2097152}"#).unwrap().check().unwrap();
+    }
+
+    #[test]
     fn mistakes_are_told_with_what_to_write() {
         for (json, hint) in [
             (r#"{"shedule":{}}"#, "shedule"),
@@ -335,6 +361,14 @@ mod tests {
             (r#"{"schedule":{"maintenance":[{"days":["noday"],"from":"00:00","to":"01:00"}]}}"#, "weekday"),
             (r#"{"pools":{"other/dc1":{}}}"#, "among `sites`"),
             (r#"{"sites":[]}"#, "no site"),
+            (r#"{"sites":["a","b","a"]}"#, "a is named twice; write it once"),
+            (r#"{"log_bytes_max":10}"#, "write 2097152 or more"),
+            (r#"{"log_bytes_max":-1}"#, "write 2097152 or more"),
+            (r#"{"schedule":{"cron":"0 0 30 2 *"}}"#, "is never due"),
+            (
+                r#"{"pools":{"local/dc1":{"schedule":{"cron":"0 0 31 4,6 *","zone":"Europe/Berlin"}}}}"#,
+                "never due",
+            ),
             (r#"{"lease_ttl":"10ms"}"#, "at least 1s"),
             (r#"{"log_replicas":0}"#, "1 to 5"),
             (r#"{"log_replicas":6}"#, "1 to 5"),

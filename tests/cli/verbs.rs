@@ -115,3 +115,14 @@ fn where_there_never_was_a_dead_letter_the_list_says_so() {
     assert_eq!((said.code, said.out.as_str()), (Some(0), "no dead letters\n"), "{said:?}");
     assert_eq!(up.verb(&["dlq", "list", "--before", "0"]).code, Some(0));
 }
+
+#[test]
+fn a_log_of_json_lines_can_be_asked_for_as_variables_usually_say_yes_and_no() {
+    let dir = tempfile::tempdir().unwrap();
+    let code = |value: &str| {
+        let mut verb = command(dir.path());
+        verb.env("FARSIDE_LOG_JSON", value).args(["completions", "bash"]).output().unwrap().status.code()
+    };
+    assert_eq!(["1", "true", "0", "false"].map(code), [Some(0); 4]);
+    assert_eq!(code("json"), Some(2));
+}
