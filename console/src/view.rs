@@ -85,6 +85,9 @@ pub struct PublishedView {
 pub struct StatedView {
     /// `stream:seq` in the target log.
     pub place: String,
+    /// What the fact does not do although somebody may expect it, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A tenant.

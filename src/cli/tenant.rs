@@ -9,7 +9,7 @@ use console::{
     view::{ListView, StatedView, TenantView},
 };
 
-use super::{CliError, Context, Ended, render::Table};
+use super::{CliError, Context, Ended, render::Table, tell};
 
 /// Make, bind, unbind and remove tenants, and grant what they may see
 #[derive(Debug, Subcommand)]
@@ -111,5 +111,8 @@ async fn list(context: &Context) -> Result<Ended, CliError> {
 async fn state(context: &Context, verb: &str, wanted: request::Tenant) -> Result<Ended, CliError> {
     let stated: StatedView = context.client.post(&format!("/v1/tenants/{verb}"), &wanted).await?;
     context.show(&stated, |stated| format!("{verb} {}: stated at {}\n", wanted.tenant, stated.place))?;
+    if let Some(warning) = &stated.warning {
+        tell(&format!("farside: warning: {warning}"));
+    }
     Ok(Ended::Done)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{in_sync, up_with_agent};
 use crate::support::{
     eventually,
-    farside::{Up, command, farside, terminate},
+    farside::{Up, command, farside, shell, terminate},
 };
 
 /// Runs a verb whose standard output nobody reads.
@@ -125,4 +125,38 @@ fn a_log_of_json_lines_can_be_asked_for_as_variables_usually_say_yes_and_no() {
     };
     assert_eq!(["1", "true", "0", "false"].map(code), [Some(0); 4]);
     assert_eq!(code("json"), Some(2));
+}
+
+/// The first block below a heading of a page, to the letter.
+fn block<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, below) = page.split_once(&format!("\n{heading}\n")).unwrap();
+    below.split("```").nth(1).unwrap()
+}
+
+#[test]
+fn r8_the_recipe_for_keys_and_tenants_works_as_it_stands_on_the_page() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md")).unwrap();
+    let recipe = block(&page, "## Keys and tenants");
+    assert!(recipe.contains("127.0.0.1:8470"), "{recipe}");
+    let up = Up::start("");
+    up.publish("prod-eu", "Pod/web", "1", r#"{"app":"web"}"#);
+    up.publish("prod-eu", "Pod/db", "1", r#"{"app":"db"}"#);
+    let said = shell(up.dir(), &recipe.replace("127.0.0.1:8470", up.address()));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("Pod/web") && !said.out.contains("Pod/db"), "{said:?}");
+    assert!(!said.err.contains("warning"), "{said:?}");
+}
+
+#[test]
+fn r8_a_grant_that_can_show_nothing_says_so_and_what_to_do() {
+    let up = Up::start("");
+    up.publish("dc1", "Pod/web", "1", "{}");
+    up.json(&["tenant", "create", "acme"]);
+    up.json(&["tenant", "create", "acme/web"]);
+    let said = up.verb(&["tenant", "grant", "acme/web", "--pool", "dc1"]);
+    let advice = "farside tenant grant acme --pool local/dc1";
+    assert!(said.code == Some(0) && said.err.contains(advice), "{said:?}");
+    up.json(&["tenant", "grant", "acme", "--pool", "dc1"]);
+    let said = up.verb(&["tenant", "grant", "acme/web", "--pool", "dc1"]);
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
 }

@@ -35,7 +35,11 @@ impl Said {
 
 /// Runs the binary without anything of this process's own configuration.
 pub(crate) fn farside(dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Said {
-    let output = command(dir).args(arguments).output().unwrap();
+    said(command(dir).args(arguments))
+}
+
+fn said(command: &mut Command) -> Said {
+    let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
@@ -50,13 +54,27 @@ fn command_under(prefix: &[String], dir: &Path) -> Command {
     let words: Vec<_> = prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_farside")]).collect();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
+    clean(&mut command, dir);
+    command
+}
+
+/// Takes this process's own configuration out of a command.
+fn clean<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FARSIDE_")) {
         if name != "FARSIDE_NATS_SERVER" {
             command.env_remove(name);
         }
     }
-    command.current_dir(dir).stdin(Stdio::null());
-    command
+    command.current_dir(dir).stdin(Stdio::null())
+}
+
+/// Runs lines of a page in this directory, as somebody would who has `farside` on the path.
+pub(crate) fn shell(dir: &Path, lines: &str) -> Said {
+    let bin = Path::new(env!("CARGO_BIN_EXE_farside")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", lines]).env("PATH", path);
+    said(clean(&mut shell, dir))
 }
 
 /// A running `farside up`.

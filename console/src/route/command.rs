@@ -155,5 +155,5 @@ pub(super) async fn state(api: &Api, fact: Fact) -> Result<StatedView, Problem> 
     let Stated { seq } = api.command(Stem::Log, target::STATE, &command, COMMAND_WAIT).await?;
     let stream = subject::target_stream(&api.parts.target);
     api.applied(&stream, seq).await?;
-    Ok(StatedView { place: format!("{stream}:{seq}") })
+    Ok(StatedView { place: format!("{stream}:{seq}"), warning: None })
 }

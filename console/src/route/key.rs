@@ -70,7 +70,7 @@ pub(super) async fn make(
     let hash = secret_hash(&salt, &secret);
     let (id, of, end) = (key_id.clone(), tenant.clone(), not_after);
     let issued = fact::Issued { key_id: id, tenant: of, salt, hash, not_after: end, actor: operator.actor };
-    let StatedView { place } = command::state(&api, Fact::Key(fact::KeyFact::Issued(issued))).await?;
+    let StatedView { place, .. } = command::state(&api, Fact::Key(fact::KeyFact::Issued(issued))).await?;
     let credential = format!("{key_id}.{secret}");
     Ok(Json(KeyMade { key_id, tenant, credential, not_after, place }))
 }

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use bus_schema::{
-    TenantId,
+    PoolId, TenantId,
     fact::{Fact, tenant as fact},
 };
 
@@ -39,6 +39,7 @@ pub(super) async fn state(
 ) -> Result<Json<StatedView>, Problem> {
     use fact::TenantFact::{Bound, Created, Granted, Removed, Unbound};
     let request::Tenant { tenant, pools, labels } = wanted;
+    let granted = if verb == "grant" { pools.clone() } else { vec![] };
     let (actor, id) = (operator.actor, tenant.clone());
     let fact = match verb.as_str() {
         "create" => Created(fact::Created { tenant, actor }),
@@ -66,7 +67,35 @@ pub(super) async fn state(
             )));
         }
     }
-    command::state(&api, Fact::Tenant(fact)).await.map(Json)
+    let stated = command::state(&api, Fact::Tenant(fact)).await?;
+    Ok(Json(StatedView { warning: in_vain(&api, &id, granted).await?, ..stated }))
+}
+
+/// A level-2 tenant sees what its level-1 tenant may see, or less: when that may see none of what was granted,
+/// the grant shows nothing.
+async fn in_vain(api: &Api, tenant: &TenantId, granted: Vec<PoolId>) -> Result<Option<String>, Problem> {
+    let Some(example) = granted.first().cloned().filter(|_| tenant.level2.is_some()) else { return Ok(None) };
+    let first = TenantId { level1: tenant.level1.clone(), level2: None };
+    let level1 = first.clone();
+    let shown = api.read(move |reader| {
+        let grant = reader.tenant(&first)?.value.and_then(|tenant| tenant.grant);
+        for pool in &granted {
+            let shown = match &grant {
+                Some(grant) => grant.pools.contains(pool),
+                // Without a grant it sees the pools whose sources announced a key for it.
+                None => reader.keys(pool)?.value.iter().any(|key| key.tenant == first),
+            };
+            if shown {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    Ok((!shown.await?).then(|| {
+        format!(
+            "{tenant} sees nothing by this grant, because {level1} may not see it itself; run 'farside tenant grant {level1} --pool {example}'"
+        )
+    }))
 }
 
 async fn exists(api: &Api, tenant: &TenantId) -> Result<bool, Problem> {
