@@ -6,7 +6,7 @@
 //!  └───────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bus::Bus;
 use consumers::{Handle, Service, ServiceConfig};
@@ -14,7 +14,7 @@ use projector::{Reader, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, open_store, store_options};
+use super::{AppError, files::forget, open_store, store_options};
 use crate::config::Config;
 
 /// Swaps that wait: one rebuild at a time asks for one.
@@ -57,6 +57,11 @@ pub(super) struct Incarnations {
     ask: mpsc::Sender<Swap>,
 }
 
+/// Where a pool is built again.
+fn rebuild_file(pool: &Path) -> PathBuf {
+    pool.with_extension("rebuilt.redb")
+}
+
 impl Incarnations {
     pub(super) fn new(config: &Config, bus: Bus, store: Store) -> Result<Self, AppError> {
         let next = Service::build(config.service.clone(), bus.clone(), store.clone())?;
@@ -64,6 +69,8 @@ impl Incarnations {
         let reader = watch::Sender::new(store.reader());
         let current = watch::Sender::new(Current { handle: next.handle(), store });
         let (service, options, file) = (config.service.clone(), store_options(config), config.pool_file());
+        // A rebuild that was killed left it.
+        forget(&rebuild_file(&file));
         Ok(Self { config: service, options, bus, file, next, current, reader, swaps, ask })
     }
 
@@ -80,7 +87,7 @@ impl Incarnations {
         Control {
             current: self.current.subscribe(),
             swaps: self.ask.clone(),
-            rebuild_file: self.file.with_extension("rebuilt.redb"),
+            rebuild_file: rebuild_file(&self.file),
         }
     }
 

@@ -26,7 +26,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::incarnation::{Control, Current, Swap};
+use super::{
+    files::forget,
+    incarnation::{Control, Current, Swap},
+};
 
 /// How old the known size of the pool's file may be: to measure it takes a walk through its tables.
 const SIZE_AGE_MAX: Duration = Duration::from_secs(10);
@@ -113,17 +116,10 @@ impl Ports {
         swap: RebuildSwap,
     ) -> Result<RebuildReport, PortError> {
         let started = Instant::now();
-        let file = &self.control.rebuild_file;
-        let failed = |what: &str, e: &dyn std::fmt::Display| PortError::Failed(format!("{what}: {e}"));
-        match std::fs::remove_file(file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed("cannot remove what an earlier rebuild left", &e));
-            }
-            _ => {}
-        }
+        let left_over = Leftover(self.control.rebuild_file.clone());
         let told = Told { to: progress };
-        let rebuilt = self.current().handle.rebuild(file, &told).await;
-        let rebuilt = rebuilt.map_err(|e| failed("the rebuild failed", &e))?;
+        let rebuilt = self.current().handle.rebuild(&left_over.0, &told).await;
+        let rebuilt = rebuilt.map_err(|e| PortError::Failed(format!("the rebuild failed: {e}")))?;
         let swaps = swap == RebuildSwap::Always || !rebuilt.differs_in_content();
         if swaps {
             let _ = told.to.try_send(RebuildProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
@@ -182,12 +178,10 @@ impl Rebuilder for Ports {
         swap: RebuildSwap,
     ) -> Pending<'_, RebuildReport> {
         Box::pin(async move {
-            if self.rebuilding.swap(true, Ordering::AcqRel) {
+            let Some(_running) = Running::begin(&self.rebuilding) else {
                 return Err(PortError::Busy("a rebuild is running already; wait for its end".to_owned()));
-            }
-            let report = self.rebuilt(progress, swap).await;
-            self.rebuilding.store(false, Ordering::Release);
-            report
+            };
+            self.rebuilt(progress, swap).await
         })
     }
 }
@@ -227,6 +221,31 @@ impl Health for Ports {
     }
 }
 
+/// The one rebuild that runs; its end makes way for the next, whatever its end is.
+struct Running<'a>(&'a AtomicBool);
+
+impl<'a> Running<'a> {
+    /// None: one is running.
+    fn begin(running: &'a AtomicBool) -> Option<Self> {
+        (!running.swap(true, Ordering::AcqRel)).then_some(Self(running))
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A rebuilt pool that is not in use: worth nothing when the rebuild ends, and as large as the pool.
+struct Leftover(PathBuf);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        forget(&self.0);
+    }
+}
+
 /// What is under way with an owner, in words; none when nothing is.
 fn activity(shown: &Shown) -> Option<Doing> {
     match &shown.activity {
@@ -260,5 +279,25 @@ struct Told {
 impl Watcher for Told {
     fn read(&self, stream: &str, done: u64, of: u64) {
         let _ = self.to.try_send(RebuildProgress { phase: format!("reading {stream}"), done, total: of });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rebuild_that_panics_makes_way_for_the_next_and_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, running) = (directory.path().join("pool.rebuilt.redb"), AtomicBool::new(false));
+        let panicked = std::panic::catch_unwind(|| {
+            let _running = Running::begin(&running).unwrap();
+            let _left_over = Leftover(file.clone());
+            std::fs::write(&file, "half a pool").unwrap();
+            assert!(Running::begin(&running).is_none(), "two run at once");
+            panic!("as a defect would");
+        });
+        assert!(panicked.is_err());
+        assert!(Running::begin(&running).is_some() && !file.exists());
     }
 }

@@ -160,3 +160,24 @@ fn r8_a_grant_that_can_show_nothing_says_so_and_what_to_do() {
     let said = up.verb(&["tenant", "grant", "acme/web", "--pool", "dc1"]);
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
 }
+
+#[test]
+fn a_rebuild_that_was_killed_or_that_differs_leaves_no_second_pool() {
+    let up = Up::start("");
+    up.publish("dc1", "Pod/a", "1", "{}");
+    let (_, dir) = up.stop();
+    let left_over = dir.path().join("data/pool.rebuilt.redb");
+    fs::write(&left_over, "half a pool").unwrap();
+    assert_eq!(shell(dir.path(), "cp -a data/nats backup").code, Some(0));
+    let up = Up::start_in(dir);
+    assert!(!left_over.exists(), "what a killed rebuild left is still there");
+    up.publish("dc1", "Pod/b", "1", "{}");
+    let (_, dir) = up.stop();
+    // A log that was restored from a backup knows less than the pool.
+    assert_eq!(shell(dir.path(), "rm -r data/nats; mv backup data/nats").code, Some(0));
+    let up = Up::start_in(dir);
+    let said = up.verb(&["rebuild"]);
+    assert!(said.code == Some(3) && said.out.contains("the live one stays in use"), "{said:?}");
+    assert!(!left_over.exists(), "the pool that is not used is still there");
+    assert_eq!(up.verb(&["rebuild", "--swap"]).code, Some(3));
+}
