@@ -264,7 +264,7 @@ impl Context {
         table: impl FnOnce(&T) -> String,
     ) -> Result<String, CliError> {
         Ok(match self.output {
-            Output::Table => table(answer),
+            Output::Table => render::harmless(&table(answer)),
             Output::Json => serde_json::to_string_pretty(answer).map_err(unwritable)? + "\n",
             Output::Yaml => {
                 // A state is raw JSON text, which only serde_json can write.
@@ -299,8 +299,13 @@ pub(crate) fn say(text: &str) -> Result<(), CliError> {
 
 /// Writes a line for the person beside standard output.
 pub(crate) fn tell(line: &str) {
+    beside(&render::harmless(line));
+}
+
+/// Writes what a verb answers beside standard output, as it stands.
+fn beside(text: &str) {
     // A closed stderr leaves the exit code as the message.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 impl Cli {
@@ -359,6 +364,13 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn an_answer_in_yaml_does_not_steer_the_terminal() {
+        let yaml =
+            serde_saphyr::to_string(&serde_json::json!({ "a": "\u{1b}[2J\u{9b}31m\u{7}\rb" })).unwrap();
+        assert!(yaml.chars().all(|char| char == '\n' || !char.is_control()), "{yaml:?}");
     }
 
     #[test]

@@ -9,7 +9,11 @@ use bus_schema::{PoolId, ResourceKey, command::target::Confirmation};
 use clap::Args;
 use console::request;
 
-use super::{CliError, Context, Ended, render::Table, tell, unlistened};
+use super::{
+    CliError, Context, Ended, beside,
+    render::{Table, one_line},
+    tell, unlistened,
+};
 
 mod command;
 
@@ -79,7 +83,7 @@ impl Confirm {
             return Ok(if confirmation.go { Ended::Done } else { Ended::NotTrue });
         };
         // Standard output belongs to COMMAND.
-        tell(context.written(&confirmation, table)?.trim_end());
+        beside(context.written(&confirmation, table)?.trim_end());
         if !confirmation.go {
             tell("farside: not confirmed, so the command was not run");
             return Ok(Ended::NotTrue);
@@ -141,7 +145,10 @@ fn table(confirmation: &Confirmation) -> String {
     }
     let go = if confirmation.go { "go" } else { "NO GO" };
     let reasons = confirmation.resources.iter().filter_map(|resource| {
-        resource.reason.as_ref().map(|reason| format!("{}: {reason}\n", resource.key))
+        resource
+            .reason
+            .as_ref()
+            .map(|reason| format!("{}: {}\n", one_line(resource.key.as_str()), one_line(reason)))
     });
     table.text()
         + &reasons.collect::<String>()

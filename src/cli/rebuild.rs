@@ -9,7 +9,7 @@ use console::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{CliError, Context, Ended, tell};
+use super::{CliError, Context, Ended, render::one_line, tell};
 
 /// Build the pool again from the log, beside the live one, compare, and swap; exit code 3 if they differed
 ///
@@ -101,7 +101,7 @@ fn text(report: &RebuildReport) -> String {
         "; the live one stays in use: look at what differs, then 'farside rebuild --swap' if the log is right\n"
     };
     for difference in &report.differences {
-        text += &format!("  {difference}\n");
+        text += &format!("  {}\n", one_line(difference));
     }
     text
 }

@@ -15,7 +15,7 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
+        self.rows.push(cells.iter().map(|cell| one_line(cell)).collect());
     }
 
     pub(crate) fn text(&self) -> String {
@@ -32,6 +32,29 @@ impl Table {
         };
         self.rows.iter().map(line).collect()
     }
+}
+
+/// Text for a terminal. Publishers, sources and file names write parts of it: what would steer the terminal, or
+/// turn the reading direction, is shown as `\u{1b}` and the like. Its lines stay lines.
+pub(crate) fn harmless(text: &str) -> String {
+    text.split('\n').map(one_line).collect::<Vec<_>>().join("\n")
+}
+
+/// The same for text of others that must not begin a line of its own, which would look like one of farside's.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, char| {
+        if char.is_control() || turns_direction(char) {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+        shown
+    })
+}
+
+/// The characters that make a terminal show text in another order (Unicode Standard Annex 9, section 2).
+fn turns_direction(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A length of time for people: `230 ms`, `4.2 s`, `3 min`, `2 h`, `5 d`.
@@ -74,6 +97,16 @@ mod tests {
         let mut table = Table::new(&["POOL", "ROWS"]);
         table.row(["local/größe".to_owned(), "7".to_owned()]);
         assert_eq!(table.text(), "POOL         ROWS\nlocal/größe  7\n");
+    }
+
+    #[test]
+    fn text_of_others_neither_steers_the_terminal_nor_makes_lines_of_its_own() {
+        let steering = "a\u{1b}[2J\u{9b}31m\r\u{7}\u{202e}größe";
+        assert_eq!(one_line(steering), "a\\u{1b}[2J\\u{9b}31m\\r\\u{7}\\u{202e}größe");
+        assert_eq!(harmless("a\nb\tc\n"), "a\nb\\tc\n");
+        let mut table = Table::new(&["SUBJECT"]);
+        table.row(["x\nALARM  all is lost\u{1b}[0m".to_owned()]);
+        assert_eq!(table.text(), "SUBJECT\nx\\nALARM  all is lost\\u{1b}[0m\n");
     }
 
     #[test]

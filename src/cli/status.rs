@@ -5,7 +5,7 @@ use console::view::{InSync, LogView, PoolView, StatusView};
 
 use super::{
     CliError, Context, Ended,
-    render::{Table, count, relative, span},
+    render::{Table, count, one_line, relative, span},
 };
 use crate::config::Size;
 
@@ -46,7 +46,7 @@ fn table(status: &StatusView) -> String {
         text += &pools(status);
     }
     for alarm in &status.alarms {
-        text += &format!("\nALARM  {}", alarm.text);
+        text += &format!("\nALARM  {}", one_line(&alarm.text));
     }
     if !status.alarms.is_empty() {
         text.push('\n');
@@ -116,7 +116,7 @@ fn pools(status: &StatusView) -> String {
     let mut text = table.text();
     for pool in &status.pools {
         for why in &pool.why {
-            text += &format!("  {}: {why}\n", pool.pool);
+            text += &format!("  {}: {}\n", pool.pool, one_line(why));
         }
     }
     text

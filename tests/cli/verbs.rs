@@ -5,6 +5,7 @@ use std::{
     process::{Child, Stdio},
 };
 
+use bus::Outgoing;
 use serde_json::{Value, json};
 
 use super::{in_sync, up_with_agent};
@@ -180,4 +181,19 @@ fn a_rebuild_that_was_killed_or_that_differs_leaves_no_second_pool() {
     assert!(said.code == Some(3) && said.out.contains("the live one stays in use"), "{said:?}");
     assert!(!left_over.exists(), "the pool that is not used is still there");
     assert_eq!(up.verb(&["rebuild", "--swap"]).code, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_publisher_writes_does_not_steer_the_operators_terminal() {
+    let up = Up::start("");
+    let (headers, message_id) = (vec![], String::new());
+    let subject = "far.v1.local.evt.dc1.resource.\u{1b}[2J.changed".to_owned();
+    let outgoing = Outgoing { subject, headers, body: "nonsense".into(), message_id };
+    up.bus().await.publisher().publish("FARSIDE_LOCAL", &outgoing, None).await.unwrap();
+    let listed = eventually("the dead letter is there", async || {
+        let said = up.verb(&["dlq", "list"]);
+        said.out.contains("FARSIDE_LOCAL:1").then_some(said.out)
+    })
+    .await;
+    assert!(listed.contains("\\u{1b}[2J") && !listed.contains('\u{1b}'), "{listed:?}");
 }
