@@ -5,7 +5,12 @@
 //!
 //! Must not know: NATS, sources, the clock, or why something changes.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
 
 use bus_schema::Hash32;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -22,6 +27,10 @@ mod tests;
 const CACHE_BYTES: usize = 32 << 20;
 /// The layout of this file; another number is refused.
 const FORMAT: u64 = 1;
+/// Only the agent's user may read and write the file: it holds states, and the salt of what is redacted.
+const FILE_MODE: u32 = 0o600;
+/// Only that user may enter a directory that is made for it.
+const DIRECTORY_MODE: u32 = 0o700;
 /// Random bytes of the salt that keys the hashes of redacted values.
 const SALT_BYTES: usize = 32;
 
@@ -101,6 +110,14 @@ impl LedgerError {
     }
 }
 
+/// Takes from others what an earlier build let them do with the file.
+fn make_private(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(FILE_MODE))
+}
+
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -145,16 +162,19 @@ pub(crate) struct Reading {
 }
 
 impl Ledger {
-    /// Opens or makes the file, mode 0600. Errors: it is in use, of another format, or damaged.
+    /// Opens or makes the file, mode 0600, whatever mode it had. Errors: it is in use, of another format, or
+    /// damaged.
     pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
         let name = path.display().to_string();
         let open = |reason: String| LedgerError::Open { path: name.clone(), reason };
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(|e| open(e.to_string()))?;
+            let mut made = fs::DirBuilder::new();
+            made.recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(|e| open(e.to_string()))?;
         }
         if !path.try_exists().map_err(|e| open(e.to_string()))? {
             Self::make(path, &name)?;
         }
+        make_private(path).map_err(|e| open(e.to_string()))?;
         Self::open_file(path, &name)
     }
 

@@ -153,3 +153,15 @@ fn a_second_agent_and_a_newer_format_are_refused_in_words() {
     let error = Ledger::open(&path).err().unwrap().to_string();
     assert!(error.contains("format 9"), "{error}");
 }
+
+#[test]
+fn the_ledger_and_a_directory_that_is_made_for_it_are_its_users_alone() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("made/for/it");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    drop(Ledger::open(&path).unwrap());
+    assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    Ledger::open(&path).unwrap();
+    assert_eq!(mode(&path), 0o600, "an earlier mode is not kept");
+}
