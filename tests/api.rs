@@ -409,3 +409,20 @@ fn a_rebuild_is_equal_and_takes_the_place_of_the_pool_while_farside_goes_on() {
     let up = Up::start_in(dir);
     assert_eq!(up.json(&["pool", "get", "dc1", "Pod/after"])["revision"], json!("1"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_counts_the_events_that_the_logs_have() {
+    let nats = Nats::start().await;
+    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+    let config = format!("[nats]\nservers = \"{}\"\n[service]\nlog_bytes_max = 268435456\n", nats.url());
+    with_files(dir.path(), &[("farside.toml", config.as_str())]);
+    let up = Up::start_as("serve", dir);
+    for revision in ["1", "2", "3"] {
+        up.publish("dc1", "Pod/a", revision, "{}");
+    }
+    let log = async_nats::jetstream::new(nats.client().await).get_stream("FARSIDE_LOCAL").await.unwrap();
+    log.purge().keep(1).await.unwrap();
+    let said = up.verb(&["-o", "json", "rebuild"]);
+    let facts = nats.bus().await.stream_state("FARSIDE_TGT_LOCAL").await.unwrap().messages;
+    assert_eq!(said.json()["events"], json!(1 + facts), "{said:?}");
+}

@@ -62,7 +62,9 @@ impl<'a> Event<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// This build does not know the event.
-    #[error("unknown event {0}: a newer farside may know it; upgrade, then redrive it")]
+    #[error(
+        "unknown event {0}: a newer farside may know it; upgrade, then 'farside rebuild --swap' takes in one that the log has"
+    )]
     Unknown(String),
     /// The data does not fit the event's schema.
     #[error(

@@ -20,7 +20,7 @@ use consumers::{
     resource::{Shown, state::Activity},
     runtime::replay::{Until, Watcher},
 };
-use projector::Size;
+use projector::{Position, Size};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -119,7 +119,7 @@ impl Ports {
         let left_over = Leftover(self.control.rebuild_file.clone());
         let told = Told { to: progress };
         let rebuilt = self.current().handle.rebuild(&left_over.0, &told).await;
-        let rebuilt = rebuilt.map_err(|e| PortError::Failed(format!("the rebuild failed: {e}")))?;
+        let rebuilt = rebuilt.map_err(|e| PortError::Failed(e.to_string()))?;
         let swaps = swap == RebuildSwap::Always || !rebuilt.differs_in_content();
         if swaps {
             let _ = told.to.try_send(RebuildProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
@@ -136,11 +136,22 @@ impl Ports {
             )
         });
         Ok(RebuildReport {
-            events: rebuilt.positions.iter().map(|position| position.seq).sum(),
+            events: self.events(&rebuilt.positions).await,
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             differences: differences.collect(),
             swapped: swaps,
         })
+    }
+
+    /// How many events the logs have up to these places: fewer than their sequences when some were deleted.
+    async fn events(&self, positions: &[Position]) -> u64 {
+        let mut events = 0;
+        for Position { stream, seq, .. } in positions {
+            let state = self.bus.stream_state(stream).await;
+            events +=
+                state.map_or(*seq, |log| log.messages.saturating_sub(log.last_seq.saturating_sub(*seq)));
+        }
+        events
     }
 
     /// Puts a rebuilt pool's file in the place of the live one.

@@ -181,6 +181,9 @@ fn a_rebuild_that_was_killed_or_that_differs_leaves_no_second_pool() {
     assert!(said.code == Some(3) && said.out.contains("the live one stays in use"), "{said:?}");
     assert!(!left_over.exists(), "the pool that is not used is still there");
     assert_eq!(up.verb(&["rebuild", "--swap"]).code, Some(3));
+    fs::create_dir(&left_over).unwrap();
+    let said = up.verb(&["rebuild"]);
+    assert!(said.code == Some(1) && said.err.matches("the rebuild failed").count() == 1, "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

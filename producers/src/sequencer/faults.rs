@@ -39,6 +39,9 @@ impl Faults {
         let count: u64 = self.0.values().map(|at| at.count).sum();
         let told = self.0.values().find_map(|at| at.told.first());
         let first = told.or_else(|| self.0.keys().next())?;
-        Some(format!("{count} documents could not be taken in; the first is {first}"))
+        Some(match count {
+            1 => format!("a document could not be taken in: {first}"),
+            _ => format!("{count} documents could not be taken in; the first is {first}"),
+        })
     }
 }
