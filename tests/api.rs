@@ -426,3 +426,28 @@ async fn a_rebuild_counts_the_events_that_the_logs_have() {
     let facts = nats.bus().await.stream_state("FARSIDE_TGT_LOCAL").await.unwrap().messages;
     assert_eq!(said.json()["events"], json!(1 + facts), "{said:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_what_a_confirmation_found_is_read_from_the_pool_and_not_taken_from_the_caller() {
+    let up = Up::with_agent(&[("source/web.yaml", "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n")]);
+    let key = bearer("ak-dc1.correct horse battery staple");
+    let headers = [(key[0].0, key[0].1.as_str())];
+    let post = |path: &str, body: Value| {
+        let (status, answer) = up.http("POST", path, &headers, &body.to_string());
+        (status, serde_json::from_str::<Value>(&answer).unwrap())
+    };
+    let wanted = json!({"pool": "local/dc1", "keys": ["VM/web"]});
+    let confirmed = eventually("the tenant's confirmation", async || {
+        let (status, answer) = post("/v1/confirm", wanted.clone());
+        (status == 200 && answer["go"] == json!(true)).then_some(answer)
+    })
+    .await;
+    let forged = json!({"pool": "local/dc1", "confirmed": confirmed});
+    assert_eq!(post("/v1/recheck", forged).0, 400, "a record of the caller's own");
+    let recheck = |id: &Value| post("/v1/recheck", json!({"pool": "local/dc1", "confirm_id": id}));
+    let (status, after) = recheck(&confirmed["confirm_id"]);
+    assert_eq!((status, &after["resources"][0]["verdict"]), (200, &confirmed["resources"][0]["verdict"]));
+    assert_eq!(recheck(&json!("made-up")).0, 404);
+    let of_operator = up.json(&["confirm", "dc1", "VM/web"]);
+    assert_eq!(recheck(&of_operator["confirm_id"]).0, 404, "another caller's");
+}

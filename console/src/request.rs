@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bus_schema::{Name, PoolId, ResourceKey, TenantId, Timestamp, command::target::Confirmation};
+use bus_schema::{Name, PoolId, ResourceKey, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -46,8 +46,8 @@ fn confirm_wait_ms_default() -> u64 {
 pub struct Recheck {
     /// The pool.
     pub pool: PoolId,
-    /// The confirmation that guarded the command, as it was answered.
-    pub confirmed: Confirmation,
+    /// The confirmation that guarded the command; what it found is read from the pool, not believed.
+    pub confirm_id: String,
     /// How long to wait for the source, in milliseconds.
     #[serde(default = "confirm_wait_ms_default")]
     pub wait_ms_max: u64,

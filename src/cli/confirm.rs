@@ -104,7 +104,7 @@ impl Confirm {
 /// Reads the resources again; what changed meanwhile is recorded, and told. COMMAND has run, so its code
 /// stands whatever comes of this.
 async fn recheck(context: &Context, pool: PoolId, confirmed: Confirmation, wait_ms_max: u64) {
-    let wanted = request::Recheck { pool, confirmed, wait_ms_max };
+    let wanted = request::Recheck { pool, confirm_id: confirmed.confirm_id, wait_ms_max };
     match context.client.post::<_, Confirmation>("/v1/recheck", &wanted).await {
         Ok(after) => {
             for resource in after.resources.iter().filter(|resource| resource.changed_during_run) {

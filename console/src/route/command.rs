@@ -12,12 +12,15 @@ use bus_schema::{
             SyncsStarted,
         },
     },
-    fact::{Fact, resource as fact},
+    fact::{
+        Fact,
+        resource::{self as fact, Confirmed},
+    },
     subject,
 };
 
 use crate::{
-    api::{Api, COMMAND_WAIT},
+    api::{Api, COMMAND_WAIT, unread},
     auth::Caller,
     extract::{Body, Operator, PoolPath, known, no_pool},
     problem::Problem,
@@ -27,6 +30,8 @@ use crate::{
 
 /// Longest wait for a source that a caller may ask for, in milliseconds.
 const CONFIRM_WAIT_MS_MAX: u64 = 300_000;
+/// Confirmations that are looked through for one: all that the pool keeps.
+const CONFIRMATIONS_MAX: usize = 10_000;
 /// What a confirmation takes beyond the wait for the source: the sync, and the pool's own work.
 const CONFIRM_MARGIN: Duration = Duration::from_secs(30);
 
@@ -63,13 +68,38 @@ pub(super) async fn recheck(
     caller: Caller,
     Body(wanted): Body<request::Recheck>,
 ) -> Result<Json<Confirmation>, Problem> {
-    let request::Recheck { pool, confirmed, wait_ms_max } = wanted;
+    let request::Recheck { pool, confirm_id, wait_ms_max } = wanted;
+    let confirmed = confirmed(&api, &caller, &pool, confirm_id).await?;
     let keys = confirmed.resources.iter().map(|resource| resource.key.clone()).collect();
     may_confirm(&api, &caller, &pool, keys).await?;
     let wait_ms_max = wait_ms_max.min(CONFIRM_WAIT_MS_MAX);
     let wait = Duration::from_millis(wait_ms_max) + CONFIRM_MARGIN;
     let command = RecheckCommand { confirmed, pool, actor: caller.actor().to_owned(), wait_ms_max };
     api.command(Stem::Resource, target::RECHECK, &command, wait).await.map(Json)
+}
+
+/// A confirmation of the caller as it was stated: a record that the caller brings could say anything.
+async fn confirmed(
+    api: &Api,
+    caller: &Caller,
+    pool: &PoolId,
+    confirm_id: String,
+) -> Result<Confirmation, Problem> {
+    // It was stated before it was answered, so the pool has it when it is as far as the log is now.
+    api.linked()?;
+    let facts = subject::target_stream(&api.parts.target);
+    let stated = api.parts.bus.stream_state(&facts).await.map_err(unread)?;
+    api.applied(&facts, stated.last_seq).await?;
+    let (of, id) = (pool.clone(), confirm_id.clone());
+    let records = api.read(move |reader| reader.confirmations(&of, CONFIRMATIONS_MAX)).await?.value;
+    // Newest first: a recheck has the id of what it checked.
+    let found = records.into_iter().map(|record| record.confirmed).rfind(|found| found.confirm_id == id);
+    let own = |found: &Confirmed| matches!(caller, Caller::Operator { .. }) || found.actor == caller.actor();
+    let Confirmed { resources, allowed_unreachable, .. } = found.filter(own).ok_or_else(|| {
+        Problem::not_found(format!("{pool} has no confirmation {confirm_id} of yours; confirm first"))
+    })?;
+    let go = allowed_unreachable || resources.iter().all(|resource| resource.verdict.is_true());
+    Ok(Confirmation { confirm_id, go, resources })
 }
 
 /// A tenant confirms only what it may see; of what is not in the pool nobody knows the labels, so a grant
