@@ -303,6 +303,7 @@ fn parts(config: &Config, bus: &Bus, service: &Incarnations) -> Result<console::
     Ok(console::Parts {
         target: config.service.target.clone(),
         sites: config.service.sites.clone(),
+        lease_ttl_ms: config.service.lease_ttl.ms(),
         bus: bus.clone(),
         reader: service.reader(),
         past: ports.clone(),

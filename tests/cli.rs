@@ -122,6 +122,35 @@ async fn serve_and_an_agent_of_its_own_work_against_an_existing_nats() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_stands_by_while_another_one_acts_and_takes_over_when_that_is_gone() {
+    let nats = Nats::start().await;
+    let config = format!(
+        "[nats]\nservers = \"{}\"\n[service]\nlog_bytes_max = 268435456\nlease_ttl = \"2s\"\n",
+        nats.url()
+    );
+    let serve = || {
+        let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+        with_files(dir.path(), &[("farside.toml", config.as_str())]);
+        Up::start_as("serve", dir)
+    };
+    let (first, second) = (serve(), serve());
+    assert!(first.verb(&["status"]).out.contains("acts (holds the lease)"));
+    let said = second.verb(&["status"]);
+    assert!(said.out.contains("stands by (another process acts)"), "{said:?}");
+    // Nobody takes over from whoever stands still, until it has been silent for long enough.
+    first.stand_still();
+    eventually("nobody is known to act, or the second one does", async || {
+        let status = second.json(&["status"]);
+        (status["lease"]["acting"] != json!("elsewhere")).then_some(())
+    })
+    .await;
+    eventually("the second one acts", async || {
+        second.verb(&["status"]).out.contains("acts (holds the lease)").then_some(())
+    })
+    .await;
+}
+
 #[test]
 fn a_verb_without_a_farside_says_where_it_looked_and_what_to_start() {
     let dir = tempfile::tempdir().unwrap();

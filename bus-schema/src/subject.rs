@@ -120,6 +120,9 @@ pub fn target_command(target: &Name, stem: Stem, verb: &str) -> String {
     format!("{ROOT}.{target}.cmd.target.{stem}.{verb}")
 }
 
+/// The lease whose holder acts for a target.
+pub const TARGET_LEASE: &str = "target";
+
 /// Where the holder of a lease says that it lives; the last message only is kept, in a stream of its
 /// own, because a renewal on [`lease`] would fence the holder itself.
 pub fn lease_renewal(target: &Name, lease: &Name) -> String {

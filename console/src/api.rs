@@ -31,6 +31,8 @@ pub struct Parts {
     pub target: Name,
     /// The sites whose logs are projected.
     pub sites: Vec<Name>,
+    /// How long whoever acts for the target may be silent, in milliseconds.
+    pub lease_ttl_ms: u64,
     /// The bus, for commands, history and published events.
     pub bus: Bus,
     /// The pool in use; another one after a rebuild.
@@ -50,13 +52,20 @@ pub struct Parts {
 /// The state of all routes.
 pub(crate) struct Api {
     pub(crate) parts: Parts,
+    /// Since when this console answers.
+    pub(crate) since: Timestamp,
     pub(crate) throttle: Throttle,
     pub(crate) heavy: Arc<Semaphore>,
 }
 
 impl Api {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, throttle: Throttle::default(), heavy: Arc::new(Semaphore::new(HEAVY_MAX)) }
+        Self {
+            parts,
+            since: now(),
+            throttle: Throttle::default(),
+            heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
+        }
     }
 
     /// The pool in use.

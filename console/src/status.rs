@@ -10,6 +10,10 @@ use crate::{
     view::{Alarm, AlarmKind, InSync, LogView, OwnerView, PoolView},
 };
 
+mod lease;
+
+pub(crate) use lease::Lease;
+
 /// An agent that was silent for this many of its heartbeat intervals is taken for dead: one may be lost,
 /// one may be late.
 const SILENT_HEARTBEATS: u64 = 3;

@@ -118,7 +118,7 @@ fn clocks(stored_at: Timestamp, now: Timestamp, age_ms_max: u64) -> Finding {
 /// Where the holder of the target's lease renews it.
 fn renewals(context: &crate::config::Config) -> Option<(String, String)> {
     let target = &context.service.target;
-    let lease = "target".parse().ok()?;
+    let lease = subject::TARGET_LEASE.parse().ok()?;
     Some((subject::lease_stream(target), subject::lease_renewal(target, &lease)))
 }
 

@@ -1,7 +1,7 @@
 //! `farside status`: what is in sync, what is behind, why.
 
 use clap::Args;
-use console::view::{InSync, LogView, PoolView, StatusView};
+use console::view::{Acting, InSync, LogView, PoolView, StatusView};
 
 use super::{
     CliError, Context, Ended,
@@ -59,10 +59,11 @@ fn head(status: &StatusView) -> String {
         None => format!("nats-server {}", status.nats.server_version),
         Some(since) => format!("NATS DOWN since {since}"),
     };
-    let lease = match (status.lease.held_here, status.nats.down_since) {
-        (true, _) => "acts (holds the lease)",
-        (false, Some(_)) => "does not act: NATS is down",
-        (false, None) => "stands by (another process acts)",
+    let lease = match status.lease.acting {
+        Acting::Here => "acts (holds the lease)",
+        Acting::Elsewhere => "stands by (another process acts)",
+        Acting::NotHere => "does not act, and nobody is known to",
+        Acting::Unknown => "does not act: NATS is down",
     };
     let (file, live) = (Size(status.file_bytes), Size(status.live_bytes));
     format!(

@@ -12,8 +12,8 @@ use crate::{
     auth::Caller,
     ports::Vitals,
     problem::Problem,
-    status::{self, Hindrance, PoolRead, SYNCS_LOOKED_AT},
-    view::{Acting, Alarm, AlarmKind, LeaseView, LinkView, LogView, StatusView},
+    status::{self, Hindrance, Lease, PoolRead, SYNCS_LOOKED_AT},
+    view::{Alarm, AlarmKind, LinkView, LogView, StatusView},
 };
 
 /// A pool that lacks events older than this is not ready to be asked, in milliseconds: the answer would
@@ -67,6 +67,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     let vitals = api.parts.health.vitals();
     let logs = logs(api).await?;
     let nats = link(api);
+    let lease = lease(api, &nats, vitals.lease_held).await;
     let house = hindrances(&nats, &vitals);
     let (for_pools, of_house) = (vitals.clone(), house.clone());
     let (reads, as_of, dead_letters, facts) = read_in(api.reader(), move |reader| {
@@ -81,6 +82,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
         text: silent(since),
         since: Some(since),
     }));
+    alarms.extend(lease.idle(api.since, now, &api.parts.target));
     alarms.extend(house.into_iter().map(|Hindrance { kind, since, text }| Alarm { kind, text, since }));
     alarms.extend(status::dead_letter_alarm(&facts, now));
     alarms.sort_by_key(|alarm| alarm.kind);
@@ -90,7 +92,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
         target: api.parts.target.clone(),
         now,
         as_of: as_of.into(),
-        lease: lease(&nats, vitals.lease_held),
+        lease: lease.view(now),
         nats,
         logs,
         pools: seen.map(|read| status::pool(read, now)).collect(),
@@ -101,13 +103,18 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     })
 }
 
-fn lease(nats: &LinkView, held_here: bool) -> LeaseView {
-    let acting = match (nats.up, held_here) {
-        (false, _) => Acting::Unknown,
-        (true, true) => Acting::Here,
-        (true, false) => Acting::NotHere,
+/// Asks who acts: whoever holds the lease says so in a log of its own.
+async fn lease(api: &Api, nats: &LinkView, held_here: bool) -> Lease {
+    let (target, bus) = (&api.parts.target, &api.parts.bus);
+    let renewed_at = match subject::TARGET_LEASE.parse() {
+        Ok(lease) if nats.up && !held_here => {
+            let (stream, subject) = (subject::lease_stream(target), subject::lease_renewal(target, &lease));
+            let renewal = bus.last_message(&stream, &subject).await.ok().flatten();
+            renewal.map(|renewal| renewal.stored_at())
+        }
+        _ => None,
     };
-    LeaseView { held_here, acting }
+    Lease { up: nats.up, held_here, renewed_at, ttl_ms: api.parts.lease_ttl_ms }
 }
 
 fn pools(reader: &Reader, vitals: &Vitals, house: &[Hindrance]) -> Result<Vec<PoolRead>, StoreError> {

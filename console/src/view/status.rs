@@ -65,9 +65,11 @@ pub struct LeaseView {
 pub enum Acting {
     /// This process does.
     Here,
-    /// Not this process: it would, if no other one held the lease or had held it until a moment ago.
+    /// Another process: it renewed the lease a moment ago.
+    Elsewhere,
+    /// Nobody is known to: not this process, and nobody renewed the lease for as long as a holder may be silent.
     NotHere,
-    /// Nobody is known to: without NATS, where the lease stands, this process cannot tell.
+    /// Without NATS, where the lease stands, this process cannot tell.
     #[default]
     Unknown,
 }
@@ -210,6 +212,8 @@ pub enum AlarmKind {
     HeldWindow,
     /// NATS cannot be reached.
     NatsDown,
+    /// Nobody acts for the target.
+    NobodyActs,
     /// A log is nearly full and will refuse events.
     LogFull,
     /// An agent is silent.

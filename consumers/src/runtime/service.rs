@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The lease that the whole service stands under.
-const LEASE: &str = "target";
+const LEASE: &str = bus_schema::subject::TARGET_LEASE;
 /// The wait before the service begins again, when NATS went away meanwhile.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The wait before acting is tried again after an error that ended it.
