@@ -198,7 +198,7 @@ impl Mending {
         self.full_in_vain |= last.scope == SyncScope::Full && last.whole_since.is_none();
         self.fruitless += 1;
         self.rests_until = after(now, rest_ms);
-        self.trouble = Some(format!("{reason}; tried again at {}", self.rests_until));
+        self.trouble = Some(reason.clone());
         Some(Fruitless { sync_id: last.sync_id.clone(), reason, retry_at: self.rests_until })
     }
 
@@ -207,8 +207,16 @@ impl Mending {
     }
 
     /// What people are told while repairs do not help.
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.as_ref().map(|trouble| format!("{trouble}; tried again at {}", self.rests_until))
+    }
+
+    /// After the clock was set back: what is remembered has happened, and no rest is longer than the longest.
+    pub fn set_right(&mut self, patience: &Patience, now: Timestamp) {
+        self.rests_until = self.rests_until.min(after(now, patience.backoff_ms_max));
+        if let Some(Repair { whole_since: Some(since), .. }) = &mut self.last {
+            *since = now.min(*since);
+        }
     }
 }
 
@@ -293,6 +301,26 @@ mod tests {
         assert_eq!(mending.trouble(), None);
         mending.look(Damage::None, None, &PATIENCE, ms(8_001));
         assert_eq!(mending, Mending::default());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_leaves_no_rest_that_is_longer_than_the_longest() {
+        const DAY: i64 = 86_400_000;
+        let mut mending = Mending::default();
+        mending.ended("s".to_owned(), SyncScope::Full, Damage::Broken, Damage::Broken);
+        assert!(mending.look(Damage::Broken, None, &PATIENCE, ms(DAY)).is_some());
+        mending.set_right(&PATIENCE, ms(0));
+        assert!(mending.trouble().unwrap().ends_with(&ms(8_000).to_string()), "{:?}", mending.trouble());
+        mending.set_right(&PATIENCE, ms(7_999));
+        assert_eq!(scope(&mending, Damage::Broken, 7_999), None, "and no endless one");
+        assert_eq!(scope(&mending, Damage::Broken, 8_000), Some(SyncScope::Full));
+
+        let mut whole = Mending::default();
+        whole.ended("s".to_owned(), SyncScope::Full, Damage::Broken, Damage::None);
+        whole.look(Damage::None, None, &PATIENCE, ms(DAY));
+        whole.set_right(&PATIENCE, ms(0));
+        whole.look(Damage::None, None, &PATIENCE, ms(4_000));
+        assert_eq!(whole, Mending::default(), "taken for mended for good after its rests");
     }
 
     #[test]

@@ -95,6 +95,22 @@ impl OwnerState {
         }
     }
 
+    /// A clock that was ahead and has been set right leaves moments behind that are yet to come. What is
+    /// remembered has happened by now, and no rest is longer than the longest: else nothing was asked for until
+    /// the clock came there again.
+    fn set_right(&mut self, patience: &Patience, now: Timestamp) {
+        self.seen_since = self.seen_since.min(now);
+        self.last_first = self.last_first.map(|at| at.min(now));
+        match &mut self.activity {
+            Activity::Idle | Activity::Descending | Activity::Asked(_) => {}
+            Activity::Receiving { since, moved_at, asked_at, .. } => {
+                [since, moved_at, asked_at].into_iter().for_each(|at| *at = now.min(*at));
+            }
+            Activity::Resting { until, .. } => *until = after(now, patience.backoff_ms_max).min(*until),
+        }
+        self.mending.set_right(patience, now);
+    }
+
     /// When the next first request is due; none while one cannot be foreseen.
     pub fn next_first(&self, owner: Owner<'_>) -> Option<Timestamp> {
         let schedule = &owner.policy.schedule;
@@ -112,6 +128,7 @@ pub fn step(
     now: Timestamp,
 ) -> (OwnerState, Vec<Action>) {
     let mut actions = Vec::new();
+    state.set_right(&owner.policy.patience, now);
     match input {
         Input::Looked => {}
         Input::Manual(scope) => {
@@ -209,7 +226,7 @@ fn look(state: &mut OwnerState, owner: Owner<'_>, view: &View, now: Timestamp, a
     let fruitless = state.mending.look(view.damage, broken, &owner.policy.patience, now);
     actions.extend(fruitless.map(stated));
     let words = || view.damage.words().map(str::to_owned);
-    state.trouble = state.mending.trouble().map(str::to_owned).or_else(words);
+    state.trouble = state.mending.trouble().or_else(words);
     // What a person asks for does not wait for the end of a rest.
     let asked_for = state.queued.as_ref().is_some_and(|queued| queued.id.is_some());
     if view.busy || (resting && !asked_for) {

@@ -10,6 +10,7 @@ use crate::resource::{
 
 const T0: Timestamp = Timestamp::from_unix_ms(1_000_000);
 const MINUTE: u64 = 60_000;
+const DAY: u64 = 24 * 60 * MINUTE;
 
 fn policy() -> Policy {
     Policy {
@@ -73,6 +74,11 @@ impl World {
     fn later(&mut self, ms: u64) -> &mut Self {
         self.now = after(self.now, ms);
         self
+    }
+
+    /// The clock, which was ahead, says `T0` again.
+    fn clock_is_set_right(&mut self) {
+        self.now = T0;
     }
 
     fn sees(&mut self, change: impl FnOnce(&mut View)) -> &mut Self {
@@ -152,6 +158,55 @@ fn r1_missed_runs_are_made_up_for_once() {
     assert_eq!(world.closes(), []);
     assert_eq!(world.later(5 * MINUTE - 1).looks(), []);
     world.later(1).asks();
+}
+
+#[test]
+fn r1_a_clock_that_was_ahead_and_is_set_right_delays_a_first_request_by_one_period_at_most() {
+    let mut world = World::synced();
+    world.later(DAY).asks();
+    world.closes();
+    world.clock_is_set_right();
+    assert_eq!(world.looks(), []);
+    let owner = Owner { source: &world.source, policy: &world.policy };
+    assert_eq!(world.state.next_first(owner), Some(after(world.now, 5 * MINUTE)), "and people see it");
+    assert_eq!(world.later(5 * MINUTE - 1).looks(), []);
+    assert_eq!(world.later(1).asks().wanted.reason, SyncReason::First);
+}
+
+#[test]
+fn r1_a_process_that_recalls_a_first_request_of_the_future_asks_within_one_period() {
+    let mut world = World::synced();
+    world.state.last_first = Some(after(T0, DAY));
+    assert_eq!(world.looks(), []);
+    world.later(5 * MINUTE).asks();
+}
+
+#[test]
+fn r1_an_owner_that_a_clock_ahead_saw_first_is_asked_at_once_when_it_is_set_right() {
+    let mut world = World::fresh();
+    world.state.seen_since = after(T0, DAY);
+    world.asks();
+}
+
+#[test]
+fn r1_a_rest_that_a_clock_ahead_began_lasts_the_longest_rest_at_most() {
+    let mut world = World::synced();
+    world.later(DAY).asks();
+    world.fails();
+    world.clock_is_set_right();
+    assert_eq!(world.looks(), []);
+    assert_eq!(world.later(7_999).looks(), []);
+    assert_eq!(world.later(1).asks().wanted.reason, SyncReason::First);
+}
+
+#[test]
+fn r1_an_answer_that_stands_still_is_noticed_although_the_clock_was_set_right() {
+    let mut world = World::synced();
+    let sync = world.later(DAY).asks();
+    world.accepts();
+    world.clock_is_set_right();
+    assert_eq!(world.looks(), []);
+    assert_eq!(world.later(30_000).looks(), [Action::AskAgain(sync)]);
 }
 
 #[test]

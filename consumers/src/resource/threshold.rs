@@ -76,6 +76,13 @@ impl Guard {
         self.rests_until
     }
 
+    /// After the clock was set back, no rest is longer than it was made.
+    #[must_use]
+    fn set_right(self, limits: &Limits, now: Timestamp) -> Self {
+        let longest = after(now, limits.rest_ms.saturating_mul(1 << self.fruitless));
+        Self { rests_until: self.rests_until.min(longest), ..self }
+    }
+
     /// A third request has ended; `still_crossed` tells whether it changed anything.
     #[must_use]
     pub fn after_request(self, limits: &Limits, still_crossed: bool, now: Timestamp) -> Self {
@@ -133,6 +140,7 @@ impl Storm {
         able: impl Iterator<Item = Source>,
         now: Timestamp,
     ) {
+        self.guard = self.guard.set_right(limits, now);
         if self.waiting.is_empty() && self.guard.is_ready(now) && limits.crossed(&amount.told(), now) {
             self.waiting = able.collect();
         }
@@ -243,6 +251,18 @@ mod tests {
         assert!(!storm.is_due(&a));
         storm.look(&LIMITS, &changes(500, 0), agents().into_iter(), ms(7_000));
         assert!(storm.is_due(&a) && storm.is_due(&b));
+    }
+
+    #[test]
+    fn r6_a_clock_that_is_set_right_makes_no_rest_longer() {
+        let (mut storm, [a, _]) = (Storm::default(), agents());
+        let day = 86_400_000;
+        storm.look(&LIMITS, &changes(500, 0), [a.clone()].into_iter(), ms(day));
+        storm.had_its_turn(&a, &LIMITS, &changes(0, 0), ms(day));
+        for (now, is_due) in [(0, false), (4_999, false), (5_000, true)] {
+            storm.look(&LIMITS, &changes(500, 0), [a.clone()].into_iter(), ms(now));
+            assert_eq!(storm.is_due(&a), is_due, "{now}");
+        }
     }
 
     #[test]
