@@ -131,8 +131,13 @@ const SERVICE_ONLY: [&str; 9] = [
     "$JS.API.STREAM.PURGE.FARSIDE_LOCAL",
     "other.things",
 ];
-/// What agents say and a publisher may not: access keys, what agents say about themselves, their greeting.
-const AGENTS_ONLY: [&str; 6] = [
+/// What agents say and a publisher may not: access keys, what agents say about themselves and around an answer (its
+/// end deletes), their greeting.
+const AGENTS_ONLY: [&str; 10] = [
+    "far.v1.local.evt.dc1.resource.r1.sync_opened",
+    "far.v1.local.evt.dc1.resource.r1.sync_closed",
+    "far.v1.local.evt.prod-eu.resource.sync=2Ffull-1.sync_closed",
+    "far.v1.local.evt.dc1.agent.a1.heartbeat",
     "far.v1.local.evt.dc1.key.evil.announced",
     "far.v1.local.evt.prod-eu.key.evil.withdrawn",
     "far.v1.local.evt.dc1.agent.a1.started",
@@ -174,9 +179,11 @@ async fn each_identity_may_do_its_own_only_and_is_told_at_once() {
         }
     }
     for bus in [&service, &agent] {
-        let subject = "far.v1.local.evt.dc1.key.k1.announced".to_owned();
-        let announced = Outgoing { subject, message_id: format!("{:p}", bus), ..event(1) };
-        bus.publisher().publish("FARSIDE_LOCAL", &announced, None).await.unwrap();
+        for subject in AGENTS_ONLY.into_iter().filter(|subject| subject.contains(".evt.")) {
+            let (subject, message_id) = (subject.to_owned(), format!("{bus:p}{subject}"));
+            let said = Outgoing { subject, message_id, ..event(1) };
+            bus.publisher().publish("FARSIDE_LOCAL", &said, None).await.unwrap();
+        }
     }
     service.publisher().publish("FARSIDE_TGT_LOCAL", &fact(1), None).await.unwrap();
     let before = service.stream_state("FARSIDE_LOCAL").await.unwrap().messages;

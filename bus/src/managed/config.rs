@@ -20,6 +20,9 @@ const LOG_BYTES_MAX: usize = 10 << 20;
 /// key on the log opens the pool.
 const PUBLISHER_MAY: [&str; 3] =
     ["far.v1.*.evt.*.resource.>", "far.v1.*.evt.*.volume.>", "far.v1.*.evt.*.image.>"];
+/// What of that only agents say: the beginning and the end of an answer. An end deletes what was not in between.
+const PUBLISHER_MAY_NOT: [&str; 2] =
+    ["far.v1.*.evt.*.resource.*.sync_opened", "far.v1.*.evt.*.resource.*.sync_closed"];
 
 /// What the configuration is made of.
 pub(crate) struct Config<'a> {
@@ -77,13 +80,13 @@ impl Config<'_> {
         // it could write such answers to the target's log and fence the lease. In an account of their own the
         // publishers reach the log as a service, and the answer comes back to them alone.
         let list = |each: &dyn Fn(&str) -> String| PUBLISHER_MAY.map(each).join(", ");
-        let may = list(&quoted);
+        let (may, may_not) = (list(&quoted), PUBLISHER_MAY_NOT.map(quoted).join(", "));
         let exports = list(&|subject| format!("{{ service: {} }}", quoted(subject)));
         let imports =
             list(&|subject| format!("{{ service: {{ account: FARSIDE, subject: {} }} }}", quoted(subject)));
         let publisher = format!(
             "{{ user: {PUBLISHER}, password: {}, permissions: {{\n    \
-               publish: {{ allow: [{may}] }}\n    \
+               publish: {{ allow: [{may}], deny: [{may_not}] }}\n    \
                subscribe: {{ allow: [\"_INBOX.>\"] }}\n  }} }}",
             quoted(publisher_password)
         );
