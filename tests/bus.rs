@@ -1,7 +1,7 @@
 //! The room `bus` against a real nats-server.
 //!
 //! Not tested, because this machine has one server version only: that an older server is refused or
-//! warned about (the verdict itself has a unit test), clusters, TLS.
+//! warned about (the verdict itself has a unit test), TLS.
 
 use bus::{Fence, Outgoing};
 

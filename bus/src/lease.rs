@@ -49,6 +49,9 @@ pub struct LeaseOptions {
     pub holder: String,
     /// A holder that was silent for this long is taken over.
     pub ttl: Duration,
+    /// Copies of the stream of renewals in a NATS cluster: as many as the logs have, or the loss of the one node
+    /// that has it stops the target.
+    pub replicas: usize,
 }
 
 /// The right to act: its sequence grows with every acquisition.
@@ -79,7 +82,7 @@ pub struct Lease {
 
 impl Lease {
     /// Starts to contend: acquires as soon as nobody holds it, renews, and contends again when it is lost.
-    /// Makes the stream of renewals if it is not there.
+    /// Makes the stream of renewals if it is not there, and gives it more copies if it has fewer.
     ///
     /// Errors: [`BusError::NoStream`] when the target log does not exist, the link.
     pub async fn contend(bus: &Bus, options: LeaseOptions) -> Result<Self, BusError> {
@@ -154,11 +157,23 @@ impl Contender {
             max_messages: -1,
             max_message_size: -1,
             max_consumers: -1,
-            num_replicas: 1,
+            num_replicas: self.options.replicas,
             discard: DiscardPolicy::Old,
             ..stream::Config::default()
         };
-        self.bus.make_stream(&config).await.map(drop)
+        let made = self.bus.make_stream(&config).await?;
+        if made.config.num_replicas < self.options.replicas {
+            self.raise_replicas().await;
+        }
+        Ok(())
+    }
+
+    /// A cluster that has too few nodes now is no reason not to act.
+    async fn raise_replicas(&self) {
+        let (stream, replicas) = (&self.renewals, self.options.replicas);
+        if let Err(error) = self.bus.raise_replicas(stream, replicas).await {
+            tracing::warn!(stream, replicas, %error, "the renewals of the lease have too few copies, so the loss of one node may stop the target; start again when the cluster is whole");
+        }
     }
 
     async fn run(self, tell: watch::Sender<Option<LeaseToken>>, stop: CancellationToken) {
@@ -187,9 +202,11 @@ impl Contender {
     /// Waits until the lease is free and takes it.
     async fn acquire(&self) -> LeaseToken {
         let mut seen: Option<(Sight, Instant)> = None;
+        let mut told = String::new();
         loop {
             match self.look().await {
                 Ok((sight, free)) => {
+                    told.clear();
                     let unchanged_since = match seen {
                         Some((before, since)) if before == sight => since,
                         _ => Instant::now(),
@@ -206,11 +223,22 @@ impl Contender {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(lease = %self.options.lease, %error, "cannot look at the lease");
+                    self.tell_blind(&error, &mut told);
                     self.miss(&error).await;
                 }
             }
             sleep(self.options.ttl / LOOKS_PER_TTL).await;
+        }
+    }
+
+    /// Who cannot look does not act: people are told why, once and not at every look.
+    fn tell_blind(&self, error: &BusError, told: &mut String) {
+        let (lease, reason) = (self.options.lease.as_str(), error.to_string());
+        if *told == reason {
+            tracing::debug!(lease, reason, "cannot look at the lease");
+        } else {
+            tracing::warn!(lease, reason, "cannot look at the lease, and does not act until it can");
+            *told = reason;
         }
     }
 

@@ -90,25 +90,35 @@ impl Bus {
     /// Errors: [`BusError::NoRoom`] when the server cannot set aside `bytes_max`, the link.
     pub async fn raise_limit(&self, stream: &str, bytes_max: i64) -> Result<(), BusError> {
         let call = Call { verb: "raise the size limit of", object: stream };
-        // As it came, so that settings which this version does not know stay as they are.
-        let mut info: serde_json::Value = self.call(call, &format!("STREAM.INFO.{stream}"), &()).await?;
-        let config = &mut info["config"];
-        if config["max_bytes"].as_i64().is_none_or(|has| has >= bytes_max) {
-            return Ok(());
-        }
-        config["max_bytes"] = bytes_max.into();
-        let raised =
-            self.call::<_, serde_json::Value>(call, &format!("STREAM.UPDATE.{stream}"), config).await;
-        match raised {
+        match self.raise(call, "max_bytes", bytes_max).await {
             Err(BusError::Server { code, reason, .. }) if NO_ROOM.contains(&code) => {
                 Err(BusError::NoRoom { stream: stream.to_owned(), bytes_max, reason })
             }
-            raised => {
-                raised?;
-                tracing::info!(stream, bytes_max, "the log's size limit is raised");
-                Ok(())
-            }
+            raised => raised,
         }
+    }
+
+    /// Gives a stream that has fewer copies in its cluster this many; never takes one away.
+    ///
+    /// Errors: JetStream's when the cluster has too few nodes now, the link.
+    pub(crate) async fn raise_replicas(&self, stream: &str, replicas: usize) -> Result<(), BusError> {
+        let call = Call { verb: "give more copies to", object: stream };
+        self.raise(call, "num_replicas", i64::try_from(replicas).unwrap_or(i64::MAX)).await
+    }
+
+    /// Raises one setting of a stream that has less.
+    async fn raise(&self, call: Call<'_>, setting: &str, to: i64) -> Result<(), BusError> {
+        let stream = call.object;
+        // As it came, so that settings which this version does not know stay as they are.
+        let mut info: serde_json::Value = self.call(call, &format!("STREAM.INFO.{stream}"), &()).await?;
+        let config = &mut info["config"];
+        if config[setting].as_i64().is_none_or(|has| has >= to) {
+            return Ok(());
+        }
+        config[setting] = to.into();
+        self.call::<_, serde_json::Value>(call, &format!("STREAM.UPDATE.{stream}"), config).await?;
+        tracing::info!(stream, setting, to, "a setting of the stream is raised");
+        Ok(())
     }
 
     /// What a stream holds now. Errors: [`BusError::NoStream`], the link.

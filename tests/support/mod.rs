@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) mod agent;
 pub(crate) mod disk;
 pub(crate) mod farside;
+pub(crate) mod log;
 pub(crate) mod nats;
 
 /// How long anything that a test waits for may take; a busy machine needs seconds, and a

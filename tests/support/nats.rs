@@ -24,10 +24,17 @@ pub(crate) const TEST_LOG_BYTES: i64 = 256 << 20;
 pub(crate) struct Nats {
     dir: TempDir,
     store: PathBuf,
-    jetstream: String,
+    /// What else stands in its configuration: its `jetstream` block's settings, and its cluster.
+    config: Config,
     port: u16,
     monitor: u16,
     child: Child,
+}
+
+#[derive(Default)]
+struct Config {
+    jetstream: String,
+    cluster: String,
 }
 
 impl Nats {
@@ -40,27 +47,53 @@ impl Nats {
     pub(crate) async fn start_with(jetstream: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
-        Self::start_in(dir, store, jetstream).await
+        Self::start_in(dir, store, Config { jetstream: jetstream.to_owned(), ..Config::default() }).await
+    }
+
+    /// Starts three that are a cluster; when they have a leader has to be asked.
+    pub(crate) async fn start_cluster() -> [Self; 3] {
+        // Held together, so that they are different ones.
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
+        let start = async |port| {
+            let cluster = format!(
+                "cluster {{ name: \"test\", host: 127.0.0.1, port: {port}, routes: [{routes}], \
+                 no_advertise: true }}\n"
+            );
+            let dir = tempfile::tempdir().unwrap();
+            let store = dir.path().join("store");
+            let jetstream = "sync_interval: always".to_owned();
+            Self::start_in(dir, store, Config { jetstream, cluster }).await
+        };
+        let [first, second, third] = ports;
+        tokio::join!(start(first), start(second), start(third)).into()
     }
 
     /// Starts one that syncs always and has its store there.
     pub(crate) async fn start_on(store: &Path) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), store.to_owned(), "sync_interval: always").await
+        let jetstream = "sync_interval: always".to_owned();
+        let config = Config { jetstream, ..Config::default() };
+        Self::start_in(tempfile::tempdir().unwrap(), store.to_owned(), config).await
     }
 
-    async fn start_in(dir: TempDir, store: PathBuf, jetstream: &str) -> Self {
+    async fn start_in(dir: TempDir, store: PathBuf, config: Config) -> Self {
         // The server chooses its ports, so no two tests can take the same.
-        let child = spawn(dir.path(), &store, jetstream, -1, -1);
+        let child = spawn(dir.path(), &store, &config, -1, -1);
         let (port, monitor) =
             eventually("nats-server says its ports", async || ports(dir.path(), &child)).await;
-        let jetstream = jetstream.to_owned();
-        let mut nats = Self { dir, store, jetstream, port, monitor, child };
+        let mut nats = Self { dir, store, config, port, monitor, child };
         nats.ready().await;
         nats
     }
 
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The name by which others of its cluster know it.
+    pub(crate) fn name(&self) -> String {
+        server_name(self.dir.path())
     }
 
     pub(crate) fn monitor_url(&self) -> String {
@@ -93,7 +126,7 @@ impl Nats {
 
     fn spawn_again(&mut self) {
         let (port, monitor) = (self.port.into(), self.monitor.into());
-        self.child = spawn(self.dir.path(), &self.store, &self.jetstream, port, monitor);
+        self.child = spawn(self.dir.path(), &self.store, &self.config, port, monitor);
     }
 
     /// Where the server keeps a stream.
@@ -114,7 +147,7 @@ impl Nats {
     }
 
     async fn ready(&mut self) {
-        let (url, name) = (self.url(), server_name(self.dir.path()));
+        let (url, name) = (self.url(), self.name());
         eventually("nats-server answers", async || {
             if self.child.try_wait().unwrap().is_some() {
                 // An outgoing connection of another process may have the port for a moment.
@@ -143,12 +176,14 @@ fn server_name(dir: &Path) -> String {
     dir.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-fn spawn(dir: &Path, store: &Path, jetstream: &str, port: i32, monitor: i32) -> Child {
+fn spawn(dir: &Path, store: &Path, config: &Config, port: i32, monitor: i32) -> Child {
+    let Config { jetstream, cluster } = config;
     let (name, dir_text, store) = (server_name(dir), dir.display(), store.display());
     let config = format!(
         "host: 127.0.0.1\nport: {port}\nhttp: \"127.0.0.1:{monitor}\"\nserver_name: \"{name}\"\n\
          ports_file_dir: \"{dir_text}\"\n\
-         jetstream {{ store_dir: \"{store}\", max_file_store: 1TB, {jetstream} }}\n"
+         jetstream {{ store_dir: \"{store}\", max_file_store: 1TB, {jetstream} }}\n\
+         {cluster}"
     );
     fs::write(dir.join("nats.conf"), config).unwrap();
     let binary = managed::find_binary(None).unwrap();

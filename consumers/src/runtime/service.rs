@@ -188,6 +188,7 @@ impl Service {
             lease,
             holder: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7()),
             ttl: Duration::from_millis(self.config.lease_ttl.ms()),
+            replicas: self.config.log_replicas,
         })
     }
 
