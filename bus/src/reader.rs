@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use bus_schema::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     Bus, BusError, LinkState, LogMessage,
@@ -56,6 +57,8 @@ pub struct LogReader {
     consumer_seq: u64,
     progress: bool,
     losses: u32,
+    /// When a message came last, or reading began.
+    came_at: Instant,
 }
 
 impl Bus {
@@ -82,6 +85,7 @@ impl Bus {
             consumer_seq: 0,
             progress: false,
             losses: 0,
+            came_at: Instant::now(),
         })
     }
 }
@@ -145,6 +149,7 @@ impl LogReader {
             Pulled::Message(place, message) if place.consumer_seq == self.consumer_seq + 1 => {
                 self.consumer_seq += 1;
                 self.progress = true;
+                self.came_at = Instant::now();
                 self.next_seq = place.stream_seq + 1;
                 self.pending = place.pending;
                 self.taken.push(LogMessage::delivered(Arc::clone(&self.stream), place, message));
@@ -189,9 +194,11 @@ impl LogReader {
         if self.losses >= LOSSES_SUSPECT {
             self.losses = 0;
             if let Some(message) = self.fetch_next().await? {
-                let place = message.seq();
-                tracing::warn!(stream = %self.stream, seq = place, "a message breaks the connection; read it through the API");
-                self.next_seq = place + 1;
+                // It may break the connection, or server and disk may just be slow: nobody can tell from here.
+                let (seq, silent) = (message.seq(), self.came_at.elapsed());
+                tracing::warn!(stream = %self.stream, seq, ?silent, "no message came for a while although the log has more; read the next one through the API");
+                self.next_seq = seq + 1;
+                self.came_at = Instant::now();
                 return Ok(Some(message));
             }
         }

@@ -3,7 +3,7 @@
 use bus::{BusError, LinkState};
 
 use super::{event, events};
-use crate::support::{PATIENCE, nats::Nats, nats::site_log, refused, within};
+use crate::support::{PATIENCE, log::Log, nats::Nats, nats::site_log, refused, within};
 
 const SITE: &str = "FARSIDE_LOCAL";
 
@@ -123,6 +123,7 @@ async fn a_message_that_breaks_the_client_library_does_not_stop_the_reader() {
     publish_raw(&nats, b"NATS/1.0 409 Consumer Deleted\r\n\r\n", b"looks like a remark").await;
     let error = publisher.publish_batch(SITE, "c", &events(3..6), None).await;
     error.unwrap();
+    let log = Log::listen();
     let mut reader = bus.read_log(SITE, 1, None).await.unwrap();
     let mut bodies = Vec::new();
     while bodies.len() < 9 {
@@ -132,6 +133,9 @@ async fn a_message_that_breaks_the_client_library_does_not_stop_the_reader() {
         }
     }
     assert_eq!(bodies[3..6], ["poison", "poison", "looks like a remark"]);
+    let told = log.lines(&["WARN"]).join("\n");
+    assert!(told.contains("no message came") && told.contains("seq=4 silent="), "{told}");
+    assert!(!told.contains("breaks"), "a suspicion is no finding: {told}");
 }
 
 /// Publishes a header block that no client library would send.
