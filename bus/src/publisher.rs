@@ -129,7 +129,8 @@ impl Publisher {
         fence: Option<&Fence>,
     ) -> Result<Published, PublishError> {
         let attempt = Attempt { stream, what: message.subject.clone() };
-        let headers = self.headers_of(&attempt, message, fence)?;
+        let mut headers = self.headers_of(&attempt, message)?;
+        set_conditions(&attempt, &mut headers, fence)?;
         let link = self.link_up(&attempt)?;
         let mut denials = self.bus.denials();
         let request = Request::new().headers(headers).payload(message.body.clone()).timeout(None);
@@ -264,9 +265,12 @@ impl Publisher {
         let id = header_value(attempt, header::NATS_BATCH_ID.as_ref(), batch_id)?;
         let mut staged = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
-            // JetStream takes a fence on the first message only; it holds for the commit of them all.
-            let fence = fence.filter(|_| index == 0);
-            let mut headers = self.headers_of(attempt, message, fence)?;
+            let mut headers = self.headers_of(attempt, message)?;
+            // JetStream takes a fence on the first message only; it holds for the commit of them all. So does
+            // the stream's name: no other stream stages a message whose batch it did not see begin.
+            if index == 0 {
+                set_conditions(attempt, &mut headers, fence)?;
+            }
             headers.insert(header::NATS_BATCH_ID, id.clone());
             headers.insert(header::NATS_BATCH_SEQUENCE, HeaderValue::from(index as u64 + 1));
             if index + 1 == messages.len() {
@@ -277,12 +281,8 @@ impl Publisher {
         Ok(staged)
     }
 
-    fn headers_of(
-        &self,
-        attempt: &Attempt<'_>,
-        message: &Outgoing,
-        fence: Option<&Fence>,
-    ) -> Result<HeaderMap, PublishError> {
+    /// The headers of a message, without the conditions under which it is stored.
+    fn headers_of(&self, attempt: &Attempt<'_>, message: &Outgoing) -> Result<HeaderMap, PublishError> {
         let mut headers = HeaderMap::new();
         let mut bytes = message.body.len();
         for (name, value) in &message.headers {
@@ -298,11 +298,6 @@ impl Publisher {
             let id = header_value(attempt, header::NATS_MESSAGE_ID.as_ref(), &message.message_id)?;
             headers.insert(header::NATS_MESSAGE_ID, id);
         }
-        headers.insert(header::NATS_EXPECTED_STREAM, header_value(attempt, "stream", attempt.stream)?);
-        if let Some(fence) = fence {
-            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(fence.seq));
-            headers.insert(EXPECTED_SUBJECT, header_value(attempt, "fence", &fence.subject)?);
-        }
         let bytes_max = self.bus.client().max_payload();
         if bytes > bytes_max {
             let reason = format!("a message of {bytes} bytes is larger than the server takes ({bytes_max})");
@@ -310,6 +305,20 @@ impl Publisher {
         }
         Ok(headers)
     }
+}
+
+/// The stream that shall store it, and the fence.
+fn set_conditions(
+    attempt: &Attempt<'_>,
+    headers: &mut HeaderMap,
+    fence: Option<&Fence>,
+) -> Result<(), PublishError> {
+    headers.insert(header::NATS_EXPECTED_STREAM, header_value(attempt, "stream", attempt.stream)?);
+    if let Some(fence) = fence {
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(fence.seq));
+        headers.insert(EXPECTED_SUBJECT, header_value(attempt, "fence", &fence.subject)?);
+    }
+    Ok(())
 }
 
 fn header_value(attempt: &Attempt<'_>, name: &str, value: &str) -> Result<HeaderValue, PublishError> {

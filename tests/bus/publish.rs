@@ -111,6 +111,34 @@ async fn a_refusal_in_the_middle_of_a_batch_is_told_with_its_reason() {
     assert_eq!(bus.stream_state(SITE).await.unwrap().messages, 10);
 }
 
+/// Only the first message of a batch names the stream; the others follow it or nothing is stored.
+#[tokio::test]
+async fn a_batch_of_which_a_part_belongs_to_another_stream_is_stored_in_neither() {
+    let nats = Nats::start().await;
+    let bus = nats.bus().await;
+    bus.ensure_stream(&site_log()).await.unwrap();
+    bus.ensure_stream(&target_log()).await.unwrap();
+    let publisher = bus.publisher();
+    let whole = refused(publisher.publish_batch(SITE, "b", &[fact(1), fact(2), fact(3)], None).await);
+    assert_eq!(whole.kind, PublishErrorKind::NoStream, "{whole}");
+    let mixed: [&[_]; 3] =
+        [&[event(1), event(2), fact(3)], &[event(1), fact(2), event(3)], &[fact(1), event(2), event(3)]];
+    for batch in mixed {
+        let error = refused(publisher.publish_batch(SITE, "b", batch, None).await);
+        assert_eq!(error.kind, PublishErrorKind::Unknown, "{error}");
+    }
+    for stream in [SITE, TARGET] {
+        assert_eq!(bus.stream_state(stream).await.unwrap().messages, 0, "{stream}");
+    }
+    publisher.publish_batch(SITE, "c", &[event(1), event(2), event(3)], None).await.unwrap();
+    let mut reader = bus.read_log(SITE, 1, None).await.unwrap();
+    for named in [true, false, false] {
+        let message = within("a message", reader.next()).await.unwrap();
+        let names = message.headers().iter().any(|(name, _)| *name == "Nats-Expected-Stream");
+        assert_eq!(names, named, "the log keeps every header of every event");
+    }
+}
+
 #[tokio::test]
 async fn a_stale_fence_refuses_a_message_and_a_batch() {
     let nats = Nats::start().await;
