@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bus_schema::{
     Source,
     command::resource::{DIGEST, DigestReply, DigestRequest},
-    digest::{DEPTH_MIN, FANOUT, depth_for},
+    digest::{DEPTH_MIN, FANOUT, depth_for, width},
 };
 use projector::{DigestItem, Owner};
 
@@ -27,8 +27,9 @@ use super::{
 pub const DIFFERING_MAX: usize = 10_000;
 /// Most nodes that one round asks for: 24 KiB, so a step may skip levels while few nodes differ.
 const NODES_A_ROUND_MAX: usize = 4_096;
-/// Most leaves whose items one round asks for: at sixteen of 12 bytes each, 200 KiB.
-const LEAVES_A_ROUND_MAX: usize = 1_024;
+/// Most items that one round asks for: 768 KiB in base64, which fits one message. Both sides look at every
+/// resource that they have for each round, so there shall be few.
+const ITEMS_A_ROUND_MAX: usize = 49_152;
 /// How long the pool may lag behind an answer before the comparison goes on anyway.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a node on the wire.
@@ -79,7 +80,7 @@ struct Found {
 impl<P: Ports> Descent<'_, P> {
     async fn run(&mut self) -> Result<Descended, String> {
         let (mut depth, mut above, mut numbers) = (DEPTH_MIN, 0, Vec::new());
-        let leaves = loop {
+        let (leaves, count) = loop {
             let theirs = self.ask(depth, above, &numbers, false).await?;
             let ours = self.ports.pool().digest_nodes(self.owner, depth, above, &numbers).await?;
             self.rows = ours.digest.count;
@@ -94,16 +95,19 @@ impl<P: Ports> Descent<'_, P> {
                 return Ok(Descended::TooMuch);
             }
             if depth >= leaf_depth {
-                break differing;
+                break (differing, self.rows.max(theirs.digest.count));
             }
             above = depth;
             depth = next_depth(depth, leaf_depth, differing.len());
             numbers = differing;
         };
         let mut found = Found::default();
-        for some in leaves.chunks(LEAVES_A_ROUND_MAX) {
+        for some in leaves.chunks(leaves_a_round(depth, count)) {
             self.items(depth, some, &mut found).await?;
         }
+        // What stands side by side by its key often does so in the source, which reads each of its files or
+        // pages once for a request.
+        found.differing.keys.sort_unstable();
         let differing = found.differing.len();
         if differing == 0 {
             return Ok(Descended::Equal);
@@ -223,6 +227,12 @@ fn next_depth(depth: u8, leaf_depth: u8, differing: usize) -> u8 {
     (depth + 1..=leaf_depth).take_while(fits).last().unwrap_or(depth + 1)
 }
 
+/// How many leaves, one of so many resources as the other, have as many items as one round may ask for.
+fn leaves_a_round(depth: u8, count: u64) -> usize {
+    let all = width(depth) as u64;
+    (ITEMS_A_ROUND_MAX as u64 * all / count.max(1)).clamp(1, all) as usize
+}
+
 /// Sorts out which items differ. `theirs` are short addresses and short items.
 fn differing_items(ours: &[DigestItem], theirs: impl Iterator<Item = (u64, u64)>, found: &mut Found) {
     let mut ours: BTreeMap<u64, &DigestItem> = ours.iter().map(|item| (item.address.short(), item)).collect();
@@ -277,6 +287,15 @@ mod tests {
         assert_eq!(next_depth(2, 4, 1), 4);
         assert_eq!(next_depth(2, 4, 83), 3);
         assert_eq!(next_depth(3, 4, 5_000), 4, "one level at least");
+    }
+
+    #[test]
+    fn a_round_asks_for_as_many_leaves_as_fit_one_message() {
+        assert_eq!(leaves_a_round(4, 1_000_000), 3_221, "ten thousand differences in four rounds");
+        assert_eq!(leaves_a_round(4, 100_000), 32_212);
+        assert_eq!(leaves_a_round(2, 100), 256, "all that there are");
+        assert_eq!(leaves_a_round(2, 100_000), 125, "the other side has many more: full leaves");
+        assert_eq!(leaves_a_round(2, u64::MAX), 1);
     }
 
     #[test]
