@@ -51,9 +51,8 @@ impl Redactor {
 
     /// Takes out of a resource's state what its kind and its fields give away.
     pub fn redact(&self, kind: &str, state: &mut Value) {
-        if kind == "Secret" {
-            self.hide_fields(state, "data");
-            self.hide_fields(state, "stringData");
+        if kind == SECRET {
+            self.hide_data(state);
         }
         self.walk(state);
     }
@@ -84,13 +83,20 @@ impl Redactor {
         hash.to_string()[..MARK_HEX].to_owned()
     }
 
-    fn hide_fields(&self, state: &mut Value, field: &str) {
-        if let Some(Value::Object(fields)) = state.get_mut(field) {
-            fields.iter_mut().for_each(|(name, value)| self.hide(name, value));
+    /// What a Secret of Kubernetes holds.
+    fn hide_data(&self, secret: &mut Value) {
+        for field in ["data", "stringData"] {
+            if let Some(Value::Object(fields)) = secret.get_mut(field) {
+                fields.iter_mut().for_each(|(name, value)| self.hide(name, value));
+            }
         }
     }
 
     fn walk(&self, value: &mut Value) {
+        // Also as a part of something else: of a list, of a Terraform manifest.
+        if value.get("kind").and_then(Value::as_str) == Some(SECRET) {
+            self.hide_data(value);
+        }
         match value {
             Value::Object(fields) => self.walk_object(fields),
             Value::Array(items) => self.walk_list(items),
@@ -171,8 +177,8 @@ impl Redactor {
             return false;
         }
         let Ok(said) = serde_json::from_str::<Value>(text) else { return false };
-        let (kind, mut left) = (said["kind"].as_str().unwrap_or_default(), said.clone());
-        self.redact(kind, &mut left);
+        let mut left = said.clone();
+        self.walk(&mut left);
         left != said
     }
 
@@ -186,6 +192,8 @@ impl Redactor {
     }
 }
 
+/// The kind whose data are secret whatever they are called.
+const SECRET: &str = "Secret";
 /// Fields that hold the name of what stands beside them in `value`.
 const NAME_FIELDS: [&str; 4] = ["name", "key", "Name", "Key"];
 /// kubectl keeps the whole manifest here once more, secrets and all.
@@ -223,6 +231,9 @@ mod tests {
             json!({"note": format!("password: |\n  {S}\n")}),
             json!({"note": format!(r#"[{{"name":"DB_PASSWORD","value":"{S}"}}]"#)}),
             json!({"note": format!(r#" {{"kind":"Secret","data":{{"a":"{S}"}}}}"#)}),
+            json!({"manifests": [{"kind": "Secret", "data": {"a": S}}]}),
+            json!({"note": format!("apiVersion: v1\nkind: Secret\ndata:\n  a: {S}\n")}),
+            json!({"note": format!(r#"{{"items":[{{"kind":"Secret","stringData":{{"a":"{S}"}}}}]}}"#)}),
             json!({"note": format!(r#"{{"args":["--password","{S}"]}}"#)}),
             json!({"settings.xml": format!("<server><password>{S}</password></server>")}),
             json!({"netrc": format!("machine h login u password {S}")}),

@@ -1,6 +1,7 @@
 //! Which texts give a secret away, whatever they are called: a credential of a known form (`known`), a URL
 //! with a password, and a secret name with its value inside a longer text: `--password=x`, `KEY=x`, a line
-//! `token: x` or the block below it, a pair `name: TOKEN`, `value: x`, `<token>x</token>`, a line `token x`.
+//! `token: x` or the block below it, a pair `name: TOKEN`, `value: x`, `<token>x</token>`, a line `token x`;
+//! a manifest of a Secret.
 //!
 //! What stands for a value that is elsewhere is none: `$(DB_PASSWORD)`, `${X}`, `{{ x }}`, `<x>`, `true`.
 //! When in doubt a text gives itself away: it is taken out as a whole.
@@ -24,6 +25,7 @@ pub(super) fn gives_itself_away(text: &str, is_secret: &dyn Fn(&str) -> bool) ->
         || has_assignment(text, is_secret)
         || has_element(text, is_secret)
         || has_words(text, is_secret)
+        || has_manifest(text)
 }
 
 /// Whether a value is a switch, like the `required` of AWS's `http_tokens`.
@@ -165,6 +167,15 @@ fn has_words(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
             _ => netrc && words.windows(2).any(|pair| says(pair[0], pair[1])),
         }
     })
+}
+
+/// A manifest of a Secret: its data are secret whatever they are called.
+fn has_manifest(text: &str) -> bool {
+    let says = |wanted: &[&str]| {
+        let plain = |line: &str| line.trim().trim_start_matches("- ").replace(['"', '\''], "");
+        text.lines().any(|line| wanted.contains(&plain(line).as_str()))
+    };
+    text.contains("Secret") && says(&["kind: Secret"]) && says(&["data:", "stringData:"])
 }
 
 fn is_name(word: &str) -> bool {
