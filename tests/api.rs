@@ -178,6 +178,45 @@ fn who_guesses_is_slowed_down_and_whoever_is_right_is_let_in() {
     assert_eq!(ask(&up, &up.token(), None, "/v1/pools").0, 200, "a right credential is not");
 }
 
+/// The agent of dc9 announces a key of the tenant `acme`, in an epoch of its own.
+fn announce(up: &Up, epoch: u64, key: &str, secret: &str) {
+    let salt = Hash32::of(b"salt");
+    let hash = secret_hash(&salt, secret);
+    let event = json!({
+        "specversion": "1.0", "id": format!("k{epoch}"), "source": "/local/dc9/resource/web", "type": "key.announced",
+        "farepoch": format!("{epoch:016x}"), "farseq": "1", "farprev": "0".repeat(64),
+        "data": {"key_id": key, "tenant": "acme", "salt": salt, "hash": hash},
+    });
+    let token = bearer(&up.token());
+    let headers = [(token[0].0, token[0].1.as_str())];
+    let (status, answer) = up.http("POST", "/v1/events?applied=true", &headers, &event.to_string());
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[test]
+fn r7_a_key_of_a_source_that_is_lost_is_revoked_at_the_target_for_good() {
+    let up = Up::start("");
+    let pool = "/v1/pools/local/dc9/resources";
+    up.publish("dc9", "Pod/own", "1", "{}");
+    announce(&up, 1, "k8", "stolen");
+    announce(&up, 2, "k9", "stolen");
+    assert_eq!(ask(&up, "k9.stolen", None, pool).0, 200);
+    up.json(&["key", "revoke", "k9"]);
+    announce(&up, 3, "k9", "again");
+    for credential in ["k9.stolen", "k9.again"] {
+        let (status, problem) = ask(&up, credential, None, pool);
+        assert_eq!(status, 401, "{credential}: {problem}");
+    }
+
+    assert_eq!(ask(&up, "k8.stolen", None, pool).0, 200, "another key");
+    up.json(&["tenant", "remove", "acme"]);
+    announce(&up, 4, "k8", "again");
+    let (status, problem) = ask(&up, "k8.again", None, pool);
+    assert!(status == 403 && problem["detail"].as_str().unwrap().contains("does not exist"), "{problem}");
+    up.json(&["tenant", "create", "acme"]);
+    assert_eq!(ask(&up, "k8.again", None, pool).0, 200, "created again");
+}
+
 #[test]
 fn r7_a_key_that_another_cluster_announces_does_not_open_what_its_tenant_was_granted() {
     let up = Up::start("");
@@ -185,17 +224,7 @@ fn r7_a_key_that_another_cluster_announces_does_not_open_what_its_tenant_was_gra
     up.publish("dc9", "Pod/own", "1", "{}");
     up.json(&["tenant", "create", "acme"]);
     up.json(&["tenant", "grant", "acme", "--pool", "dc1"]);
-    let salt = Hash32::of(b"salt");
-    let hash = secret_hash(&salt, "planted");
-    let event = json!({
-        "specversion": "1.0", "id": "k", "source": "/local/dc9/resource/web", "type": "key.announced",
-        "farepoch": format!("{:016x}", 1), "farseq": "1", "farprev": "0".repeat(64),
-        "data": {"key_id": "k9", "tenant": "acme", "salt": salt, "hash": hash},
-    });
-    let token = bearer(&up.token());
-    let headers = [(token[0].0, token[0].1.as_str())];
-    let (status, answer) = up.http("POST", "/v1/events?applied=true", &headers, &event.to_string());
-    assert_eq!(status, 200, "{answer}");
+    announce(&up, 1, "k9", "planted");
     let (status, problem) = ask(&up, "k9.planted", None, "/v1/pools/local/dc1/resources");
     assert_eq!(status, 404, "the agent of dc9 reads dc1: {problem}");
     assert_eq!(ask(&up, "k9.planted", None, "/v1/pools").1["items"], json!([]));

@@ -30,6 +30,8 @@ pub trait Directory {
     fn keys(&self, id: &Name) -> Result<Vec<AccessKey>, DirectoryError>;
     /// A tenant; none = no fact speaks of it.
     fn tenant(&self, id: &TenantId) -> Result<Option<TenantState>, DirectoryError>;
+    /// Whether a level-1 tenant was removed and not created since.
+    fn is_removed(&self, level1: &Name) -> Result<bool, DirectoryError>;
 }
 
 impl Directory for Reader {
@@ -39,6 +41,10 @@ impl Directory for Reader {
 
     fn tenant(&self, id: &TenantId) -> Result<Option<TenantState>, DirectoryError> {
         Reader::tenant(self, id).map(|answer| answer.value).map_err(DirectoryError)
+    }
+
+    fn is_removed(&self, level1: &Name) -> Result<bool, DirectoryError> {
+        Reader::is_removed(self, level1).map(|answer| answer.value).map_err(DirectoryError)
     }
 }
 
@@ -259,7 +265,8 @@ fn speak_for(
     let announced: Vec<_> = keys.iter().filter_map(|key| announced_for(key)).collect();
     let issued = keys.iter().any(|key| key.origin == KeyOrigin::Target);
     let first = directory.tenant(&level1(key))?;
-    if first.is_none() && announced.is_empty() {
+    // What an operator removed no announcement brings back.
+    if (first.is_none() && announced.is_empty()) || directory.is_removed(&wanted.level1)? {
         let detail = "does not exist (any more), so its keys open nothing; ask an operator";
         return Err(forbidden(format!("tenant {} {detail}", wanted.level1)));
     }

@@ -220,6 +220,8 @@ fn prepare(database: &Database) -> Db<u64> {
     txn.open_table(tables::PENDING_NAMES)?;
     txn.open_table(tables::STATED)?;
     txn.open_table(tables::KEYS)?;
+    txn.open_table(tables::REVOKED)?;
+    txn.open_table(tables::REMOVED)?;
     txn.open_table(tables::TENANTS)?;
     txn.open_table(tables::PAUSED)?;
     txn.open_table(tables::CONFIRMATIONS)?;

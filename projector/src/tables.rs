@@ -3,7 +3,7 @@
 use redb::TableDefinition;
 
 /// The format that this build writes; it reads no newer one.
-pub(crate) const FORMAT: u64 = 2;
+pub(crate) const FORMAT: u64 = 3;
 
 /// Numbers of the store itself, see the `META_*` keys.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -26,6 +26,12 @@ pub(crate) const PENDING_NAMES: TableDefinition<'_, &str, u64> = TableDefinition
 pub(crate) const STATED: TableDefinition<'_, &str, ()> = TableDefinition::new("stated");
 /// Key id and origin (`site/cluster source`, or empty for the target) → access key.
 pub(crate) const KEYS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("keys");
+/// Key id and source of an announced key that a person revoked for good → when, in ms. Of the target log alone, and
+/// looked at when a key is asked for: so it does not matter in which order the logs are read, nor what the source
+/// announces again.
+pub(crate) const REVOKED: TableDefinition<'_, (&str, &str), i64> = TableDefinition::new("revoked_keys");
+/// Level-1 tenant that a person removed and nobody has created since → when, in ms.
+pub(crate) const REMOVED: TableDefinition<'_, &str, i64> = TableDefinition::new("removed_tenants");
 /// Tenant → its state.
 pub(crate) const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
 /// Pools whose schedule is paused.

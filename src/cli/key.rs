@@ -16,7 +16,7 @@ pub(crate) enum Key {
     #[command(after_help = "Example: farside key list")]
     List,
     Make(Make),
-    /// End a key that farside made
+    /// End a key: one that farside made, or for good one that a source announced
     #[command(after_help = "Example: farside key revoke acme-1f2e3d4c")]
     Revoke(Revoke),
 }

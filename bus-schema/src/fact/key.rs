@@ -45,11 +45,15 @@ impl Issued {
     }
 }
 
-/// The key is no longer good (`key.revoked`).
+/// The key is no longer good (`key.revoked`). One that a source announced stays revoked for good, whatever the
+/// source announces later: the source may be lost, or in other hands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Revoked {
     /// The key's public name.
     pub key_id: Name,
+    /// The CloudEvents `source` that announced the key; absent = the target issued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Who revoked it.
     pub actor: String,
 }

@@ -10,6 +10,7 @@ const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
 struct Listed {
     keys: BTreeMap<String, Vec<AccessKey>>,
     tenants: BTreeMap<String, TenantState>,
+    removed: Vec<Name>,
 }
 
 impl Directory for Listed {
@@ -19,6 +20,10 @@ impl Directory for Listed {
 
     fn tenant(&self, id: &TenantId) -> Result<Option<TenantState>, DirectoryError> {
         Ok(self.tenants.get(&id.to_string()).cloned())
+    }
+
+    fn is_removed(&self, level1: &Name) -> Result<bool, DirectoryError> {
+        Ok(self.removed.contains(level1))
     }
 }
 
@@ -60,6 +65,7 @@ fn directory() -> Listed {
         },
     );
     add("own", key("rich", "right"));
+    add("still-said", key("shut", "right"));
     add("ghost", AccessKey { origin: KeyOrigin::Target, ..key("removed", "right") });
     let mut tenant = |id: &str, bound, grant| {
         let state = TenantState { tenant: id.parse().unwrap(), bound, grant, since: NOW };
@@ -70,6 +76,7 @@ fn directory() -> Listed {
     tenant("acme/elsewhere", true, Some(Access::whole_pools(vec!["local/dc2".parse().unwrap()])));
     tenant("acme/out", false, None);
     tenant("rich", true, Some(Access::whole_pools(vec![pool("local/dc1"), pool("local/vault")])));
+    listed.removed.push("shut".parse().unwrap());
     listed
 }
 
@@ -121,6 +128,13 @@ fn r7_an_announced_key_opens_no_pool_but_the_announcing_sources_own() {
     }
     assert!(!sees("Bearer planted.right", None, "local/dc9"), "the grant does not hold its pool");
     assert!(sees("Bearer own.right", None, "local/dc1") && !sees("Bearer own.right", None, "local/vault"));
+}
+
+#[test]
+fn r8_a_removed_tenant_gets_in_with_no_key_that_a_source_still_announces() {
+    refused("Bearer still-said.right", None, "does not exist (any more)");
+    refused("Bearer still-said.right", Some("shut/web"), "does not exist (any more)");
+    refused("Bearer still-said.wrong", None, "not known");
 }
 
 #[test]

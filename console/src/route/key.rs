@@ -1,6 +1,6 @@
 //! Access keys of the target (R7): made here, shown once, kept as a salted hash.
 
-use std::{fmt::Write, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use axum::{
     Json,
@@ -99,8 +99,8 @@ fn new_name(tenant: &Name) -> Result<Name, Problem> {
     format!("{head}-{tail}").parse().map_err(|e| Problem::internal(format!("no name for the key: {e}")))
 }
 
-/// `DELETE /v1/keys/{key_id}`: revokes a key of the target. One that a source announced is the source's
-/// to withdraw.
+/// `DELETE /v1/keys/{key_id}`: revokes every key of this name: the target's own, and, for good, those that sources
+/// announced. A source may be lost or in other hands, so that nobody can withdraw it there.
 pub(super) async fn revoke(
     State(api): State<Arc<Api>>,
     operator: Operator,
@@ -109,17 +109,26 @@ pub(super) async fn revoke(
     let key_id: Name =
         key_id.parse().map_err(|e: bus_schema::id::IdError| Problem::bad_request(e.to_string()))?;
     let found = keys(&api, &key_id).await?;
-    if !found.iter().any(|key| key.origin == KeyOrigin::Target) {
-        let text = match found.first() {
-            Some(_) => {
-                format!("key {key_id} was announced by a source; withdraw it in that agent's configuration")
-            }
-            None => format!("there is no key {key_id}; 'farside key list' shows those that there are"),
-        };
-        return Err(Problem::not_found(text));
+    let mut stated = None;
+    for source in revocable(&found) {
+        let revoked = fact::Revoked { key_id: key_id.clone(), source, actor: operator.actor.clone() };
+        stated = Some(command::state(&api, Fact::Key(fact::KeyFact::Revoked(revoked))).await?);
     }
-    let revoked = fact::Revoked { key_id, actor: operator.actor };
-    command::state(&api, Fact::Key(fact::KeyFact::Revoked(revoked))).await.map(Json)
+    stated.map(Json).ok_or_else(|| {
+        Problem::not_found(format!("there is no key {key_id}; 'farside key list' shows those that there are"))
+    })
+}
+
+/// The sources whose key is to be revoked; none = the target's own, which is left out when it is revoked already
+/// and others are not.
+fn revocable(found: &[AccessKey]) -> BTreeSet<Option<String>> {
+    let source = |key: &AccessKey| match &key.origin {
+        KeyOrigin::Source { source, .. } => Some(source.clone()),
+        KeyOrigin::Target => None,
+    };
+    let is_target = |key: &&AccessKey| key.origin == KeyOrigin::Target;
+    let left = found.iter().filter(|key| !(is_target(key) && key.revoked_at.is_some() && found.len() > 1));
+    left.map(source).collect()
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Problem> {

@@ -60,7 +60,7 @@ pub(super) async fn state(
     }
     if !matches!(fact, Created(_)) && !exists(&api, &id).await? {
         // A level-1 tenant may be known only by the key that its source announced.
-        let announced = id.level2.is_none() && matches!(fact, Granted(_));
+        let announced = id.level2.is_none() && matches!(fact, Granted(_) | Removed(_));
         if !announced {
             return Err(Problem::not_found(format!(
                 "there is no tenant {id}; make it with 'farside tenant create {id}'"

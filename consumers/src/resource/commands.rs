@@ -108,7 +108,10 @@ impl<P: Ports> Commands<P> {
         let pool = self.ports.pool();
         let tenants = pool.tenants().map_err(|error| error.to_string())?;
         let keys = pool.all_keys().map_err(|error| error.to_string())?;
-        Registry { tenants, keys }.check(&fact, self.ports.now()).map_err(|denied| denied.to_string())?;
+        let removed = pool.removed_tenants().map_err(|error| error.to_string())?;
+        Registry { tenants, keys, removed }
+            .check(&fact, self.ports.now())
+            .map_err(|denied| denied.to_string())?;
         let id = uuid::Uuid::now_v7().to_string();
         let seq = self.ports.state(fact, id).await.map_err(|error| error.to_string())?;
         let stream = subject::target_stream(&self.target);

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 
 use bus::{Bus, LeaseToken, RequestError};
 use bus_schema::{
-    PoolId, ResourceKey, Source, Stem, Timestamp,
+    Name, PoolId, ResourceKey, Source, Stem, Timestamp,
     fact::{Fact, log::LogFact},
     subject,
 };
@@ -71,6 +71,8 @@ pub trait Pool: Send + Sync {
     fn all_keys(&self) -> Result<Vec<AccessKey>, StoreError>;
     /// Every tenant.
     fn tenants(&self) -> Result<Vec<TenantState>, StoreError>;
+    /// The level-1 tenants that were removed and not created since.
+    fn removed_tenants(&self) -> Result<Vec<Name>, StoreError>;
     /// Whether a person paused a pool's schedule.
     fn is_paused(&self, pool: &PoolId) -> Result<bool, StoreError>;
     /// The last syncs of a pool, newest first.
@@ -210,6 +212,10 @@ impl Pool for LivePool {
 
     fn tenants(&self) -> Result<Vec<TenantState>, StoreError> {
         Ok(self.reader.tenants()?.value)
+    }
+
+    fn removed_tenants(&self) -> Result<Vec<Name>, StoreError> {
+        Ok(self.reader.removed_tenants()?.value)
     }
 
     fn is_paused(&self, pool: &PoolId) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use std::{
 
 use bus::LeaseToken;
 use bus_schema::{
-    Hash32, PoolId, ResourceKey, Source, TenantId, Timestamp,
+    Hash32, Name, PoolId, ResourceKey, Source, TenantId, Timestamp,
     chain::ChainPoint,
     digest::{Address, Digest, Node},
     fact::Fact,
@@ -304,6 +304,10 @@ impl Pool for RecordingPool {
     }
 
     fn tenants(&self) -> Result<Vec<TenantState>, StoreError> {
+        Ok(vec![])
+    }
+
+    fn removed_tenants(&self) -> Result<Vec<Name>, StoreError> {
         Ok(vec![])
     }
 

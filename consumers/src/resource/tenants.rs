@@ -21,6 +21,8 @@ pub struct Registry {
     pub tenants: Vec<TenantState>,
     /// Every key, of sources and of the target, revoked ones too.
     pub keys: Vec<AccessKey>,
+    /// The level-1 tenants that were removed and not created since.
+    pub removed: Vec<Name>,
 }
 
 /// Why a fact may not be stated; says what to do.
@@ -70,6 +72,12 @@ impl Registry {
                 TenantState { bound: false, .. } => denied(format!("{tenant} is not bound")),
                 _ => Ok(()),
             },
+            // One that exists by announcements alone can be shut out, too.
+            TenantFact::Removed(Removed { tenant, .. })
+                if tenant.level2.is_none() && self.has_level1(&tenant.level1) =>
+            {
+                Ok(())
+            }
             TenantFact::Granted(Granted { tenant, .. }) | TenantFact::Removed(Removed { tenant, .. }) => {
                 self.existing(tenant).map(drop)
             }
@@ -101,13 +109,18 @@ impl Registry {
         }
     }
 
-    fn check_revoked(&self, Revoked { key_id, .. }: &Revoked) -> Result<(), Denied> {
+    fn check_revoked(&self, Revoked { key_id, source, .. }: &Revoked) -> Result<(), Denied> {
+        if let Some(source) = source {
+            // Also one that was withdrawn: its source could announce it again.
+            let announced = self.keys.iter().any(|key| key.key_id == *key_id && key.is_of(source));
+            return if announced { Ok(()) } else { denied(format!("{source} announced no key {key_id}")) };
+        }
         match self.issued(key_id) {
             Some(AccessKey { revoked_at: None, .. }) => Ok(()),
             Some(_) => denied(format!("the key {key_id} is revoked already")),
-            None if self.keys.iter().any(|key| key.key_id == *key_id) => {
-                denied(format!("the key {key_id} was announced by a source; withdraw it at its agent"))
-            }
+            None if self.keys.iter().any(|key| key.key_id == *key_id) => denied(format!(
+                "the key {key_id} was announced by a source; name the source, or withdraw it at its agent"
+            )),
             None => denied(format!("the key {key_id} does not exist")),
         }
     }
@@ -130,12 +143,12 @@ impl Registry {
         self.existing(tenant)
     }
 
-    /// A level-1 tenant exists when it was created, or when a source announced a key of it.
+    /// A level-1 tenant exists when it was created, or when a source announced a key of it and nobody removed it.
     fn has_level1(&self, level1: &Name) -> bool {
         let is_it = |tenant: &TenantId| tenant.level1 == *level1 && tenant.level2.is_none();
         let announced = self.keys.iter().filter(|key| matches!(key.origin, KeyOrigin::Source { .. }));
         self.tenants.iter().any(|known| is_it(&known.tenant))
-            || announced.into_iter().any(|key| is_it(&key.tenant))
+            || (!self.removed.contains(level1) && announced.into_iter().any(|key| is_it(&key.tenant)))
     }
 
     fn issued(&self, key_id: &Name) -> Option<&AccessKey> {
@@ -169,14 +182,19 @@ mod tests {
     }
 
     fn registry() -> Registry {
-        let source = KeyOrigin::Source { pool: "local/dc1".parse().unwrap(), source: String::new() };
+        let source = || KeyOrigin::Source {
+            pool: "local/dc1".parse().unwrap(),
+            source: "/local/dc1/resource/a".into(),
+        };
         Registry {
             tenants: vec![tenant("acme", true), tenant("acme/web", true), tenant("acme/ops", false)],
             keys: vec![
                 key("ak-1", "acme", KeyOrigin::Target, false),
                 key("ak-old", "acme", KeyOrigin::Target, true),
-                key("ak-src", "globex", source, false),
+                key("ak-src", "globex", source(), false),
+                key("ak-shut", "umbrella", source(), true),
             ],
+            removed: vec!["umbrella".parse().unwrap()],
         }
     }
 
@@ -244,6 +262,26 @@ mod tests {
         assert!(revoke("ak-old").unwrap_err().contains("already"));
         assert!(revoke("ak-src").unwrap_err().contains("agent"));
         assert!(revoke("ak-none").unwrap_err().contains("not exist"));
+    }
+
+    #[test]
+    fn r7_a_key_that_a_source_announced_is_revoked_at_the_target() {
+        let revoke = |key: &str, source: &str| {
+            check("key.revoked", &format!(r#"{{"key_id":"{key}","source":"{source}","actor":"op"}}"#))
+        };
+        assert_eq!(revoke("ak-src", "/local/dc1/resource/a"), Ok(()));
+        assert_eq!(revoke("ak-shut", "/local/dc1/resource/a"), Ok(()), "withdrawn, and could come again");
+        assert!(revoke("ak-src", "/local/dc2/resource/a").unwrap_err().contains("announced no key"));
+        assert!(revoke("ak-1", "/local/dc1/resource/a").is_err(), "the target's own is no source's");
+    }
+
+    #[test]
+    fn r8_a_removed_tenant_exists_no_more_whatever_is_announced_until_it_is_created() {
+        assert_eq!(tenant_fact("removed", "globex"), Ok(()), "announced only");
+        assert!(tenant_fact("removed", "umbrella").is_err(), "removed already");
+        assert!(tenant_fact("created", "umbrella/db").unwrap_err().contains("create umbrella first"));
+        assert!(issue("ak-9", "umbrella", "null").unwrap_err().contains("create it first"));
+        assert_eq!(tenant_fact("created", "umbrella"), Ok(()));
     }
 
     #[test]

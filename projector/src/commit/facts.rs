@@ -5,7 +5,7 @@ use bus_schema::{
     command::resource::SyncReason,
     fact::{
         Fact,
-        key::KeyFact,
+        key::{KeyFact, Revoked},
         log::LogFact,
         resource::{Confirmed, ResourceFact},
         tenant::TenantFact,
@@ -150,11 +150,15 @@ fn tenant_fact(txn: &WriteTransaction, fact: TenantFact, at: Timestamp) -> Db<()
                 let (from, to) = (format!("{}/", fact.tenant), format!("{}0", fact.tenant));
                 // '0' follows '/': the range holds every level-2 tenant below, and nothing else.
                 table.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
+                txn.open_table(tables::REMOVED)?.insert(fact.tenant.level1.as_str(), at.unix_ms())?;
                 end_issued_keys(txn, &fact.tenant, at)?;
             }
             return Ok(());
         }
     };
+    if matches!(fact, TenantFact::Created(_)) && tenant.level2.is_none() {
+        txn.open_table(tables::REMOVED)?.remove(tenant.level1.as_str())?;
+    }
     let name = tenant.to_string();
     let known: Option<TenantState> =
         table.get(name.as_str())?.map(|known| read_json("a tenant", known.value())).transpose()?;
@@ -178,7 +182,14 @@ fn key_fact(txn: &WriteTransaction, fact: KeyFact, since: Timestamp) -> Db<()> {
             let (origin, revoked_at) = (KeyOrigin::Target, None);
             put_key(txn, AccessKey { key_id, origin, tenant, salt, hash, not_after, since, revoked_at })
         }
-        KeyFact::Revoked(key) => end_key(txn, &key.key_id, &KeyOrigin::Target, since),
+        KeyFact::Revoked(Revoked { key_id, source: None, .. }) => {
+            end_key(txn, &key_id, &KeyOrigin::Target, since)
+        }
+        KeyFact::Revoked(Revoked { key_id, source: Some(source), .. }) => {
+            let mut table = txn.open_table(tables::REVOKED)?;
+            table.insert((key_id.as_str(), source.as_str()), since.unix_ms())?;
+            Ok(())
+        }
     }
 }
 

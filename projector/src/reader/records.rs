@@ -1,6 +1,6 @@
 //! Keys, tenants, syncs, confirmations, volumes, images, facts about logs.
 
-use bus_schema::{Name, PoolId, TenantId, fact::log::LogFact};
+use bus_schema::{Name, PoolId, TenantId, Timestamp, fact::log::LogFact};
 use redb::ReadableTable;
 
 use super::{Answer, Reader};
@@ -10,8 +10,8 @@ use crate::{
     error::StoreError,
     pending::Stated,
     records::{
-        AccessKey, ConfirmationRecord, ImageEntry, LogFactRecord, StoredLogFact, SyncRecord, TenantState,
-        VolumeState,
+        AccessKey, ConfirmationRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact, SyncRecord,
+        TenantState, VolumeState,
     },
     snapshot::Snapshot,
     tables::{self, Db, damaged, read_json},
@@ -35,13 +35,14 @@ impl Reader {
     pub fn key(&self, key_id: &Name) -> Result<Answer<Vec<AccessKey>>, StoreError> {
         self.ask(|snapshot| {
             let table = snapshot.open_table(tables::KEYS)?;
+            let revoked = snapshot.open_table(tables::REVOKED)?;
             let mut found = Vec::new();
             for entry in table.range::<(&str, &str)>((key_id.as_str(), "")..)? {
                 let (at, key) = entry?;
                 if at.value().0 != key_id.as_str() {
                     break;
                 }
-                found.push(read_json("a key", key.value())?);
+                found.push(read_key(&revoked, key.value())?);
             }
             Ok(found)
         })
@@ -53,6 +54,20 @@ impl Reader {
             let table = snapshot.open_table(tables::TENANTS)?;
             let known = table.get(tenant.to_string().as_str())?;
             known.map(|known| read_json("a tenant", known.value())).transpose()
+        })
+    }
+
+    /// Whether a level-1 tenant was removed and not created since. It outweighs what sources announce of it.
+    pub fn is_removed(&self, level1: &Name) -> Result<Answer<bool>, StoreError> {
+        self.ask(|snapshot| Ok(snapshot.open_table(tables::REMOVED)?.get(level1.as_str())?.is_some()))
+    }
+
+    /// Every level-1 tenant that was removed and not created since.
+    pub fn removed_tenants(&self) -> Result<Answer<Vec<Name>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::REMOVED)?;
+            let name = |name: &str| name.parse().map_err(|_| damaged("a tenant's name"));
+            table.iter()?.map(|entry| name(entry?.0.value())).collect()
         })
     }
 
@@ -165,14 +180,23 @@ impl Reader {
 /// The keys whose origin, as text, is wanted; the others are passed over without being read.
 fn keys_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Db<Vec<AccessKey>> {
     let table = snapshot.open_table(tables::KEYS)?;
+    let revoked = snapshot.open_table(tables::REVOKED)?;
     let mut found = Vec::new();
     for entry in table.iter()? {
         let (at, key) = entry?;
         if wanted(at.value().1) {
-            found.push(read_json("a key", key.value())?);
+            found.push(read_key(&revoked, key.value())?);
         }
     }
     Ok(found)
+}
+
+/// A key, and whether a person revoked it for good.
+fn read_key(revoked: &impl ReadableTable<(&'static str, &'static str), i64>, stored: &[u8]) -> Db<AccessKey> {
+    let key: AccessKey = read_json("a key", stored)?;
+    let KeyOrigin::Source { source, .. } = &key.origin else { return Ok(key) };
+    let at = revoked.get((key.key_id.as_str(), source.as_str()))?.map(|at| at.value());
+    Ok(AccessKey { revoked_at: at.map(Timestamp::from_unix_ms).or(key.revoked_at), ..key })
 }
 
 fn log_fact(stored: &[u8]) -> Db<LogFactRecord> {

@@ -46,7 +46,7 @@ fn r7_keys_of_a_source_and_of_the_target_are_known_apart() {
     assert_eq!(issued.origin, KeyOrigin::Target);
     assert!(issued.is_good_at(at(CREATED)) && !issued.is_good_at(at(CREATED + 5_000)));
 
-    log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), actor: actor() })));
+    log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), source: None, actor: actor() })));
     let withdrawn = KeyEvent::Withdrawn(Withdrawn { key_id: name("k1") });
     let message = agent.say("key", "k1", "withdrawn", withdrawn.data().unwrap());
     log.repeat(&message);
@@ -112,13 +112,75 @@ fn r8_a_tenant_that_is_made_again_does_not_get_the_keys_of_the_removed_one() {
     assert_eq!(good, [("k1", false), ("k2", true)]);
 }
 
+fn revoked(key_id: &str, source: &str) -> Fact {
+    let (key_id, source) = (name(key_id), Some(source.to_owned()));
+    Fact::Key(KeyFact::Revoked(Revoked { key_id, source, actor: actor() }))
+}
+
+fn is_good(pool: &Pool, key_id: &str) -> Vec<bool> {
+    let keys = pool.reader().key(&name(key_id)).unwrap().value;
+    keys.iter().map(|key| key.is_good_at(at(CREATED))).collect()
+}
+
+#[test]
+fn r7_an_announced_key_that_a_person_revoked_stays_so_whatever_is_announced_and_in_whatever_order() {
+    let (mut one, mut two) = (Agent::new("dc1", "one"), Agent::new("dc1", "two"));
+    let mut sites = Log::default();
+    announced(&mut one, &mut sites, &ak("k1"));
+    announced(&mut two, &mut sites, &ak("k1"));
+    announced(&mut one, &mut sites, &Announced { hash: Hash32::of(b"another secret"), ..ak("k1") });
+    let mut target = Log::default();
+    target.fact(&revoked("k1", &one.source));
+    for order in [[&sites, &target], [&target, &sites]] {
+        let mut both = Log::default();
+        both.messages = order.into_iter().flat_map(|log| log.messages.clone()).collect();
+        let pool = given(&both);
+        assert_eq!(is_good(&pool, "k1"), [false, true], "the source's own, and no other source's");
+        let of_pool = pool.reader().keys(&pool_id("dc1")).unwrap().value;
+        assert!(of_pool.iter().all(|key| key.is_good_at(at(CREATED)) != key.is_of(&one.source)));
+    }
+
+    let mut both = sites.clone();
+    both.fact(&revoked("k1", &one.source));
+    let mut pool = given(&both);
+    assert!(pool.store.drop_pool(&pool_id("dc1")).unwrap());
+    let mut again = Agent::new("dc1", "one");
+    announced(&mut again, &mut both, &ak("k1"));
+    pool.read_on(&both);
+    assert_eq!(is_good(&pool, "k1"), [false], "also in a pool that is made anew");
+}
+
+#[test]
+fn r8_a_removed_tenant_is_remembered_until_it_is_created_again() {
+    let mut log = Log::default();
+    let acme: bus_schema::TenantId = "acme".parse().unwrap();
+    let (of, by) = (acme.clone(), actor());
+    let created =
+        Fact::Tenant(TenantFact::Created(tenant::Created { tenant: of.clone(), actor: by.clone() }));
+    let removed = Fact::Tenant(TenantFact::Removed(tenant::Removed { tenant: of, actor: by }));
+    log.fact(&created);
+    let mut pool = given(&log);
+    let mut is_removed = |log: &Log| {
+        pool.read_on(log);
+        let is_removed = pool.reader().is_removed(&acme.level1).unwrap().value;
+        assert_eq!(pool.reader().removed_tenants().unwrap().contains(&acme.level1), is_removed);
+        is_removed
+    };
+    assert!(!is_removed(&log));
+    log.fact(&removed);
+    announced(&mut Agent::new("dc1", "one"), &mut log, &ak("k1"));
+    assert!(is_removed(&log), "an announcement does not bring it back");
+    log.fact(&created);
+    assert!(!is_removed(&log));
+}
+
 #[test]
 fn a_target_log_that_lost_its_tail_makes_no_revoked_key_good_and_repeats_no_record() {
     let mut log = Log::default();
     log.fact(&issued("k1"));
     log.fact(&requested("s1"));
     log.fact(&Fact::Resource(ResourceFact::Confirmed(confirmed())));
-    log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), actor: actor() })));
+    log.fact(&Fact::Key(KeyFact::Revoked(Revoked { key_id: name("k1"), source: None, actor: actor() })));
     let mut pool = given(&log);
     log.messages.pop();
     pool.store.rewind(super::support::TARGET, at(CREATED + 1)).unwrap();
