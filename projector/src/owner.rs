@@ -19,8 +19,9 @@ pub struct Owner {
     pub at: Option<ChainPoint>,
     /// The hash of that event.
     pub hash: Option<Hash32>,
-    /// Epochs that are over, oldest first, each with its last event that was taken in (seq 0 = none was):
-    /// what comes again up to there is a repeat, anything behind it is refused for ever.
+    /// The newest epochs that are over, oldest first, each with its last event that was taken in (seq 0 = none was):
+    /// what comes again up to there is a repeat, anything behind it is refused for ever. The pool remembers the
+    /// older ones, too, beside the owner.
     pub retired: Vec<ChainPoint>,
     /// Root and count of its live resources.
     pub digest: Digest,
@@ -80,7 +81,7 @@ impl Owner {
         (source.stem == Stem::Resource && source.agent.as_str() != PLAIN_AGENT && speaks).then_some(source)
     }
 
-    /// Whether an epoch is over.
+    /// Whether an epoch is over: one of the newest, or the last heartbeat's however old it is.
     pub fn has_retired(&self, epoch: Epoch) -> bool {
         self.retired.iter().any(|last| last.epoch == epoch)
     }

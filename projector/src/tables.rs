@@ -57,7 +57,7 @@ pub(crate) struct PoolTables {
     names: [String; POOL_TABLES.len()],
 }
 
-const POOL_TABLES: [&str; 12] = [
+const POOL_TABLES: [&str; 13] = [
     "rows",
     "labels",
     "tenant_rows",
@@ -70,6 +70,7 @@ const POOL_TABLES: [&str; 12] = [
     "recent",
     "volumes",
     "images",
+    "retired",
 ];
 
 impl PoolTables {
@@ -141,6 +142,12 @@ impl PoolTables {
     /// Image reference → its entry.
     pub(crate) fn images(&self) -> TableDefinition<'_, &'static str, &'static [u8]> {
         TableDefinition::new(&self.names[11])
+    }
+
+    /// Owner number and epoch that is over → its last event that was taken in. The newest ones of an owner stand in
+    /// its record.
+    pub(crate) fn retired(&self) -> TableDefinition<'_, (u32, u64), u64> {
+        TableDefinition::new(&self.names[12])
     }
 }
 

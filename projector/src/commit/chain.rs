@@ -144,11 +144,11 @@ fn take_in(owners: &mut Owners<'_>, number: u32, chain: &RunChain, from: usize) 
 
 fn judge(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Verdict> {
     let chain = stretch.chain;
-    let record = owners.get(number)?;
-    let owner = &mut record.owner;
     let all = chain.steps.len() as u64;
-    if let Some(last) = owner.retired.iter().find(|last| last.epoch == chain.first.epoch) {
-        let known = known_steps(last.seq, chain);
+    let over = owners.last_of_retired(number, chain.first.epoch)?;
+    let owner = &mut owners.get(number)?.owner;
+    if let Some(last_seq) = over {
+        let known = known_steps(last_seq, chain);
         owner.repeats += known as u64;
         owner.refused += all - known as u64;
         return Ok(Verdict { from: None, facts: Vec::new(), retired: Some(known) });
@@ -160,7 +160,8 @@ fn judge(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Verd
             Ok(Verdict { from, facts, retired: None })
         }
         last => {
-            begin_epoch(owner, last);
+            begin_epoch(owners, number, last)?;
+            let record = owners.get(number)?;
             let gap = if chain.first.seq > 1 {
                 let after = ChainPoint { epoch: chain.first.epoch, seq: 0 };
                 Some(note_gap(record, after, stretch))
@@ -179,11 +180,15 @@ fn known_steps(last_seq: u64, chain: &RunChain) -> usize {
 }
 
 /// A new epoch makes an end of what spoke of the old one's chain; a full sync follows it.
-fn begin_epoch(owner: &mut Owner, last: Option<ChainPoint>) {
-    owner.retired.extend(last);
+fn begin_epoch(owners: &mut Owners<'_>, number: u32, last: Option<ChainPoint>) -> Db<()> {
+    if let Some(last) = last {
+        owners.retire(number, last)?;
+    }
+    let owner = &mut owners.get(number)?.owner;
     owner.fork = None;
     owner.proof = None;
     owner.windows.clear();
+    Ok(())
 }
 
 fn judge_current(

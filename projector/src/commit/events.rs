@@ -1,7 +1,7 @@
 //! Events that change no row: the life of agents, sync answers, keys, volumes, images.
 
 use bus_schema::{
-    Timestamp,
+    Epoch, Timestamp,
     chain::ChainPoint,
     event::{
         agent::{AgentEvent, EpochClosed, Heartbeat, Started},
@@ -12,7 +12,7 @@ use bus_schema::{
 };
 use redb::ReadableTable;
 
-use super::{Commit, facts};
+use super::{Commit, facts, owners::Owners};
 use crate::{
     batch::Effect,
     owner::{AgentState, HeartbeatSeen, Owner, Proof},
@@ -51,7 +51,13 @@ impl Commit<'_, '_> {
 
     fn agent(&mut self, run: usize, event: AgentEvent, stored_at: Timestamp) -> Db<()> {
         let (pool, number) = self.pool_of(run)?;
-        let owner = &mut pool.side.owners.get(number)?.owner;
+        let owners = &mut pool.side.owners;
+        match &event {
+            AgentEvent::Heartbeat(beat) => owners.recall(number, beat.at.epoch)?,
+            AgentEvent::EpochClosed(closed) => retire_closed(owners, number, closed.epoch)?,
+            AgentEvent::Started(_) | AgentEvent::Stopped(_) => {}
+        }
+        let owner = &mut owners.get(number)?.owner;
         match event {
             AgentEvent::Started(started) => start(owner, started, stored_at),
             AgentEvent::Heartbeat(beat) => hear(owner, beat, stored_at),
@@ -142,12 +148,17 @@ fn hear(owner: &mut Owner, beat: Heartbeat, stored_at: Timestamp) {
         Some(HeartbeatSeen { at, digest, sent_at, stored_at, outbox_events, trouble, trouble_since, equal });
 }
 
-/// The epoch never comes back. What was dropped is missing until the full sync that follows.
-fn close_epoch(owner: &mut Owner, closed: &EpochClosed, stored_at: Timestamp) {
-    let is_current = owner.at.is_some_and(|at| at.epoch == closed.epoch);
-    if !is_current && !owner.has_retired(closed.epoch) {
-        owner.retired.push(ChainPoint { epoch: closed.epoch, seq: 0 });
+/// The epoch never comes back, also when nothing of it ever came.
+fn retire_closed(owners: &mut Owners<'_>, number: u32, epoch: Epoch) -> Db<()> {
+    let is_current = owners.get(number)?.owner.at.is_some_and(|at| at.epoch == epoch);
+    if is_current || owners.last_of_retired(number, epoch)?.is_some() {
+        return Ok(());
     }
+    owners.retire(number, ChainPoint { epoch, seq: 0 })
+}
+
+/// What was dropped is missing until the full sync that follows.
+fn close_epoch(owner: &mut Owner, closed: &EpochClosed, stored_at: Timestamp) {
     if closed.dropped > 0 {
         let at = owner.at.unwrap_or(ChainPoint { epoch: closed.epoch, seq: 0 });
         owner.proof = Some(Proof { at, equal: false, stored_at });

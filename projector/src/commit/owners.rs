@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bus_schema::{
-    Hash32, PoolId, Timestamp,
+    Epoch, Hash32, PoolId, Timestamp,
+    chain::ChainPoint,
     digest::{DEPTH_MIN, Digest, Node},
 };
 use redb::{ReadableTable, Table};
@@ -17,6 +18,11 @@ use crate::{
 
 /// Hashes of an owner's last events that are kept, so that a repeat can be told from a fork.
 pub(crate) const RECENT_MAX: u64 = 1024;
+
+/// Epochs that are over and stand in their owner's record. None is ever forgotten, because a log that is read again
+/// would bring back what it says; but the record is read and written with every commit, so the older ones stand in a
+/// table. An agent ends an epoch when it is made anew, restored or told to; a few are all that people look at.
+const RETIRED_AT_HAND: usize = 16;
 
 /// An owner as it stands in the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +51,7 @@ pub(super) struct Owners<'t> {
     table: Table<'t, &'static str, &'static [u8]>,
     names: Table<'t, u32, &'static str>,
     recent: Table<'t, (u32, u64), u64>,
+    retired: Table<'t, (u32, u64), u64>,
     numbers: HashMap<Box<str>, u32>,
     records: BTreeMap<u32, OwnerRecord>,
     next: u32,
@@ -55,9 +62,10 @@ impl<'t> Owners<'t> {
         table: Table<'t, &'static str, &'static [u8]>,
         names: Table<'t, u32, &'static str>,
         recent: Table<'t, (u32, u64), u64>,
+        retired: Table<'t, (u32, u64), u64>,
         next: u32,
     ) -> Self {
-        Self { table, names, recent, numbers: HashMap::new(), records: BTreeMap::new(), next }
+        Self { table, names, recent, retired, numbers: HashMap::new(), records: BTreeMap::new(), next }
     }
 
     /// The number of a source; a new one gets the next.
@@ -119,6 +127,43 @@ impl<'t> Owners<'t> {
     /// The owners that were touched.
     pub(super) fn touched(&self) -> Vec<u32> {
         self.records.keys().copied().collect()
+    }
+
+    /// Notes that an epoch is over, and the last event of it that was taken in.
+    pub(super) fn retire(&mut self, number: u32, last: ChainPoint) -> Db<()> {
+        let OwnerRecord { owner, marks, .. } = self.get(number)?;
+        owner.retired.push(last);
+        // Which rows a held close speaks of depends on the order of the epochs since its own.
+        let is_held = |last: &ChainPoint| marks.held.iter().any(|held| held.is_of(last.epoch));
+        let needed = owner.retired.iter().position(is_held).unwrap_or(usize::MAX);
+        let older = owner.retired.len().saturating_sub(RETIRED_AT_HAND).min(needed);
+        for last in owner.retired.drain(..older).collect::<Vec<_>>() {
+            self.retired.insert((number, last.epoch.0), last.seq)?;
+        }
+        Ok(())
+    }
+
+    /// The last event that was taken in of an epoch that is over; none = it is not over.
+    pub(super) fn last_of_retired(&mut self, number: u32, epoch: Epoch) -> Db<Option<u64>> {
+        let owner = &self.get(number)?.owner;
+        if owner.at.is_some_and(|at| at.epoch == epoch) {
+            return Ok(None);
+        }
+        match owner.retired.iter().find(|last| last.epoch == epoch) {
+            Some(last) => Ok(Some(last.seq)),
+            None => Ok(self.retired.get((number, epoch.0))?.map(|seq| seq.value())),
+        }
+    }
+
+    /// Puts an epoch that is over and is spoken of again where [`Owner::has_retired`] sees it: before all others, since
+    /// it is older.
+    pub(super) fn recall(&mut self, number: u32, epoch: Epoch) -> Db<()> {
+        let last = self.last_of_retired(number, epoch)?;
+        let owner = &mut self.get(number)?.owner;
+        if let Some(seq) = last.filter(|_| !owner.has_retired(epoch)) {
+            owner.retired.insert(0, ChainPoint { epoch, seq });
+        }
+        Ok(())
     }
 
     /// The first 64 bits of the hash of an owner's event, if they are still kept.

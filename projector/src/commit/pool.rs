@@ -60,6 +60,7 @@ impl<'t> PoolWriter<'t> {
             txn.open_table(names.owners())?,
             txn.open_table(names.owner_names())?,
             txn.open_table(names.recent())?,
+            txn.open_table(names.retired())?,
             state.next_owner,
         );
         let side = Side {

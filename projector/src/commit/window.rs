@@ -13,7 +13,7 @@
 //! * an answer that is no cause for alarm even with them counted in settles every close that is held.
 
 use bus_schema::{
-    Timestamp,
+    Epoch, Timestamp,
     chain::ChainPoint,
     digest::Node,
     event::resource::{SyncClosed, SyncOpened, SyncScope},
@@ -94,6 +94,11 @@ struct Grave {
 }
 
 impl Held {
+    /// Whether its answer was opened in this epoch.
+    pub(super) fn is_of(&self, epoch: Epoch) -> bool {
+        self.window.low.epoch == epoch
+    }
+
     fn cover(&self, owner: &Owner) -> Cover {
         Cover::new(owner, self.window.low, self.incarnation, self.window.opened_seq)
     }

@@ -258,6 +258,34 @@ fn a_rewound_log_is_read_again_without_taking_in_anything_twice() {
 }
 
 #[test]
+fn an_owner_with_ever_new_epochs_has_a_small_record_and_no_epoch_of_it_ever_comes_back() {
+    let mut agent = Agent::new("dc1", "cron");
+    let mut log = log_of(&mut agent, 0..2);
+    let mut first = agent.clone();
+    for epoch in 2..200 {
+        agent.rebase(epoch);
+        agent.changed(&mut log, &format!("Pod/{}", epoch % 5), &format!("r{epoch}"), "{}");
+    }
+    let mut pool = given(&log);
+    let owner = pool.owner(&agent);
+    assert!(owner.retired.len() < 20, "every commit reads and writes them: {}", owner.retired.len());
+    assert_eq!(owner.retired.last(), Some(&ChainPoint { epoch: Epoch(198), seq: 1 }));
+    let rows = pool.rows("dc1");
+    rewind(&mut pool);
+    pool.read_on(&log);
+    assert_eq!((pool.rows("dc1"), pool.pending()), (rows.clone(), vec![]), "all of it are repeats");
+
+    first.changed(&mut log, "Pod/0", "late", "{}");
+    pool.read_on(&log);
+    assert_eq!(pool.rows("dc1"), rows);
+    assert!(pool.reasons().len() == 1 && pool.reasons()[0].contains("is over"), "{:?}", pool.reasons());
+    assert!(!pool.owner(&agent).has_retired(Epoch(1)));
+    first.heartbeat(&mut log, None);
+    pool.read_on(&log);
+    assert!(pool.owner(&agent).has_retired(Epoch(1)), "whoever still speaks of it is found out");
+}
+
+#[test]
 fn an_event_of_a_retired_epoch_that_comes_again_is_a_repeat() {
     let mut agent = Agent::new("dc1", "inv");
     let mut log = log_of(&mut agent, 0..3);
