@@ -3,6 +3,8 @@
 
 use std::{error::Error, io, path::PathBuf};
 
+use async_nats::jetstream::ErrorCode;
+
 /// The cause below an error of this room.
 pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
@@ -140,6 +142,17 @@ pub enum BusError {
     /// The managed nats-server could not be started or kept.
     #[error(transparent)]
     Managed(#[from] crate::managed::ManagedError),
+}
+
+impl BusError {
+    /// Whether it passes without anybody's doing: the link is lost, or a cluster has no leader yet.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Link { .. } => true,
+            Self::Server { code, .. } => *code == ErrorCode::CLUSTER_NOT_AVAILABLE.0,
+            _ => false,
+        }
+    }
 }
 
 /// What a failed publish means for the caller.

@@ -173,12 +173,10 @@ impl Bus {
 
     /// Makes a stream that is not there, and answers what is there then.
     ///
-    /// In two steps. nats-server (2.15.1, seen by killing it) writes a new stream's description and its
-    /// checksum one after the other; killed in between, it leaves a directory that no later start restores.
-    /// A stream that is created over that directory works, and its messages are acknowledged, but its
-    /// description stays broken: the next start does not know the stream. An update writes both anew. So a
-    /// stream is created under a subject that nobody uses, and gets its own with an update: what takes a
-    /// message is whole.
+    /// In two steps, because nats-server that is killed while it writes the description of a new stream can
+    /// make it again over the remains and yet not know it at the next start, whatever it acknowledged
+    /// meanwhile. An update writes the description anew, so the stream gets its subjects by one: what takes a
+    /// message is whole. `docs/decisions/0006-logs-that-come-back.md` has the measurement.
     pub(crate) async fn make_stream(&self, config: &stream::Config) -> Result<stream::Info, BusError> {
         let name = &config.name;
         let unused = vec![unused_subject(name)];

@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bus::{Bus, BusError, Lease, LeaseOptions};
+use bus::{Bus, Lease, LeaseOptions};
 use bus_schema::Name;
 use projector::{Reader, Store};
 use tokio::{
@@ -137,9 +137,10 @@ impl Service {
         self.handle.clone()
     }
 
-    /// Makes the logs that are not there, now and whenever one is missed, and runs until `shutdown`; everything is joined.
+    /// Makes the logs that are not there, now and whenever one is missed, and runs until `shutdown`;
+    /// everything is joined. A NATS that goes away meanwhile is waited for.
     ///
-    /// A NATS that goes away meanwhile is waited for. Errors: a log that is too weak, a task that broke down.
+    /// Errors: a log that is too weak, a task that broke down.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumersError> {
         let Some(lease) = self.begin(&shutdown).await? else { return Ok(()) };
         let facts = FactPublisher::new(&self.bus, &self.config.target, lease.token());
@@ -166,8 +167,8 @@ impl Service {
                 Ok(Lease::contend(&self.bus, self.lease_options()?).await?)
             };
             match begun.await {
-                Err(ConsumersError::Bus(error @ BusError::Link { .. })) => {
-                    tracing::warn!(%error, "NATS went away while the service began; it begins again");
+                Err(ConsumersError::Bus(error)) if error.is_passing() => {
+                    tracing::warn!(%error, "NATS is not ready while the service begins; it begins again");
                 }
                 begun => return begun.map(Some),
             }
