@@ -126,7 +126,7 @@ async fn serve_and_an_agent_of_its_own_work_against_an_existing_nats() {
 async fn a_second_process_stands_by_while_another_one_acts_and_takes_over_when_that_is_gone() {
     let nats = Nats::start().await;
     let config = format!(
-        "[nats]\nservers = \"{}\"\n[service]\nlog_bytes_max = 268435456\nlease_ttl = \"2s\"\n",
+        "[nats]\nservers = \"{}\"\n[service]\nlog_bytes_max = 268435456\nlease_ttl = \"5s\"\n",
         nats.url()
     );
     let serve = || {

@@ -189,7 +189,8 @@ impl Sequencer {
         let (key, bytes) = self.too_large.first_key_value()?;
         let others = match self.too_large.len() - 1 {
             0 => String::new(),
-            count => format!(" (and {count} others)"),
+            1 => " (and of one more)".to_owned(),
+            count => format!(" (and of {count} more)"),
         };
         Some(format!(
             "the state of {key}{others} is too large to travel, {bytes} bytes: an event holds at most {}; its row stays stale until the resource is made smaller",

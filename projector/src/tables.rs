@@ -2,7 +2,7 @@
 
 use redb::TableDefinition;
 
-/// The format that this build writes; it reads no newer one.
+/// The format that this build writes; it reads no other one.
 pub(crate) const FORMAT: u64 = 3;
 
 /// Numbers of the store itself, see the `META_*` keys.

@@ -30,8 +30,6 @@ use crate::{
 
 /// Longest wait for a source that a caller may ask for, in milliseconds.
 const CONFIRM_WAIT_MS_MAX: u64 = 300_000;
-/// Confirmations that are looked through for one: all that the pool keeps.
-const CONFIRMATIONS_MAX: usize = 10_000;
 /// What a confirmation takes beyond the wait for the source: the sync, and the pool's own work.
 const CONFIRM_MARGIN: Duration = Duration::from_secs(30);
 
@@ -91,9 +89,8 @@ async fn confirmed(
     let stated = api.parts.bus.stream_state(&facts).await.map_err(unread)?;
     api.applied(&facts, stated.last_seq).await?;
     let (of, id) = (pool.clone(), confirm_id.clone());
-    let records = api.read(move |reader| reader.confirmations(&of, CONFIRMATIONS_MAX)).await?.value;
-    // Newest first: a recheck has the id of what it checked.
-    let found = records.into_iter().map(|record| record.confirmed).rfind(|found| found.confirm_id == id);
+    let record = api.read(move |reader| reader.confirmation(&of, &id)).await?.value;
+    let found = record.map(|record| record.confirmed);
     let own = |found: &Confirmed| matches!(caller, Caller::Operator { .. }) || found.actor == caller.actor();
     let Confirmed { resources, allowed_unreachable, .. } = found.filter(own).ok_or_else(|| {
         Problem::not_found(format!("{pool} has no confirmation {confirm_id} of yours; confirm first"))

@@ -27,9 +27,11 @@ use super::{
 pub const DIFFERING_MAX: usize = 10_000;
 /// Most nodes that one round asks for: 24 KiB, so a step may skip levels while few nodes differ.
 const NODES_A_ROUND_MAX: usize = 4_096;
-/// Most items that one round asks for: 768 KiB in base64, which fits one message. Both sides look at every
-/// resource that they have for each round, so there shall be few.
+/// Most items that one round asks for: 768 KiB in base64, less where NATS takes smaller messages. Both sides
+/// look at every resource that they have for each round, so there shall be few.
 const ITEMS_A_ROUND_MAX: usize = 49_152;
+/// Bytes of an answer beside its items, and of what chance puts into some leaves more than into others.
+const ANSWER_ROOM: usize = 32 << 10;
 /// How long the pool may lag behind an answer before the comparison goes on anyway.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a node on the wire.
@@ -102,7 +104,8 @@ impl<P: Ports> Descent<'_, P> {
             numbers = differing;
         };
         let mut found = Found::default();
-        for some in leaves.chunks(leaves_a_round(depth, count)) {
+        let items_max = items_a_round(self.ports.payload_bytes_max());
+        for some in leaves.chunks(leaves_a_round(depth, count, items_max)) {
             self.items(depth, some, &mut found).await?;
         }
         // What stands side by side by its key often does so in the source, which reads each of its files or
@@ -227,10 +230,16 @@ fn next_depth(depth: u8, leaf_depth: u8, differing: usize) -> u8 {
     (depth + 1..=leaf_depth).take_while(fits).last().unwrap_or(depth + 1)
 }
 
+/// How many items, in base64, fit a message of so many bytes.
+fn items_a_round(payload_bytes_max: usize) -> usize {
+    let bytes = payload_bytes_max.saturating_sub(ANSWER_ROOM) / 4 * 3;
+    (bytes / ITEM_BYTES).clamp(1, ITEMS_A_ROUND_MAX)
+}
+
 /// How many leaves, one of so many resources as the other, have as many items as one round may ask for.
-fn leaves_a_round(depth: u8, count: u64) -> usize {
+fn leaves_a_round(depth: u8, count: u64, items_max: usize) -> usize {
     let all = width(depth) as u64;
-    (ITEMS_A_ROUND_MAX as u64 * all / count.max(1)).clamp(1, all) as usize
+    (items_max as u64 * all / count.max(1)).clamp(1, all) as usize
 }
 
 /// Sorts out which items differ. `theirs` are short addresses and short items.
@@ -290,12 +299,27 @@ mod tests {
     }
 
     #[test]
+    fn a_nats_that_takes_smaller_messages_is_asked_for_less_in_more_rounds() {
+        assert_eq!(items_a_round(1 << 20), ITEMS_A_ROUND_MAX);
+        assert_eq!(items_a_round(512 << 10), 30_720);
+        assert_eq!(items_a_round(1_000), 1);
+    }
+
+    #[test]
     fn a_round_asks_for_as_many_leaves_as_fit_one_message() {
-        assert_eq!(leaves_a_round(4, 1_000_000), 3_221, "ten thousand differences in four rounds");
-        assert_eq!(leaves_a_round(4, 100_000), 32_212);
-        assert_eq!(leaves_a_round(2, 100), 256, "all that there are");
-        assert_eq!(leaves_a_round(2, 100_000), 125, "the other side has many more: full leaves");
-        assert_eq!(leaves_a_round(2, u64::MAX), 1);
+        assert_eq!(
+            leaves_a_round(4, 1_000_000, ITEMS_A_ROUND_MAX),
+            3_221,
+            "ten thousand differences in four rounds"
+        );
+        assert_eq!(leaves_a_round(4, 100_000, ITEMS_A_ROUND_MAX), 32_212);
+        assert_eq!(leaves_a_round(2, 100, ITEMS_A_ROUND_MAX), 256, "all that there are");
+        assert_eq!(
+            leaves_a_round(2, 100_000, ITEMS_A_ROUND_MAX),
+            125,
+            "the other side has many more: full leaves"
+        );
+        assert_eq!(leaves_a_round(2, u64::MAX, ITEMS_A_ROUND_MAX), 1);
     }
 
     #[test]

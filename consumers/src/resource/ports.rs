@@ -42,6 +42,9 @@ pub trait Ports: Send + Sync + 'static {
     /// Looks at the pool.
     fn pool(&self) -> &Self::Pool;
 
+    /// The largest message that NATS takes, in bytes.
+    fn payload_bytes_max(&self) -> usize;
+
     /// Sends a command of the stem `resource` to the agents of a pool, and waits for the answer.
     fn ask(
         &self,
@@ -156,6 +159,10 @@ impl Ports for Live {
 
     fn pool(&self) -> &LivePool {
         &self.pool
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.bus.server().payload_bytes_max
     }
 
     async fn ask(

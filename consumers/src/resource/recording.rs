@@ -255,6 +255,10 @@ impl Ports for Recording {
         &self.pool
     }
 
+    fn payload_bytes_max(&self) -> usize {
+        1 << 20
+    }
+
     async fn ask(
         &self,
         _: &PoolId,

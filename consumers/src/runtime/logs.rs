@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::ServiceConfig, error::ConsumersError};
 
-/// The wait before logs that could not be made are tried again.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The first wait before logs that could not be made are tried again; it doubles up to the longest.
+const AGAIN_AFTER_MIN: Duration = Duration::from_secs(1);
+/// The longest one: a person has to do something, and it is noticed within this time.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// The logs of a service. Clones share the bell that calls for a missing one.
 #[derive(Clone)]
@@ -36,20 +38,27 @@ impl Logs {
         sites.chain([subject::target_stream(&self.config.target)])
     }
 
-    /// Makes the logs that are not there, and verifies the others. Errors: a log that is too weak, the bus.
+    /// Makes the logs that are not there, and verifies the others, each whatever is wrong with another one.
+    /// Errors, the first: a log that is too weak, the bus.
     pub(crate) async fn ensure(&self) -> Result<(), ConsumersError> {
         let target = &self.config.target;
         let sites = self.config.sites.iter().map(StreamSpec::site);
+        let mut ensured = Ok(());
         for mut spec in sites.chain([StreamSpec::target(target), StreamSpec::dead_letters(target)]) {
             spec.bytes_max = self.config.log_bytes_max.unwrap_or(spec.bytes_max);
             spec.replicas = self.config.log_replicas;
-            if let Err(BusError::NoStream { stream }) = self.bus.stream_state(&spec.name).await {
-                tracing::info!(stream, "the log is not there; it is made");
-            }
-            self.bus.ensure_stream(&spec).await?;
-            if self.config.log_bytes_max.is_some() {
-                self.bus.raise_limit(&spec.name, spec.bytes_max).await?;
-            }
+            ensured = ensured.and(self.ensure_one(&spec).await);
+        }
+        Ok(ensured?)
+    }
+
+    async fn ensure_one(&self, spec: &StreamSpec) -> Result<(), BusError> {
+        if let Err(BusError::NoStream { stream }) = self.bus.stream_state(&spec.name).await {
+            tracing::info!(stream, "the log is not there; it is made");
+        }
+        self.bus.ensure_stream(spec).await?;
+        if self.config.log_bytes_max.is_some() {
+            self.bus.raise_limit(&spec.name, spec.bytes_max).await?;
         }
         Ok(())
     }
@@ -64,6 +73,7 @@ impl Logs {
     /// Makes missing logs after every new connection and every call, until `shutdown`.
     pub(crate) async fn keep(self, shutdown: CancellationToken) {
         let mut link = self.bus.link();
+        let mut wait = AGAIN_AFTER_MIN;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -73,13 +83,19 @@ impl Logs {
             if matches!(*link.borrow_and_update(), LinkState::Down { .. }) {
                 continue;
             }
-            if let Err(error) = self.ensure().await {
-                tracing::warn!(%error, "the logs cannot be looked after; trying again");
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = tokio::time::sleep(AGAIN_AFTER) => self.missed.notify_one(),
-                }
+            let Err(error) = self.ensure().await else {
+                wait = AGAIN_AFTER_MIN;
+                continue;
+            };
+            tracing::warn!(%error, again_in_s = wait.as_secs(), "the logs cannot be looked after");
+            self.missed.notify_one();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                // A new connection is a new chance.
+                changed = link.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
             }
+            wait = (wait * 2).min(AGAIN_AFTER_MAX);
         }
     }
 }

@@ -169,13 +169,18 @@ fn has_words(text: &str, is_secret: &dyn Fn(&str) -> bool) -> bool {
     })
 }
 
-/// A manifest of a Secret: its data are secret whatever they are called.
+/// A manifest of a Secret, as YAML or JSON, alone or inside of something else: its data are secret whatever
+/// they are called.
 fn has_manifest(text: &str) -> bool {
-    let says = |wanted: &[&str]| {
-        let plain = |line: &str| line.trim().trim_start_matches("- ").replace(['"', '\''], "");
-        text.lines().any(|line| wanted.contains(&plain(line).as_str()))
+    let plain: String = text.chars().filter(|c| !matches!(c, ' ' | '\t' | '"' | '\'' | '\\')).collect();
+    let has_word = |word: &str, end: fn(char) -> bool| {
+        plain.match_indices(word).any(|(at, _)| {
+            let (before, after) = (&plain[..at], &plain[at + word.len()..]);
+            !before.ends_with(char::is_alphanumeric) && after.chars().next().is_none_or(end)
+        })
     };
-    text.contains("Secret") && says(&["kind: Secret"]) && says(&["data:", "stringData:"])
+    has_word("kind:Secret", |after| !after.is_alphanumeric())
+        && ["data:", "stringData:"].iter().any(|word| has_word(word, |_| true))
 }
 
 fn is_name(word: &str) -> bool {
@@ -189,6 +194,21 @@ mod tests {
 
     fn hides(text: &str) -> bool {
         gives_itself_away(text, &is_secret)
+    }
+
+    #[test]
+    fn a_manifest_of_a_secret_inside_of_anything_gives_its_data_to_nobody() {
+        for text in [
+            "kind: Secret\ndata:\n  a: aHVudGVyMg==\n",
+            "kind:  Secret # of the shop\nstringData: {a: hunter2}\n",
+            "cat <<EOF\n{\n  \"kind\": \"Secret\",\n  \"data\": {\n    \"a\": \"aHVudGVyMg==\"\n  }\n}\nEOF\n",
+            "echo '{\"kind\":\"Secret\",\"data\":{\"a\":\"aHVudGVyMg==\"}}' | kubectl apply -f -",
+        ] {
+            assert!(hides(text), "{text}");
+        }
+        assert!(
+            !has_manifest("kind: SecretStore\ndata: 1\n") && !has_manifest("kind: Secret\nmetadata: 1\n")
+        );
     }
 
     #[test]

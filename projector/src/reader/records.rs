@@ -92,6 +92,24 @@ impl Reader {
         })
     }
 
+    /// A confirmation of a pool as it was stated first, by its id; a recheck has the id of what it checked.
+    pub fn confirmation(
+        &self,
+        pool: &PoolId,
+        confirm_id: &str,
+    ) -> Result<Answer<Option<ConfirmationRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let (table, pool) = (snapshot.open_table(tables::CONFIRMATIONS)?, pool.to_string());
+            for entry in table.range::<(&str, u64)>((pool.as_str(), 0)..=(pool.as_str(), u64::MAX))? {
+                let record: ConfirmationRecord = read_json("a confirmation", entry?.1.value())?;
+                if record.confirmed.confirm_id == confirm_id {
+                    return Ok(Some(record));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// The last syncs of a pool, newest first.
     pub fn syncs(&self, pool: &PoolId, limit: usize) -> Result<Answer<Vec<SyncRecord>>, StoreError> {
         self.ask(|snapshot| {

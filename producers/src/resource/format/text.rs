@@ -67,7 +67,7 @@ fn yaml_document(path: &str, chunk: &str, first_line: u64) -> Document {
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPLAYED_MAX },
         with_snippet: false,
-        // YAML 1.1, as kubectl, Ansible and PyYAML read it: `0644` is octal. Its truth values are the default.
+        // YAML 1.1: `0644` is octal, as for kubectl, Ansible and PyYAML. Its truth values are the default.
         legacy_octal_numbers: true,
     };
     let value = serde_saphyr::from_str_with_options::<Value>(chunk, options).map_err(|error| {
