@@ -71,9 +71,9 @@ fn only_the_verb_confirm_has_the_exit_codes_of_a_guard() {
     assert_eq!(code(&["confirm", "--help"]), Some(0));
 }
 
-/// A guard whose command has made the file `started`.
-async fn guarding(up: &Up, script: &str) -> Child {
-    let script = format!("echo $$ > pid; mv pid started; {script}");
+/// A guard whose command is prepared and has made the file `started`.
+async fn guarding(up: &Up, prepared: &str, script: &str) -> Child {
+    let script = format!("{prepared}; echo $$ > pid; mv pid started; {script}");
     let mut guard = command(up.dir());
     guard.args(["confirm", "dc1", "VM/web", "--", "sh", "-c", &script]);
     let guard = guard.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -85,14 +85,14 @@ async fn guarding(up: &Up, script: &str) -> Child {
 async fn r4_a_guard_that_is_told_to_end_tells_its_command_and_waits_for_it() {
     let up = up_with_agent();
     in_sync(&up).await;
-    let mut guard =
-        guarding(&up, "trap 'echo tidied > tidied; exit 9' TERM; while :; do sleep 0.05; done").await;
+    let tidies = "trap 'echo tidied > tidied; exit 9' TERM";
+    let mut guard = guarding(&up, tidies, "while :; do sleep 0.05; done").await;
     terminate(&guard);
     assert_eq!(guard.wait().unwrap().code(), Some(9));
     assert!(up.dir().join("tidied").exists());
 
     fs::remove_file(up.dir().join("started")).unwrap();
-    let mut guard = guarding(&up, "exec sleep 3600").await;
+    let mut guard = guarding(&up, ":", "exec sleep 3600").await;
     let pid = fs::read_to_string(up.dir().join("started")).unwrap();
     terminate(&guard);
     assert_eq!(guard.wait().unwrap().code(), Some(128 + 15));
