@@ -98,10 +98,10 @@ async fn cluster() -> ([Nats; 3], Bus) {
     (cluster, bus)
 }
 
-/// Kills the server that leads the renewals, once `copies` of them are up to date.
-async fn kill_leader_of_renewals(cluster: &mut [Nats; 3], copies: usize) {
+/// The name of the server that leads the renewals, once `copies` of them are up to date.
+async fn leader_of_renewals(cluster: &[Nats; 3], copies: usize) -> String {
     let client = cluster[0].client().await;
-    let leader = eventually("all copies of the renewals are up to date", async || {
+    eventually("all copies of the renewals are up to date", async || {
         let info = client.request("$JS.API.STREAM.INFO.FARSIDE_LEASE_LOCAL", "".into()).await.ok()?;
         let info: serde_json::Value = serde_json::from_slice(&info.payload).ok()?;
         let followers = info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
@@ -109,8 +109,7 @@ async fn kill_leader_of_renewals(cluster: &mut [Nats; 3], copies: usize) {
         let leader = info["cluster"]["leader"].as_str().map(str::to_owned);
         leader.filter(|_| info["config"]["num_replicas"] == copies && current == copies)
     })
-    .await;
-    cluster.iter_mut().find(|nats| nats.name() == leader).unwrap().kill();
+    .await
 }
 
 /// Acting goes on: a renewal that was made after now is there, and the holder's writes are taken.
@@ -128,19 +127,20 @@ async fn a_cluster_that_loses_the_node_with_the_renewals_does_not_stop_the_targe
     let (mut cluster, bus) = cluster().await;
     let lease = contend_with(&bus, "first", 3).await;
     held(lease.token()).await;
-    kill_leader_of_renewals(&mut cluster, 3).await;
+    let leader = leader_of_renewals(&cluster, 3).await;
+    cluster.iter_mut().find(|nats| nats.name() == leader).unwrap().kill();
     goes_on(&bus, &lease).await;
 }
 
 #[tokio::test]
 async fn renewals_that_an_older_version_made_get_as_many_copies_as_the_logs() {
-    let (mut cluster, bus) = cluster().await;
+    let (cluster, bus) = cluster().await;
     let older = contend_with(&bus, "older", 1).await;
     held(older.token()).await;
     older.release().await;
     let lease = contend_with(&bus, "first", 3).await;
     held(lease.token()).await;
-    kill_leader_of_renewals(&mut cluster, 3).await;
+    leader_of_renewals(&cluster, 3).await;
     goes_on(&bus, &lease).await;
 }
 

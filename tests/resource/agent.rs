@@ -32,12 +32,13 @@ impl Bench {
         (bench, target)
     }
 
-    /// The logs are gone, with what they held.
-    async fn lose_the_logs(&self) {
-        let client = async_nats::jetstream::new(self.nats.client().await);
+    /// The server is killed, and knows none of its streams when it comes back.
+    async fn lose_the_logs(&mut self) {
+        self.nats.kill();
         for stream in [LOG, "FARSIDE_TGT_LOCAL", "FARSIDE_DLQ_LOCAL", "FARSIDE_LEASE_LOCAL"] {
-            client.delete_stream(stream).await.unwrap();
+            fs::remove_dir_all(self.nats.stream_dir(stream)).unwrap();
         }
+        self.nats.start_again().await;
     }
 
     /// The source has these machines, each with this number in its state.
@@ -225,7 +226,7 @@ async fn r9_an_agent_whose_epoch_another_of_its_name_has_ended_heals_while_it_ru
 /// A nats-server that was killed at a bad moment may not know a stream any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_that_vanish_under_a_running_service_are_made_anew_and_filled_again() {
-    let (bench, target) = Bench::new().await;
+    let (mut bench, target) = Bench::new().await;
     bench.inventory(&[("a", 1)]);
     let agent = bench.agent(1, "").await;
     equal(&target, 2).await;
@@ -250,7 +251,7 @@ async fn logs_that_vanish_under_a_running_service_are_made_anew_and_filled_again
 
 /// Log, facts, lease and pool are made anew while an agent keeps its ledger.
 async fn made_anew(agent_runs: bool) {
-    let (bench, target) = Bench::new().await;
+    let (mut bench, target) = Bench::new().await;
     // Acquired twice, the lease has a token that a new log does not reach at once.
     let (bus, directory) = (target.bus.clone(), target.stop().await);
     let target = Target::start_again(&bus, quiet(), directory).await;

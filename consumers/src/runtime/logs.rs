@@ -18,6 +18,10 @@ const AGAIN_AFTER_MIN: Duration = Duration::from_secs(1);
 /// The longest one: a person has to do something, and it is noticed within this time.
 const AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// The wait before a log that is missed is made: a nats-server that was told to delete a stream removes its
+/// directory after it has answered, and would remove that of a new one.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// The logs of a service. Clones share the bell that calls for a missing one.
 #[derive(Clone)]
 pub(crate) struct Logs {
@@ -79,6 +83,10 @@ impl Logs {
                 () = shutdown.cancelled() => return,
                 changed = link.changed() => if changed.is_err() { return },
                 () = self.missed.notified() => {}
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(SETTLE) => {}
             }
             if matches!(*link.borrow_and_update(), LinkState::Down { .. }) {
                 continue;
