@@ -81,7 +81,8 @@ impl Owner {
         (source.stem == Stem::Resource && source.agent.as_str() != PLAIN_AGENT && speaks).then_some(source)
     }
 
-    /// Whether an epoch is over: one of the newest, or the last heartbeat's however old it is.
+    /// Whether an epoch is known here to be over: one of the newest, or an older one that a heartbeat has spoken
+    /// of since the last one ended. The others have a table, which every event is held against.
     pub fn has_retired(&self, epoch: Epoch) -> bool {
         self.retired.iter().any(|last| last.epoch == epoch)
     }

@@ -6,7 +6,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bus::{Bus, Lease, LeaseOptions};
-use bus_schema::Name;
+use bus_schema::{Name, subject};
 use projector::{Reader, Store};
 use tokio::{
     sync::{Mutex, Notify, watch},
@@ -31,8 +31,6 @@ use crate::{
     resource::{Acting, Shown},
 };
 
-/// The lease that the whole service stands under.
-const LEASE: &str = bus_schema::subject::TARGET_LEASE;
 /// The wait before the service begins again, when NATS went away meanwhile.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The wait before acting is tried again after an error that ended it.
@@ -180,7 +178,7 @@ impl Service {
     }
 
     fn lease_options(&self) -> Result<LeaseOptions, ConsumersError> {
-        let lease = LEASE.parse::<Name>().map_err(|error| ConsumersError::Config {
+        let lease = subject::TARGET_LEASE.parse::<Name>().map_err(|error| ConsumersError::Config {
             what: "the lease".to_owned(),
             reason: error.to_string(),
         })?;

@@ -91,7 +91,7 @@ mod tests {
             "use github_pat_11ABCDEFG0abcdefghij_klmnop here",
             "xoxb-17653672481-19874698323-pdFZKVeTuE8sk7oOcHrzqqgy",
             "xoxp-1234567890-abcDEF",
-            "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXX",
+            "https://hooks.slack.com/services/T024BE7LD/B024BE7LE/hunter2hunter2",
             "[default]\nAKIAIOSFODNN7EXAMPLE\nwJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n",
             "eyJhbGciOi.eyJzdWIi.c2ln",
             "-----BEGIN OPENSSH PRIVATE KEY-----\nx",
