@@ -345,7 +345,7 @@ async fn an_agent_out_of_an_old_backup_begins_a_new_epoch_and_sends_everything()
         let hello: Hello = serde_json::from_slice(&request.body).unwrap();
         let behind = hello.at.epoch == old.0.epoch && hello.at.seq < old.0.seq;
         assert!(behind, "{hello:?}");
-        let reply = HelloReply { last: Some(old), verdict: HelloVerdict::Rebase };
+        let reply = HelloReply { last: Some(old), verdict: HelloVerdict::Rebase, checkpoint: None };
         request.reply(&reply).await.unwrap();
     });
     let agent = bench.run(config).await;

@@ -15,6 +15,7 @@ use bus_schema::{
     envelope::{Envelope, Form, Stored},
     event::Event,
     fact::Fact,
+    proof,
     schema::{self, Described, Role},
     token,
 };
@@ -76,7 +77,7 @@ fn every_event_fact_and_command_has_a_golden_sample() {
 }
 
 fn is_vector(name: &str) -> bool {
-    let vectors = ["chain.json", "digest.json", "token.json", "state_hash.json", "vectors.py"];
+    let vectors = ["chain.json", "digest.json", "proof.json", "token.json", "state_hash.json", "vectors.py"];
     vectors.iter().any(|vector| name == format!("golden/{vector}"))
 }
 
@@ -115,6 +116,8 @@ fn command_again(title: &str, data: &[u8]) -> Result<Vec<u8>, String> {
     match title {
         "agent.hello" => as_type::<agent::Hello>(data),
         "agent.hello.reply" => as_type::<agent::HelloReply>(data),
+        "agent.replay" => as_type::<agent::Replay>(data),
+        "agent.replay.reply" => as_type::<agent::ReplayReply>(data),
         "resource.sync" => as_type::<resource::SyncRequest>(data),
         "resource.sync.reply" => as_type::<resource::SyncReply>(data),
         "resource.read" => as_type::<resource::ReadRequest>(data),
@@ -274,6 +277,26 @@ fn chain_vectors_come_out_the_same() {
 }
 
 #[test]
+fn proof_vectors_come_out_the_same() {
+    let mut running = Hash32::ZERO;
+    for message in json("proof.json").as_array().unwrap() {
+        let headers: Vec<(String, String)> = serde_json::from_value(message["headers"].clone()).unwrap();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let stored = Stored {
+            subject: text(message, "subject"),
+            headers: &headers,
+            body: text(message, "body").as_bytes(),
+            stream: "FARSIDE_LOCAL",
+            seq: message["seq"].as_u64().unwrap(),
+            stored_at: Timestamp::from_unix_ms(message["stored_at_unix_ms"].as_i64().unwrap()),
+        };
+        assert_eq!(stored.hash().to_string(), text(message, "hash"));
+        running = proof::extend(running, stored.hash());
+        assert_eq!(running.to_string(), text(message, "running"));
+    }
+}
+
+#[test]
 fn token_vectors_come_out_the_same() {
     for vector in json("token.json").as_array().unwrap() {
         let (key, expected) = (text(vector, "key"), text(vector, "token"));
@@ -303,6 +326,12 @@ fn digest_vectors_come_out_the_same() {
         assert_eq!(u64::from(address.node(2)), vector["leaf_at_depth_2"].as_u64().unwrap());
         assert_eq!(format!("{:012x}", address.short()), text(vector, "address")[..12]);
     }
+    let mut items = vectors["items"].as_array().unwrap().clone();
+    items.sort_by_key(|item| text(item, "key").to_owned());
+    let rows = items.iter().fold(digest::RowsHasher::default(), |rows, item| {
+        rows.row(text(item, "key"), text(item, "revision"), &text(item, "state_hash").parse().unwrap())
+    });
+    assert_eq!(rows.finish().1.to_string(), text(&vectors, "rows_sha256"));
     for set in vectors["sets"].as_array().unwrap() {
         let count: u32 = text(set, "count").parse().unwrap();
         let trie = Trie::build((0..count).map(|n| {

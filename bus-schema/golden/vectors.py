@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The contract's test vectors, computed without a line of Farside's code: Python's standard library only.
 
-    python3 bus-schema/golden/vectors.py            writes chain.json, digest.json, token.json, state_hash.json
+    python3 bus-schema/golden/vectors.py            writes chain.json, digest.json, proof.json, ...
     python3 bus-schema/golden/vectors.py --check    fails when a file differs
 
 A publisher in another language can be tested with the same files; this script is also the shortest
@@ -172,6 +172,42 @@ def chain_vectors():
     return events
 
 
+# --- proof: message hash and running hash of a log --------------------------------------------------
+
+
+def number(value):
+    return value.to_bytes(8, "big")
+
+
+def message_hash(message):
+    headers = sorted((name.encode(), value.encode()) for name, value in message["headers"])
+    return fields_hash(
+        "farside message v2",
+        number(message["seq"]),
+        number(message["stored_at_unix_ms"]),
+        number(len(headers)),
+        message["subject"].encode(),
+        *(part for header in headers for part in header),
+        sha256(message["body"].encode()),
+    )
+
+
+def proof_vectors():
+    subject = f"far.v1.local.evt.prod-eu.resource.{token('Deployment/shop/cart')}.changed"
+    body = '{"kind":"Deployment","id":"shop/cart","revision":"81342","state":{"replicas":3}}'
+    ce = [["ce-specversion", "1.0"], ["ce-id", "a-1"], ["Nats-Msg-Id", "prod-eu/a-1"], ["ce-type", "resource.changed"]]
+    messages = [
+        {"seq": 1, "stored_at_unix_ms": 1795321908123, "subject": subject, "headers": [], "body": body},
+        {"seq": 2, "stored_at_unix_ms": 1795321908124, "subject": subject, "headers": ce, "body": body},
+        {"seq": 4, "stored_at_unix_ms": 1795321908124, "subject": subject, "headers": [["a", "ü"], ["a", "b"]], "body": ""},
+    ]
+    running = bytes(32)
+    for message in messages:
+        running = fields_hash("farside log v1", running, message_hash(message))
+        message.update(hash=message_hash(message).hex(), running=running.hex())
+    return messages
+
+
 # --- digest -------------------------------------------------------------------------------------
 
 
@@ -211,7 +247,10 @@ def digest_vectors():
         sets.append(
             {"count": str(count), "depth": depth, "root": xor(node for _, node in members), "level_1": level_1}
         )
+    rows = sorted(resources(5), key=lambda r: r["key"].encode())
+    fields = [part for r in rows for part in (r["key"].encode(), r["revision"].encode(), bytes.fromhex(r["state_hash"]))]
     return {
+        "rows_sha256": fields_hash("farside rows v1", *fields).hex(),
         "rule": "resource n of a set: key Pod/shop/cart-<n>, revision 7*n, state {\"n\":<n>}",
         "items": few,
         "sets": sets,
@@ -221,6 +260,7 @@ def digest_vectors():
 FILES = {
     "chain.json": chain_vectors,
     "digest.json": digest_vectors,
+    "proof.json": proof_vectors,
     "token.json": token_vectors,
     "state_hash.json": state_hash_vectors,
 }

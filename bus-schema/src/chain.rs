@@ -54,6 +54,11 @@ impl Sealed<'_> {
     /// `farside chain v1`, source, id, type, subject, time, epoch (16 hex digits), seq (decimal),
     /// prev (32 bytes), SHA-256 of the body (32 bytes).
     pub fn hash(&self) -> Hash32 {
+        self.hash_with(Hash32::of(self.body))
+    }
+
+    /// As [`Sealed::hash`], when the hash of the body is known already.
+    pub fn hash_with(&self, body: Hash32) -> Hash32 {
         FieldHasher::new("farside chain v1")
             .field(self.source.as_bytes())
             .field(self.id.as_bytes())
@@ -63,7 +68,7 @@ impl Sealed<'_> {
             .field(&hex(self.link.at.epoch.0))
             .field(decimal_text(self.link.at.seq, &mut [0; 20]))
             .field(&self.link.prev.0)
-            .field(&Hash32::of(self.body).0)
+            .field(&body.0)
             .finish()
     }
 }

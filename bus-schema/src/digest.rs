@@ -88,6 +88,31 @@ pub fn item(key: &str, revision: &str, state_hash: &Hash32) -> Node {
     Node(u128::from_be_bytes(first(&hash)))
 }
 
+/// SHA-256 over all live resources of an owner in order of their keys (bytes, ascending): of each, key, revision and
+/// state hash. What [`item`] sums up so that differences are found, this proves.
+pub struct RowsHasher(FieldHasher, u64);
+
+impl Default for RowsHasher {
+    fn default() -> Self {
+        Self(FieldHasher::new("farside rows v1"), 0)
+    }
+}
+
+impl RowsHasher {
+    /// Adds the next resource.
+    #[must_use]
+    pub fn row(self, key: &str, revision: &str, state_hash: &Hash32) -> Self {
+        let Self(hasher, rows) = self;
+        let hasher = hasher.field(key.as_bytes()).field(revision.as_bytes()).field(&state_hash.0);
+        Self(hasher, rows + 1)
+    }
+
+    /// How many there were, and the hash over all of them.
+    pub fn finish(self) -> (u64, Hash32) {
+        (self.1, self.0.finish())
+    }
+}
+
 fn first<const N: usize>(hash: &Hash32) -> [u8; N] {
     std::array::from_fn(|i| hash.0[i])
 }

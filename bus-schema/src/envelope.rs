@@ -151,6 +151,11 @@ impl<'a> Attributes<'a> {
 impl<'a> Envelope<'a> {
     /// Reads a stored message. Errors: what is wrong, for the dead letter.
     pub fn read(message: Stored<'a>) -> Result<Self, EnvelopeError> {
+        Self::read_with(message, || Hash32::of(message.body))
+    }
+
+    /// As [`Envelope::read`], with the hash of the body from whoever knows it already.
+    pub fn read_with(message: Stored<'a>, body: impl FnOnce() -> Hash32) -> Result<Self, EnvelopeError> {
         let subject = EventSubject::parse(message.subject).map_err(|e| reject("subject", e.to_string()))?;
         let (headers, content_type) = from_headers(message.headers)?;
         let form = form_of(&headers, content_type, message.body)?;
@@ -158,12 +163,12 @@ impl<'a> Envelope<'a> {
             Form::Plain => plain(message, subject),
             Form::Binary => {
                 check_content_type(content_type)?;
-                checked(form, headers, message, subject, Cow::Borrowed(message.body))?
+                checked(form, headers, message, subject, Cow::Borrowed(message.body), body)?
             }
             Form::Structured => {
                 let mut attributes = from_body(message.body)?;
                 let data = structured_data(&mut attributes)?;
-                checked(form, attributes, message, subject, data)?
+                checked(form, attributes, message, subject, data, body)?
             }
         };
         check_key(&envelope)?;
@@ -303,6 +308,7 @@ fn checked<'a>(
     message: Stored<'a>,
     subject: EventSubject<'a>,
     data: Cow<'a, [u8]>,
+    body: impl FnOnce() -> Hash32,
 ) -> Result<Envelope<'a>, EnvelopeError> {
     if found.specversion.as_deref() != Some(SPECVERSION) {
         return Err(reject("specversion", "the CloudEvents specversion is not \"1.0\"; send 1.0"));
@@ -329,7 +335,8 @@ fn checked<'a>(
     let hash = link.map(|link| {
         let time = time_text.as_deref().unwrap_or_default();
         let (source, id, event_type) = (&*source, &*id, &*event_type);
-        Sealed { source, id, event_type, subject: message.subject, time, link, body: message.body }.hash()
+        Sealed { source, id, event_type, subject: message.subject, time, link, body: message.body }
+            .hash_with(body())
     });
     Ok(Envelope {
         form,

@@ -18,6 +18,7 @@ pub mod event;
 pub mod fact;
 pub mod hash;
 pub mod id;
+pub mod proof;
 pub mod schema;
 pub mod stream;
 pub mod subject;

@@ -147,6 +147,7 @@ fn commands() -> Vec<Described> {
     }
     vec![
         command!(ToTarget, Agent, agent::HELLO, agent::Hello => agent::HelloReply),
+        command!(ToAgents, Agent, agent::REPLAY, agent::Replay => agent::ReplayReply),
         command!(ToAgents, Resource, resource::SYNC, resource::SyncRequest => resource::SyncReply),
         command!(ToAgents, Resource, resource::READ, resource::ReadRequest => resource::ReadReply),
         command!(ToAgents, Resource, resource::DIGEST, resource::DigestRequest => resource::DigestReply),

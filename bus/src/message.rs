@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
-use bus_schema::{Hash32, Timestamp, envelope::Stored, hash::FieldHasher};
+use bus_schema::{Hash32, Timestamp, envelope::Stored};
 use bytes::Bytes;
 
 /// One stored message: where it stands, when it was stored, and what it carries.
@@ -111,17 +111,9 @@ impl LogMessage {
         })
     }
 
-    /// SHA-256 over subject, sorted headers and body: what a remembered position is compared with.
+    /// The message's hash ([`Stored::hash`]): what a remembered position is compared with.
     pub fn hash(&self) -> Hash32 {
-        let mut headers = self.headers();
-        headers.sort_unstable();
-        let mut hasher = FieldHasher::new("farside message v1")
-            .field(self.subject.as_bytes())
-            .field(&(headers.len() as u64).to_be_bytes());
-        for (name, value) in headers {
-            hasher = hasher.field(name.as_bytes()).field(value.as_bytes());
-        }
-        hasher.field(&self.body).finish()
+        self.with_stored(|stored| stored.hash())
     }
 }
 

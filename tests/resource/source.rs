@@ -188,6 +188,8 @@ impl ScriptedSource {
         let heartbeat = Heartbeat {
             agent: self.source.agent.clone(),
             at: inner.at,
+            hash: (inner.at.seq > 0).then_some(inner.prev),
+            checkpoint: None,
             digest: Some(trie(&inner.resources).digest()),
             sent_at: now,
             outbox_events: 0,

@@ -6,6 +6,7 @@ use crate::{
     chain::ChainPoint,
     digest::Digest,
     event::events,
+    hash::Hash32,
     id::{Epoch, Name, Stem},
     text::decimal,
     time::Timestamp,
@@ -45,6 +46,13 @@ pub struct Heartbeat {
     pub agent: Name,
     /// The last event of its chain that the log has acknowledged.
     pub at: ChainPoint,
+    /// That event's hash; absent = it is the epoch's beginning, or an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash32>,
+    /// The last signed checkpoint that it was told of: a target that shows another history under this number has
+    /// changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointSeen>,
     /// The digest of everything the owner has at that point; absent while its outbox holds
     /// events that the log has not acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,6 +67,19 @@ pub struct Heartbeat {
     /// log that takes nothing, another agent under its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// A signed checkpoint, as whoever was told of it remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CheckpointSeen {
+    /// The target that states it.
+    pub target: Name,
+    /// Its number.
+    #[serde(with = "decimal")]
+    #[schemars(with = "crate::text::Decimal")]
+    pub number: u64,
+    /// Its hash ([`crate::fact::log::Checkpoint::hash`]).
+    pub hash: Hash32,
 }
 
 /// The agent gave up the rest of an epoch (`agent.epoch_closed`).

@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod checkpoint;
+pub mod damage;
+
+pub use checkpoint::{Checkpoint, LogMark, OwnerMark};
+pub use damage::{Damage, DamageAcknowledged, GapFound, GapHealed, Loss, LossFound, Scrubbed};
+
 use crate::{chain::ChainPoint, event::events, hash::Hash32, id::Name, text::decimal};
 
 events! {
@@ -17,6 +23,16 @@ events! {
         Forked(Forked) = "forked",
         /// Events of a chain are missing.
         GapFound(GapFound) = "gap_found",
+        /// They are in the log again.
+        GapHealed(GapHealed) = "gap_healed",
+        /// Messages that were read are not in the log any more.
+        LossFound(LossFound) = "loss_found",
+        /// A person knows of a damage that cannot be healed.
+        DamageAcknowledged(DamageAcknowledged) = "damage_acknowledged",
+        /// A log was read again and compared with what was read before.
+        Scrubbed(Scrubbed) = "scrubbed",
+        /// What the logs and the pools are, signed.
+        Checkpoint(Checkpoint) = "checkpoint",
         /// A window close would delete too much of an owner's rows and waits for a person.
         WindowHeld(WindowHeld) = "window_held",
     }
@@ -104,26 +120,6 @@ pub struct Forked {
 }
 
 impl Forked {
-    /// The owner.
-    pub fn entity(&self) -> String {
-        self.owner.clone()
-    }
-}
-
-/// Events of a chain are missing (`log.gap_found`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct GapFound {
-    /// The owner of the chain.
-    pub owner: String,
-    /// The last event before the gap.
-    pub after: ChainPoint,
-    /// The first event behind it.
-    pub before: ChainPoint,
-    /// That event's `stream:seq`.
-    pub place: String,
-}
-
-impl GapFound {
     /// The owner.
     pub fn entity(&self) -> String {
         self.owner.clone()

@@ -8,6 +8,7 @@ use bus_schema::{
     fact::{
         Fact,
         key::{Issued, KeyFact, Revoked},
+        log::LogFact,
         resource::ResourceFact,
         tenant::{Bound, Created, Granted, Removed, TenantFact, Unbound},
     },
@@ -42,7 +43,8 @@ impl Registry {
             Fact::Key(KeyFact::Issued(issued)) => self.check_issued(issued, now),
             Fact::Key(KeyFact::Revoked(revoked)) => self.check_revoked(revoked),
             Fact::Resource(ResourceFact::EmptyConfirmed(_) | ResourceFact::SchedulePaused(_)) => Ok(()),
-            Fact::Resource(_) | Fact::Log(_) => denied(format!(
+            Fact::Log(LogFact::DamageAcknowledged(_)) => Ok(()),
+            Fact::Resource(_) | Fact::Log(_) | Fact::Key(KeyFact::Rotated(_)) => denied(format!(
                 "{}.{} is stated by the service itself; ask for what leads to it instead",
                 fact.stem(),
                 fact.name()

@@ -39,7 +39,7 @@ pub fn answer(hello: &Hello, owner: Option<&Owner>, caught_up: bool) -> Option<H
     } else {
         HelloVerdict::Continue
     };
-    Some(HelloReply { last, verdict })
+    Some(HelloReply { last, verdict, checkpoint: None })
 }
 
 /// Whether the pool has something of this epoch that the agent does not have (any more).
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_has_told_nothing_yet_goes_on() {
-        let goes_on = Some(HelloReply { last: None, verdict: HelloVerdict::Continue });
+        let goes_on = Some(HelloReply { last: None, verdict: HelloVerdict::Continue, checkpoint: None });
         assert_eq!(answer(&hello(9, 4, 0, ""), None, true), goes_on, "its events still wait for the log");
         assert_eq!(answer(&hello(9, 0, 0, ""), None, true), goes_on);
     }

@@ -173,7 +173,11 @@ mod tests {
     #[test]
     fn what_was_sent_while_the_greeting_was_on_the_way_is_no_reason_to_begin_anew() {
         let at = |seq| ChainPoint { epoch: Epoch(7), seq };
-        let has = |seq| HelloReply { last: Some((at(seq), Hash32::ZERO)), verdict: HelloVerdict::Rebase };
+        let has = |seq| HelloReply {
+            last: Some((at(seq), Hash32::ZERO)),
+            verdict: HelloVerdict::Rebase,
+            checkpoint: None,
+        };
         assert!(overtaken(at(3), at(90), &has(40)));
         assert!(!overtaken(at(3), at(90), &has(91)), "the target has more than the agent has now");
         assert!(!overtaken(at(3), at(90), &has(3)), "the same place with another hash");

@@ -63,6 +63,8 @@ impl Agent {
         let heartbeat = Heartbeat {
             agent: self.name.clone(),
             at: sequencer.chain().acked(),
+            hash: sequencer.chain().acked_hash(),
+            checkpoint: None,
             digest: sequencer.settled_digest().filter(|_| lane.outlet.is_quiet()),
             sent_at: now(),
             outbox_events: sequencer.waiting().events,

@@ -39,6 +39,8 @@ impl Agent {
                 let beat = Heartbeat {
                     agent: config.name.clone(),
                     at: *at,
+                    hash: None,
+                    checkpoint: None,
                     digest: None,
                     sent_at: now(),
                     outbox_events: *outbox_events,

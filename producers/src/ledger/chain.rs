@@ -43,6 +43,11 @@ impl Chain {
         ChainPoint { epoch: self.epoch, seq: self.last_seq }
     }
 
+    /// The hash of the last event that the log acknowledged; none = there is none, or later ones were made.
+    pub(crate) fn acked_hash(&self) -> Option<Hash32> {
+        (self.acked_seq > 0 && self.acked_seq == self.last_seq).then_some(self.last_hash)
+    }
+
     /// The last event that the log acknowledged.
     pub(crate) const fn acked(&self) -> ChainPoint {
         ChainPoint { epoch: self.epoch, seq: self.acked_seq }

@@ -242,7 +242,8 @@ fn note_gap(record: &mut OwnerRecord, after: ChainPoint, stretch: &Stretch<'_>) 
     // The latest one: only a full answer that began after it can fill it.
     owner.gap = Some(Gap { after, before, place: place.clone(), stored_at });
     break_window(owner, &format!("events before {place} are missing"));
-    let fact = GapFound { owner: owner.source.clone(), after, before, place };
+    let owner = owner.source.clone();
+    let fact = GapFound { owner, after, before, place, after_hash: None, before_prev: None, applied: false };
     (LogFact::GapFound(fact), marks.gap_seq)
 }
 

@@ -137,7 +137,7 @@ fn start(owner: &mut Owner, started: Started, stored_at: Timestamp) {
 }
 
 fn hear(owner: &mut Owner, beat: Heartbeat, stored_at: Timestamp) {
-    let Heartbeat { agent: _, at, digest, sent_at, outbox_events, trouble } = beat;
+    let Heartbeat { agent: _, at, digest, sent_at, outbox_events, trouble, hash: _, checkpoint: _ } = beat;
     let equal = digest.filter(|_| owner.at == Some(at)).map(|digest| digest == owner.digest);
     if let Some(equal) = equal {
         owner.proof = Some(Proof { at, equal, stored_at });

@@ -182,6 +182,7 @@ fn key_fact(txn: &WriteTransaction, fact: KeyFact, since: Timestamp) -> Db<()> {
             let (origin, revoked_at) = (KeyOrigin::Target, None);
             put_key(txn, AccessKey { key_id, origin, tenant, salt, hash, not_after, since, revoked_at })
         }
+        KeyFact::Rotated(_) => Ok(()),
         KeyFact::Revoked(Revoked { key_id, source: None, .. }) => {
             end_key(txn, &key_id, &KeyOrigin::Target, since)
         }

@@ -68,6 +68,11 @@ pub(super) fn name(fact: &LogFact) -> String {
         LogFact::Forked(fact) => format!("fork:{}", fact.place),
         LogFact::WindowHeld(fact) => format!("held:{}:{}", fact.owner, fact.sync_id),
         LogFact::Rewound(fact) => format!("rewound:{}:{}", fact.stream, fact.applied_seq),
+        LogFact::GapHealed(fact) => format!("healed:{}:{}", fact.owner, fact.place),
+        LogFact::LossFound(fact) => format!("loss:{}:{}:{}", fact.stream, fact.created, fact.first_seq),
+        LogFact::DamageAcknowledged(fact) => format!("acknowledged:{}", fact.entity()),
+        LogFact::Scrubbed(fact) => format!("scrubbed:{}", fact.stream),
+        LogFact::Checkpoint(fact) => format!("checkpoint:{}", fact.number),
         LogFact::LeaseAcquired(fact) => format!("lease:{}", fact.lease),
     }
 }

@@ -285,6 +285,8 @@ impl Agent {
         let beat = Heartbeat {
             agent: name(self.source.rsplit('/').next().unwrap()),
             at: self.at,
+            hash: (self.at.seq > 0).then_some(self.prev),
+            checkpoint: None,
             digest,
             sent_at: at(CREATED),
             outbox_events: 0,
