@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use bus_schema::{Hash32, PoolId, Timestamp, envelope::Stored, subject};
+use bus_schema::{PoolId, Timestamp, envelope::Stored, subject};
 use projector::{Batch, Reader, Store, StoreOptions};
 
 use crate::{
@@ -178,7 +178,7 @@ impl Writer {
                 event.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             let (subject, headers, body) = (event.subject.as_str(), headers.as_slice(), &*event.body);
             let stored_at = Timestamp::from_unix_ms(*seq as i64);
-            batch.push(Stored { subject, headers, body, stream, seq: *seq, stored_at }, Hash32::of(body));
+            batch.push(Stored { subject, headers, body, stream, seq: *seq, stored_at });
         }
         let committed = store.commit(batch)?;
         if committed.pending > 0 { Err("an event of the load was refused".into()) } else { Ok(()) }

@@ -115,7 +115,7 @@ fn fold(messages: &[Message], first_seq: u64) -> Batch {
             seq,
             stored_at: Timestamp::from_unix_ms(1_800_000_000_000 + seq as i64),
         };
-        batch.push(stored, message.hash);
+        batch.push(stored);
     }
     batch
 }

@@ -21,6 +21,8 @@ use std::collections::HashMap;
 
 use bus_schema::{Hash32, Timestamp, envelope::Stored};
 
+use crate::seals::Sealed;
+
 pub(crate) use fold::{Candidate, Change, Changes, Effect, Item, NoticeChange, Run, RunChain, Segment, Step};
 
 /// Messages of one log in order. Fill it on any thread, then hand it to [`crate::Store::commit`].
@@ -29,10 +31,11 @@ pub struct Batch {
     pub(crate) stream: String,
     pub(crate) first_seq: u64,
     pub(crate) last_seq: u64,
-    pub(crate) last_hash: Hash32,
     pub(crate) last_time: Timestamp,
     messages: usize,
     bytes: usize,
+    /// Every message, in order.
+    pub(crate) seals: Vec<Sealed>,
     pub(crate) pools: Vec<PoolSlot>,
     pub(crate) owners: Vec<OwnerSlot>,
     pub(crate) runs: Vec<Run>,
@@ -56,7 +59,7 @@ pub struct Refusal {
 pub fn check(event: Stored<'_>) -> Result<(), Refusal> {
     // What a batch makes of it is what will be made of it, so nothing can be checked in two ways.
     let mut batch = Batch::new(event.stream);
-    batch.push(event, Hash32::ZERO);
+    batch.push(event);
     let effects = batch.segments.into_iter().flat_map(|segment| segment.items).map(|item| item.effect);
     let refused = effects.filter_map(|effect| match effect {
         Effect::DeadLetter(letter) => Some(Refusal { reason: letter.reason, path: letter.path }),
@@ -91,10 +94,10 @@ impl Batch {
             stream: stream.to_owned(),
             first_seq: 0,
             last_seq: 0,
-            last_hash: Hash32::ZERO,
             last_time: Timestamp::default(),
             messages: 0,
             bytes: 0,
+            seals: Vec::new(),
             pools: Vec::new(),
             owners: Vec::new(),
             runs: Vec::new(),
@@ -105,17 +108,23 @@ impl Batch {
     }
 
     /// Takes in the next message: parses, checks and folds it. What cannot be read becomes a dead letter
-    /// inside the batch. `message_hash` covers the message as stored, for the position check; only that of
-    /// the last message is kept, so the others may be anything.
-    pub fn push(&mut self, message: Stored<'_>, message_hash: Hash32) {
+    /// inside the batch.
+    pub fn push(&mut self, message: Stored<'_>) {
         if self.messages == 0 {
             self.first_seq = message.seq;
         }
         self.messages += 1;
         self.last_seq = message.seq;
-        self.last_hash = message_hash;
         self.last_time = self.last_time.max(message.stored_at);
-        self.take_in(message);
+        let body = Hash32::of(message.body);
+        let chained = self.take_in(message, body);
+        self.seals.push(Sealed { seq: message.seq, hash: message.hash_with(body), chained });
+        self.bytes += size_of::<Sealed>();
+    }
+
+    /// The hash of the last message; zero for none.
+    pub(crate) fn last_hash(&self) -> Hash32 {
+        self.seals.last().map_or(Hash32::ZERO, |message| message.hash)
     }
 
     /// Messages taken in.

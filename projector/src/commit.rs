@@ -5,8 +5,10 @@
 //! looks at the whole pool.
 
 mod chain;
+mod damage;
 mod events;
 mod facts;
+mod holes;
 mod outbox;
 mod owners;
 mod pool;
@@ -23,7 +25,7 @@ pub(crate) use owners::OwnerRecord;
 pub(crate) use pool::PoolState;
 pub use window::is_harmless;
 
-use self::{outbox::Outbox, pool::PoolWriter};
+use self::{holes::Late, outbox::Outbox, pool::PoolWriter};
 use crate::{
     batch::{Batch, Effect, Item, OwnerSlot, Run, Segment},
     log::LogState,
@@ -46,11 +48,22 @@ pub(crate) struct Commit<'t, 'b> {
     rows: u64,
 }
 
+/// Whether an event of a run is taken in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    No,
+    Yes,
+    /// It fills a hole: what came after it is newer.
+    Late,
+}
+
 /// What of a run counts.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Outcome {
     /// Chained events count when their sequence is greater.
     after: u64,
+    /// And these, as far as nothing newer is undone.
+    late: Vec<Late>,
     /// The owner's number in its pool.
     owner: u32,
     /// The epoch of the run, or the log's incarnation for unchained events.
@@ -100,20 +113,26 @@ impl<'t> Commit<'t, '_> {
     }
 
     fn item(&mut self, item: Item) -> Db<()> {
-        let counts = item.run.is_none_or(|run| self.counts(run, item.chain_seq, item.seq, item.stored_at));
+        let of_run = |run| self.counts(run, item.chain_seq, item.seq, item.stored_at);
+        let counts = item.run.map_or(Counts::Yes, of_run);
         match item.effect {
             Effect::Run => item.run.map_or(Ok(()), |run| self.resolve(run, item.stored_at)),
             _ if item.run.is_none() && self.log.has_read(item.seq, item.stored_at) => Ok(()),
             Effect::Fact(fact) => self.fact(fact, item.seq, item.stored_at),
-            _ if !counts => Ok(()),
+            _ if counts == Counts::No => Ok(()),
             Effect::DeadLetter(letter) => {
                 if let Some(run) = item.run {
                     let reason =
                         format!("an event of the answer is a dead letter ({}:{})", letter.stream, letter.seq);
-                    self.break_window(run, &reason)?;
+                    if counts == Counts::Yes {
+                        self.break_window(run, &reason)?;
+                    }
                 }
                 self.park(letter)
             }
+            effect if counts == Counts::Late => item
+                .run
+                .map_or(Ok(()), |run| self.late_event(run, item.chain_seq, item.seq, item.stored_at, effect)),
             effect => item
                 .run
                 .map_or(Ok(()), |run| self.event(run, item.chain_seq, item.seq, item.stored_at, effect)),
@@ -122,11 +141,17 @@ impl<'t> Commit<'t, '_> {
 
     /// Whether an event of a run is taken in: a chained one by its place in the chain, another one unless it
     /// was taken in before its log was rewound (see `docs/decisions/0004-rewound-logs.md`).
-    fn counts(&self, run: usize, chain_seq: u64, seq: u64, stored_at: i64) -> bool {
-        self.outcomes[run].is_some_and(|outcome| match chain_seq {
+    fn counts(&self, run: usize, chain_seq: u64, seq: u64, stored_at: i64) -> Counts {
+        let Some(outcome) = &self.outcomes[run] else { return Counts::No };
+        let is_new = match chain_seq {
             0 => !self.log.has_read(seq, stored_at),
             place => place > outcome.after,
-        })
+        };
+        if is_new {
+            return Counts::Yes;
+        }
+        let is_late = outcome.late.iter().any(|late| late.counts && late.has(chain_seq));
+        if is_late { Counts::Late } else { Counts::No }
     }
 
     /// The tables of a pool, made if the pool is new.

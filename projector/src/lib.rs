@@ -23,6 +23,7 @@ mod pending;
 mod reader;
 mod records;
 mod row;
+mod seals;
 mod snapshot;
 mod store;
 mod tables;
@@ -43,8 +44,9 @@ pub use reader::{
     Answer, AsOf, DigestItem, DigestItems, DigestNodes, Filter, Page, PoolCounters, PoolSummary, Reader,
 };
 pub use records::{
-    AccessKey, ConfirmationRecord, Grant, ImageEntry, KeyOrigin, LogFactRecord, SyncRecord, TenantState,
-    VolumeState,
+    AccessKey, Acknowledged, ConfirmationRecord, DamageFound, DamageRecord, Grant, Healed, ImageEntry,
+    KeyOrigin, LogFactRecord, SyncRecord, TenantState, VolumeState,
 };
 pub use row::{Notice, Order, Row};
+pub use seals::{FRAME, Frame, Seal};
 pub use store::{Committed, Position, Size, Store, StoreOptions};

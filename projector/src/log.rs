@@ -19,6 +19,8 @@ pub(crate) struct LogState {
     pub(crate) hash: Hash32,
     pub(crate) time: Timestamp,
     pub(crate) incarnation: u32,
+    /// The running hash over every message of this incarnation.
+    pub(crate) running: Hash32,
     /// The largest sequence that was taken in before the last rewind.
     pub(crate) read_seq: u64,
     /// The largest time of a message that was taken in before it.
@@ -29,14 +31,15 @@ impl LogState {
     /// A log of which nothing was read.
     pub(crate) fn new(number: u16, created: Timestamp) -> Self {
         let (hash, time, read_time) = (Hash32::ZERO, Timestamp::default(), Timestamp::default());
-        Self { number, created, seq: 0, hash, time, incarnation: 1, read_seq: 0, read_time }
+        Self { number, created, seq: 0, hash, time, incarnation: 1, running: hash, read_seq: 0, read_time }
     }
 
     /// The log once more from its start, as another incarnation.
     pub(crate) fn rewound(self, created: Timestamp) -> Self {
         let (read_seq, read_time) = (self.read_seq.max(self.seq), self.time);
         let incarnation = self.incarnation + 1;
-        Self { created, seq: 0, hash: Hash32::ZERO, incarnation, read_seq, read_time, ..self }
+        let (hash, running) = (Hash32::ZERO, Hash32::ZERO);
+        Self { created, seq: 0, hash, running, incarnation, read_seq, read_time, ..self }
     }
 
     /// The log's incarnation, when what stands here now may not be what stood here before.
@@ -59,6 +62,7 @@ impl LogState {
             hash: self.hash,
             time: self.time,
             incarnation: self.incarnation,
+            running: self.running,
         }
     }
 }

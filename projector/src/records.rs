@@ -6,7 +6,7 @@ use bus_schema::{
     Hash32, Name, PoolId, TenantId, Timestamp,
     event::{image::Pushed, volume::Extent},
     fact::{
-        log::LogFact,
+        log::{GapFound, LogFact, LossFound},
         resource::{Confirmed, SyncCompleted, SyncFailed, SyncRequested},
     },
 };
@@ -146,6 +146,63 @@ pub struct ImageEntry {
     pub stored_at: Timestamp,
     /// When the log stored its deletion.
     pub deleted_at: Option<Timestamp>,
+}
+
+/// What a log lost, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DamageRecord {
+    /// What is lost.
+    pub found: DamageFound,
+    /// `stream:seq` of the fact that says so.
+    pub place: String,
+    /// When the target log stored that.
+    pub found_at: Timestamp,
+    /// The log has it again.
+    pub healed: Option<Healed>,
+    /// A person knows of it.
+    pub acknowledged: Option<Acknowledged>,
+}
+
+impl DamageRecord {
+    /// Whether people are to be told: it is not healed, and nobody has taken note of it. Of lost messages only those
+    /// count that nobody can be asked for; the others are gaps of their own.
+    pub fn is_open(&self) -> bool {
+        let open = match &self.found {
+            DamageFound::Gap(_) => self.healed.is_none(),
+            DamageFound::Loss(loss) => loss.unchained > 0,
+        };
+        open && self.acknowledged.is_none()
+    }
+}
+
+/// What is lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DamageFound {
+    /// Events of a chain.
+    Gap(GapFound),
+    /// Messages that were read.
+    Loss(LossFound),
+}
+
+/// A log has again what it had lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Healed {
+    /// `stream:seq` of the last copy.
+    pub place: String,
+    /// When the target log stored the fact.
+    pub at: Timestamp,
+}
+
+/// A person knows of a damage that stays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// Who.
+    pub actor: String,
+    /// Why it may stay.
+    pub reason: String,
+    /// When the target log stored the fact.
+    pub at: Timestamp,
 }
 
 /// A fact about a log, as it was stated.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use bus_schema::{Hash32, PoolId, Timestamp};
+use bus_schema::{Hash32, PoolId, Timestamp, proof};
 use redb::ReadableTable;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     log::{self, LogState},
     pending::Pending,
     reader::Reader,
+    seals,
     tables::{self, PoolTables, read_json},
 };
 
@@ -49,6 +50,8 @@ pub struct Position {
     pub time: Timestamp,
     /// Counted from 1, one more with every rewind.
     pub incarnation: u32,
+    /// The running hash over every message of this incarnation ([`bus_schema::proof::extend`]).
+    pub running: Hash32,
 }
 
 /// What a commit did.
@@ -105,8 +108,12 @@ impl Store {
                 return Err(Stop::Refused(StoreError::NotNext { stream, first, at }));
             }
             let mut reached = known.clone();
-            (reached.seq, reached.hash) = (batch.last_seq, batch.last_hash);
+            (reached.seq, reached.hash) = (batch.last_seq, batch.last_hash());
             reached.time = reached.time.max(batch.last_time);
+            for message in &batch.seals {
+                reached.running = proof::extend(reached.running, message.hash);
+            }
+            seals::write(&mut txn.open_table(tables::SEALS)?, known.number, &batch.seals)?;
             let written = commit::apply(txn, &known, batch)?;
             log::write(&mut txn.open_table(tables::LOGS)?, &stream, &reached)?;
             let (rows, pending) = (written.rows, written.pending);
@@ -154,6 +161,8 @@ impl Store {
                 Some(known) => known.rewound(created),
             };
             log::write(&mut logs, stream, &state)?;
+            let frames = (state.number, 0)..=(state.number, u32::MAX);
+            txn.open_table(tables::SEALS)?.retain_in(frames, |_, _| false)?;
             Ok(state.position(stream))
         })
     }
@@ -209,6 +218,7 @@ impl Store {
             }
             let pool = name.as_str();
             txn.open_table(tables::KEYS)?.retain(|(_, origin), _| !tables::is_of_pool(origin, pool))?;
+            txn.open_table(tables::WITHDRAWN)?.retain(|(_, origin), _| !tables::is_of_pool(origin, pool))?;
             txn.open_table(tables::FIRST_REQUESTS)?.retain(|(of, _), _| of != pool)?;
             txn.open_table(tables::CONFIRMATIONS)?.retain_in((pool, 0)..=(pool, u64::MAX), |_, _| false)?;
             txn.open_table(tables::SYNCS)?.retain_in((pool, 0)..=(pool, u64::MAX), |_, _| false)?;

@@ -3,7 +3,7 @@
 use redb::TableDefinition;
 
 /// The format that this build writes; it reads no other one.
-pub(crate) const FORMAT: u64 = 3;
+pub(crate) const FORMAT: u64 = 4;
 
 /// Numbers of the store itself, see the `META_*` keys.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -16,6 +16,8 @@ pub(crate) const META_NEXT_PENDING: &str = "next_pending";
 
 /// Stream name → [`crate::log::LogState`].
 pub(crate) const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
+/// Number of a log and of a frame → [`crate::seals::FRAME`] seals of its messages.
+pub(crate) const SEALS: TableDefinition<'_, (u16, u32), &[u8]> = TableDefinition::new("seals");
 /// `site/cluster` → [`crate::commit::PoolState`].
 pub(crate) const POOLS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pools");
 /// The outbox, by id.
@@ -30,6 +32,9 @@ pub(crate) const KEYS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinitio
 /// looked at when a key is asked for: so it does not matter in which order the logs are read, nor what the source
 /// announces again.
 pub(crate) const REVOKED: TableDefinition<'_, (&str, &str), i64> = TableDefinition::new("revoked_keys");
+/// Key id and origin of a key that its source withdrew although nobody had heard of it → when, in ms: the event that
+/// announced it is missing, and must change nothing when it comes after all.
+pub(crate) const WITHDRAWN: TableDefinition<'_, (&str, &str), i64> = TableDefinition::new("withdrawn_keys");
 /// Level-1 tenant that a person removed and nobody has created since → when, in ms.
 pub(crate) const REMOVED: TableDefinition<'_, &str, i64> = TableDefinition::new("removed_tenants");
 /// Tenant → its state.
@@ -48,6 +53,12 @@ pub(crate) const FIRST_REQUESTS: TableDefinition<'_, (&str, &str), i64> =
     TableDefinition::new("first_requests");
 /// Number → fact about a log.
 pub(crate) const LOG_FACTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log_facts");
+/// Number of a checkpoint → its hash.
+pub(crate) const CHECKPOINTS: TableDefinition<'_, u64, [u8; 32]> = TableDefinition::new("checkpoints");
+/// Name and entity of a fact that comes again and again → the last one, as in [`LOG_FACTS`].
+pub(crate) const LATEST: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("latest_facts");
+/// What a log lost, by the name of the damage → [`crate::records::DamageRecord`]. Of the target log alone.
+pub(crate) const DAMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("damages");
 /// Pool, owner and sync id of window closes that a person let pass.
 pub(crate) const EMPTY_CONFIRMED: TableDefinition<'_, (&str, &str, &str), ()> =
     TableDefinition::new("empty_confirmed");
@@ -57,7 +68,7 @@ pub(crate) struct PoolTables {
     names: [String; POOL_TABLES.len()],
 }
 
-const POOL_TABLES: [&str; 13] = [
+const POOL_TABLES: [&str; 14] = [
     "rows",
     "labels",
     "tenant_rows",
@@ -71,6 +82,7 @@ const POOL_TABLES: [&str; 13] = [
     "volumes",
     "images",
     "retired",
+    "holes",
 ];
 
 impl PoolTables {
@@ -148,6 +160,11 @@ impl PoolTables {
     /// its record.
     pub(crate) fn retired(&self) -> TableDefinition<'_, (u32, u64), u64> {
         TableDefinition::new(&self.names[12])
+    }
+
+    /// Owner number, epoch and the place before it → a stretch of the chain that the log lacks.
+    pub(crate) fn holes(&self) -> TableDefinition<'_, (u32, u64, u64), &'static [u8]> {
+        TableDefinition::new(&self.names[13])
     }
 }
 

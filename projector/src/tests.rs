@@ -3,6 +3,7 @@
 mod chain;
 mod damage;
 mod edges;
+mod late;
 mod oracle;
 mod property;
 mod records;

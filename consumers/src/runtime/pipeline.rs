@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use bus::LogMessage;
-use bus_schema::Hash32;
 use projector::{Batch, Committed, Store, StoreError};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -96,11 +95,8 @@ impl Filler {
             self.since = Instant::now();
         }
         self.behind = chunk.behind;
-        let last = chunk.messages.len().saturating_sub(1);
-        for (at, message) in chunk.messages.iter().enumerate() {
-            // A batch ends where a chunk ends, and of a batch only the last message's hash is kept.
-            let hash = if at == last { message.hash() } else { Hash32::ZERO };
-            message.with_stored(|stored| self.batch.push(stored, hash));
+        for message in &chunk.messages {
+            message.with_stored(|stored| self.batch.push(stored));
         }
     }
 

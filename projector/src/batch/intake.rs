@@ -27,14 +27,18 @@ use crate::{
 /// that is two thirds full, and what the allocator adds.
 const ENTRY_BYTES: usize = 220;
 impl Batch {
-    pub(super) fn take_in(&mut self, message: Stored<'_>) {
+    /// Takes a message in, whose body has this hash; answers whether it has a place in a chain.
+    pub(super) fn take_in(&mut self, message: Stored<'_>, body: Hash32) -> bool {
         let taken = match fact_subject(message.subject) {
-            Some(subject) => self.take_in_fact(message, subject).map_err(|fault| (fault, None)),
-            None => self.take_in_event(message),
+            Some(subject) => {
+                self.take_in_fact(message, subject).map(|()| false).map_err(|fault| (fault, None))
+            }
+            None => self.take_in_event(message, body),
         };
-        if let Err((fault, standing)) = taken {
+        taken.unwrap_or_else(|(fault, standing)| {
             self.bury(message, fault, standing);
-        }
+            standing.is_some_and(|at| at.chain_seq > 0)
+        })
     }
 
     /// Makes a dead letter.
@@ -93,8 +97,12 @@ impl Batch {
         Ok(())
     }
 
-    fn take_in_event(&mut self, message: Stored<'_>) -> Result<(), (Fault, Option<Standing>)> {
-        let envelope = Envelope::read(message)
+    fn take_in_event(
+        &mut self,
+        message: Stored<'_>,
+        body: Hash32,
+    ) -> Result<bool, (Fault, Option<Standing>)> {
+        let envelope = Envelope::read_with(message, || body)
             .map_err(|error| (Fault { reason: error.reason, path: error.path }, None))?;
         if envelope.link.is_some_and(|link| link.at.seq == 1 && link.prev != Hash32::ZERO) {
             let reason = "the first event of an epoch names an event before it; its farprev is 64 zeros";
@@ -110,7 +118,7 @@ impl Batch {
             Ok(event) => self.take_in_other(&envelope, event, standing),
             Err(error) => Err(error.into()),
         };
-        taken.map_err(|fault| (fault, Some(standing)))
+        taken.map(|()| standing.chain_seq > 0).map_err(|fault| (fault, Some(standing)))
     }
 
     fn take_in_resource(

@@ -14,16 +14,19 @@
 //!                                                                  them is looked at as above;
 //!                                                                  another hash: refused, a fork
 //! ```
+//! Known places that are missing (see [`super::holes`]) are filled on the way, in a retired epoch too.
 //! A fork is stated once; until a new epoch, what cannot be told apart from its branch is refused.
 
 use bus_schema::{
     Epoch, Hash32, Timestamp,
     chain::ChainPoint,
+    event::agent::Heartbeat,
     fact::log::{Forked, GapFound, LogFact},
 };
 
 use super::{
     Commit, Outcome,
+    holes::{self, Hole, Late},
     owners::{OwnerRecord, Owners, short},
 };
 use crate::{
@@ -42,14 +45,42 @@ struct Stretch<'a> {
     stored_at: Timestamp,
 }
 
+impl<'a> Stretch<'a> {
+    /// That everything between this place and the stretch is missing.
+    fn shown(&self, after: ChainPoint) -> Shown<'a> {
+        let Self { chain, stream, stored_at } = *self;
+        let (before, before_prev) = (chain.first, Some(chain.first_prev));
+        let seq = chain.steps.first().map_or(0, |step| step.seq);
+        Shown { after, before, before_prev, stream, seq, stored_at }
+    }
+}
+
 /// What was decided about a run.
+#[derive(Default)]
 struct Verdict {
     /// Index of the first step that is taken in; none = nothing is.
     from: Option<usize>,
+    /// Copies among the steps before it that fill holes.
+    late: Vec<Late>,
     /// What is to be stated, each with the stream sequence of the event that shows it.
     facts: Vec<(LogFact, u64)>,
     /// Index of the first step that is refused because its epoch is over; none = no such step.
     retired: Option<usize>,
+}
+
+/// Where the log shows that events of a chain are missing.
+struct Shown<'a> {
+    /// The last event before them.
+    after: ChainPoint,
+    /// The first place behind them.
+    before: ChainPoint,
+    /// The hash that the last missing one has, if the event behind it names that.
+    before_prev: Option<Hash32>,
+    stream: &'a str,
+    /// The stream sequence of the event that shows it.
+    seq: u64,
+    /// When the log stored that one.
+    stored_at: Timestamp,
 }
 
 impl Commit<'_, '_> {
@@ -63,7 +94,7 @@ impl Commit<'_, '_> {
         let Some(chain) = &run_data.chain else {
             take_in_unchained(owner, run_data, &log);
             let epoch = u64::from(log.incarnation);
-            self.outcomes[run] = Some(Outcome { after: 0, owner: number, epoch });
+            self.outcomes[run] = Some(Outcome { after: 0, late: Vec::new(), owner: number, epoch });
             return Ok(());
         };
         let stretch = Stretch { chain, stream, stored_at: Timestamp::from_unix_ms(stored_at) };
@@ -72,8 +103,10 @@ impl Commit<'_, '_> {
             take_in(&mut pool.side.owners, number, chain, from)?;
         }
         let source = pool.side.owners.get(number)?.owner.source.clone();
-        self.outcomes[run] = verdict.from.map(|from| Outcome {
-            after: chain.first.seq + from as u64 - 1,
+        let after = verdict.from.map(|from| chain.first.seq + from as u64 - 1);
+        self.outcomes[run] = (after.is_some() || !verdict.late.is_empty()).then(|| Outcome {
+            after: after.unwrap_or(u64::MAX),
+            late: verdict.late,
             owner: number,
             epoch: chain.first.epoch.0,
         });
@@ -104,6 +137,27 @@ impl Commit<'_, '_> {
             self.park(letter)?;
         }
         Ok(())
+    }
+
+    /// Notes what a heartbeat tells: the log had acknowledged everything up to its place, so that what has not come
+    /// by now is missing.
+    pub(super) fn note_missing(
+        &mut self,
+        run: usize,
+        beat: &Heartbeat,
+        seq: u64,
+        stored_at: Timestamp,
+    ) -> Db<()> {
+        let stream = self.stream;
+        let (pool, number) = self.pool_of(run)?;
+        let owner = &pool.side.owners.get(number)?.owner;
+        let behind = owner.at.filter(|at| at.epoch == beat.at.epoch && at.seq < beat.at.seq);
+        let Some(after) = behind.filter(|_| owner.fork.is_none()) else { return Ok(()) };
+        let Some(next) = beat.at.seq.checked_add(1) else { return Ok(()) };
+        let before = ChainPoint { seq: next, ..beat.at };
+        let shown = Shown { after, before, before_prev: beat.hash, stream, seq, stored_at };
+        let fact = note_gap(&mut pool.side.owners, number, &shown)?;
+        fact.map_or(Ok(()), |(fact, seq)| self.tell(fact, seq))
     }
 
     /// Notes that the sync answer that the run's owner is sending has a hole.
@@ -144,34 +198,67 @@ fn take_in(owners: &mut Owners<'_>, number: u32, chain: &RunChain, from: usize) 
 
 fn judge(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Verdict> {
     let chain = stretch.chain;
-    let all = chain.steps.len() as u64;
-    let over = owners.last_of_retired(number, chain.first.epoch)?;
-    let owner = &mut owners.get(number)?.owner;
-    if let Some(last_seq) = over {
-        let known = known_steps(last_seq, chain);
-        owner.repeats += known as u64;
-        owner.refused += all - known as u64;
-        return Ok(Verdict { from: None, facts: Vec::new(), retired: Some(known) });
+    if let Some(last_seq) = owners.last_of_retired(number, chain.first.epoch)? {
+        return judge_retired(owners, number, last_seq, stretch);
     }
-    match owner.at {
+    let mut facts = Vec::new();
+    match owners.get(number)?.owner.at {
         Some(last) if last.epoch == chain.first.epoch => {
-            let mut facts = Vec::new();
             let from = judge_current(owners, number, last, stretch, &mut facts)?;
-            Ok(Verdict { from, facts, retired: None })
+            let late = fill(owners, number, stretch)?;
+            // What a hole at the end of the chain lacked are simply the next ones.
+            let next = |late: &Late| from.is_some_and(|from| late.first_seq >= chain.first.seq + from as u64);
+            let late: Vec<Late> = late.into_iter().filter(|late| !next(late)).collect();
+            let copies = count(&late);
+            let owner = &mut owners.get(number)?.owner;
+            owner.repeats -= copies;
+            owner.applied += copies;
+            Ok(Verdict { from, late, facts, retired: None })
         }
         last => {
             begin_epoch(owners, number, last)?;
-            let record = owners.get(number)?;
-            let gap = if chain.first.seq > 1 {
+            if chain.first.seq > 1 {
                 let after = ChainPoint { epoch: chain.first.epoch, seq: 0 };
-                Some(note_gap(record, after, stretch))
-            } else {
-                None
-            };
+                facts.extend(note_gap(owners, number, &stretch.shown(after))?);
+            }
             owners.forget_hashes(number)?;
-            Ok(Verdict { from: Some(0), facts: gap.into_iter().collect(), retired: None })
+            Ok(Verdict { from: Some(0), facts, ..Verdict::default() })
         }
     }
+}
+
+/// Of an epoch that is over nothing is taken in but what holes lack.
+fn judge_retired(owners: &mut Owners<'_>, number: u32, last_seq: u64, stretch: &Stretch<'_>) -> Db<Verdict> {
+    let late = fill(owners, number, stretch)?;
+    // A hole may be at the very end of the epoch.
+    let last_seq = late.iter().map(|late| late.last_seq).fold(last_seq, u64::max);
+    let known = known_steps(last_seq, stretch.chain);
+    let copies = count(&late);
+    let owner = &mut owners.get(number)?.owner;
+    owner.repeats += known as u64 - copies;
+    owner.applied += copies;
+    owner.refused += (stretch.chain.steps.len() - known) as u64;
+    Ok(Verdict { late, retired: Some(known), ..Verdict::default() })
+}
+
+fn count(late: &[Late]) -> u64 {
+    late.iter().map(|late| late.last_seq + 1 - late.first_seq).sum()
+}
+
+/// Fills holes with what a run brings, and shows what is missing still.
+fn fill(owners: &mut Owners<'_>, number: u32, stretch: &Stretch<'_>) -> Db<Vec<Late>> {
+    let chain = stretch.chain;
+    let filled = holes::fill(&mut owners.holes, number, chain.first.epoch, chain)?;
+    for hole in filled.whole.iter().filter(|hole| !hole.is_mended) {
+        let rest = holes::all(&owners.holes, number)?.into_iter().filter(|rest| !rest.is_mended);
+        let rest = rest.max_by_key(|rest| rest.place_seq);
+        let OwnerRecord { owner, marks, .. } = owners.get(number)?;
+        if marks.gap_seq == hole.place_seq {
+            marks.gap_seq = rest.as_ref().map_or(0, |rest| rest.place_seq);
+            owner.gap = rest.map(|rest| gap(stretch.stream, &rest));
+        }
+    }
+    Ok(filled.late)
 }
 
 /// How many steps stand at or before a place that the chain has reached.
@@ -230,21 +317,42 @@ fn judge_current(
         owner.refused += rest;
         return Ok(None);
     }
-    facts.push(note_gap(record, last, stretch));
+    facts.extend(note_gap(owners, number, &stretch.shown(last))?);
     Ok(Some(known))
 }
 
-fn note_gap(record: &mut OwnerRecord, after: ChainPoint, stretch: &Stretch<'_>) -> (LogFact, u64) {
-    let Stretch { chain, stream, stored_at } = *stretch;
-    let OwnerRecord { owner, marks, .. } = record;
-    marks.gap_seq = chain.steps.first().map_or(0, |step| step.seq);
-    let (before, place) = (chain.first, format!("{stream}:{}", marks.gap_seq));
-    // The latest one: only a full answer that began after it can fill it.
-    owner.gap = Some(Gap { after, before, place: place.clone(), stored_at });
-    break_window(owner, &format!("events before {place} are missing"));
-    let owner = owner.source.clone();
-    let fact = GapFound { owner, after, before, place, after_hash: None, before_prev: None, applied: false };
-    (LogFact::GapFound(fact), marks.gap_seq)
+/// Notes a hole, and that the pool lacks what was in it; none = it was stated already.
+fn note_gap(owners: &mut Owners<'_>, number: u32, shown: &Shown<'_>) -> Db<Option<(LogFact, u64)>> {
+    let Shown { after, before, before_prev, stream, seq, stored_at } = *shown;
+    let known = holes::open_at(&owners.holes, number, after)?;
+    let OwnerRecord { owner, marks, .. } = owners.get(number)?;
+    let is_known = known.as_ref().is_some_and(|hole| hole.before == before);
+    let hole = match known {
+        Some(hole) if is_known => Hole { before_prev: before_prev.or(hole.before_prev), ..hole },
+        Some(hole) => Hole { before, before_prev, place_seq: seq, stored_at, ..hole },
+        None => {
+            let joins = if after.seq == 0 { Some(Hash32::ZERO) } else { owner.hash };
+            let (filled_seq, place_seq, is_mended) = (after.seq, seq, false);
+            Hole { after, before, joins, filled_seq, before_prev, place_seq, stored_at, is_mended }
+        }
+    };
+    // The latest one: only a full answer that began after it, or copies of everything, can fill it.
+    marks.gap_seq = hole.place_seq;
+    let gap = gap(stream, &hole);
+    break_window(owner, &format!("events before {} are missing", gap.place));
+    let (owner_name, place) = (owner.source.clone(), gap.place.clone());
+    owner.gap = Some(gap);
+    holes::put(&mut owners.holes, number, &hole)?;
+    let Hole { after, before, joins, filled_seq, before_prev, .. } = hole;
+    let after_hash = joins.filter(|_| filled_seq == after.seq);
+    let fact = GapFound { owner: owner_name, after, before, place, after_hash, before_prev, applied: false };
+    Ok((!is_known).then_some((LogFact::GapFound(fact), seq)))
+}
+
+/// A hole as it is shown.
+fn gap(stream: &str, hole: &Hole) -> Gap {
+    let Hole { after, before, place_seq, stored_at, .. } = hole.clone();
+    Gap { after, before, place: format!("{stream}:{place_seq}"), stored_at }
 }
 
 /// States a fork, once: what follows on the refused branch is of the same fork.

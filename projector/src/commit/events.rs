@@ -41,7 +41,7 @@ impl Commit<'_, '_> {
         match effect {
             Effect::Opened(opened) => self.open_window(run, opened, seq, stored_at),
             Effect::Closed(closed) => self.close_window(run, chain_seq, closed, seq, stored_at),
-            Effect::Agent(event) => self.agent(run, event, stored_at),
+            Effect::Agent(event) => self.agent(run, event, seq, stored_at),
             Effect::Key(event) => self.source_key(run, event, stored_at),
             Effect::Volume(event) => self.volume(run, event, seq, stored_at),
             Effect::Image(event) => self.image(run, event, seq, stored_at),
@@ -49,15 +49,55 @@ impl Commit<'_, '_> {
         }
     }
 
-    fn agent(&mut self, run: usize, event: AgentEvent, stored_at: Timestamp) -> Db<()> {
+    /// Takes in a copy that fills a hole: only what cannot undo anything newer.
+    pub(super) fn late_event(
+        &mut self,
+        run: usize,
+        chain_seq: u64,
+        seq: u64,
+        stored_at: i64,
+        effect: Effect,
+    ) -> Db<()> {
+        match effect {
+            // More failed extents are more to copy, which never does harm.
+            Effect::Volume(event) => self.volume(run, event, seq, Timestamp::from_unix_ms(stored_at)),
+            Effect::Image(event) if !self.knows_image(run, &event)? => {
+                self.image(run, event, seq, Timestamp::from_unix_ms(stored_at))
+            }
+            Effect::Key(event) if !self.knows_key(run, &event)? => {
+                self.event(run, chain_seq, seq, stored_at, Effect::Key(event))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether anything was said of an image: nobody remembers in which order.
+    fn knows_image(&mut self, run: usize, event: &ImageEvent) -> Db<bool> {
+        let (pool, _) = self.pool_of(run)?;
+        Ok(pool.side.images.get(event.entity().as_str())?.is_some())
+    }
+
+    /// Whether the owner has said anything of a key that is known still.
+    fn knows_key(&mut self, run: usize, event: &KeyEvent) -> Db<bool> {
+        let source = self.owners[self.runs[run].owner].source.to_string();
+        let (pool, _) = self.pool_of(run)?;
+        let pool = pool.name.parse().map_err(|_| tables::damaged("a pool's name"))?;
+        facts::knows_key(self.txn, &event.entity(), &KeyOrigin::Source { pool, source })
+    }
+
+    fn agent(&mut self, run: usize, event: AgentEvent, seq: u64, stored_at: Timestamp) -> Db<()> {
         let (pool, number) = self.pool_of(run)?;
         let owners = &mut pool.side.owners;
         match &event {
-            AgentEvent::Heartbeat(beat) => owners.recall(number, beat.at.epoch)?,
+            AgentEvent::Heartbeat(beat) => {
+                owners.recall(number, beat.at.epoch)?;
+                self.note_missing(run, beat, seq, stored_at)?;
+            }
             AgentEvent::EpochClosed(closed) => retire_closed(owners, number, closed.epoch)?,
             AgentEvent::Started(_) | AgentEvent::Stopped(_) => {}
         }
-        let owner = &mut owners.get(number)?.owner;
+        let (pool, number) = self.pool_of(run)?;
+        let owner = &mut pool.side.owners.get(number)?.owner;
         match event {
             AgentEvent::Started(started) => start(owner, started, stored_at),
             AgentEvent::Heartbeat(beat) => hear(owner, beat, stored_at),

@@ -13,7 +13,7 @@ use bus_schema::{
 };
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{Commit, outbox};
+use super::{Commit, damage, outbox};
 use crate::{
     records::{AccessKey, ConfirmationRecord, Grant, KeyOrigin, StoredLogFact, SyncRecord, TenantState},
     tables::{self, Db, damaged, read_json, write_json},
@@ -93,6 +93,16 @@ impl Commit<'_, '_> {
             .ok_or_else(|| damaged("a fact"))?;
         let record = StoredLogFact { place: self.place(seq), stored_at, name: fact.name().to_owned(), data };
         let mut table = self.txn.open_table(tables::LOG_FACTS)?;
+        if let LogFact::Checkpoint(checkpoint) = fact {
+            let hash = checkpoint.hash().map_err(|_| damaged("a checkpoint"))?;
+            self.txn.open_table(tables::CHECKPOINTS)?.insert(checkpoint.number, hash.0)?;
+        }
+        if matches!(fact, LogFact::Checkpoint(_) | LogFact::Scrubbed(_)) {
+            let mut table = self.txn.open_table(tables::LATEST)?;
+            table.insert((fact.name(), fact.entity().as_str()), write_json(&record)?.as_slice())?;
+            return Ok(());
+        }
+        damage::note(self.txn, fact, &record.place, stored_at)?;
         let number = table.last()?.map_or(1, |(number, _)| number.value() + 1);
         table.insert(number, write_json(&record)?.as_slice())?;
         if let Some(oldest) = number.checked_sub(LOG_FACTS_MAX) {
@@ -228,18 +238,31 @@ pub(super) fn put_key(txn: &WriteTransaction, mut key: AccessKey) -> Db<()> {
     Ok(())
 }
 
-/// Notes that a key is no longer good; one that is not known stays unknown.
+/// Notes that a key is no longer good; of one that is not known, only that.
 pub(super) fn end_key(txn: &WriteTransaction, key_id: &Name, origin: &KeyOrigin, at: Timestamp) -> Db<()> {
     let mut table = txn.open_table(tables::KEYS)?;
     let origin = origin_text(origin);
     let at_key = (key_id.as_str(), origin.as_str());
     let known: Option<AccessKey> =
         table.get(at_key)?.map(|known| read_json("a key", known.value())).transpose()?;
-    if let Some(mut key) = known {
-        key.revoked_at = Some(at);
-        table.insert(at_key, write_json(&key)?.as_slice())?;
+    match known {
+        Some(mut key) => {
+            key.revoked_at = Some(at);
+            table.insert(at_key, write_json(&key)?.as_slice())?;
+        }
+        None => {
+            txn.open_table(tables::WITHDRAWN)?.insert(at_key, at.unix_ms())?;
+        }
     }
     Ok(())
+}
+
+/// Whether anything was said of a key of this origin.
+pub(super) fn knows_key(txn: &WriteTransaction, key_id: &str, origin: &KeyOrigin) -> Db<bool> {
+    let origin = origin_text(origin);
+    let at_key = (key_id, origin.as_str());
+    Ok(txn.open_table(tables::KEYS)?.get(at_key)?.is_some()
+        || txn.open_table(tables::WITHDRAWN)?.get(at_key)?.is_some())
 }
 
 fn origin_text(origin: &KeyOrigin) -> String {

@@ -10,7 +10,7 @@ use bus_schema::{
 use redb::{ReadableTable, Table};
 use serde::{Deserialize, Serialize};
 
-use super::window::Held;
+use super::{holes::Holes, window::Held};
 use crate::{
     owner::{Owner, SinceSync},
     tables::{Db, damaged, read_json, write_json},
@@ -52,6 +52,7 @@ pub(super) struct Owners<'t> {
     names: Table<'t, u32, &'static str>,
     recent: Table<'t, (u32, u64), u64>,
     retired: Table<'t, (u32, u64), u64>,
+    pub(super) holes: Holes<'t>,
     numbers: HashMap<Box<str>, u32>,
     records: BTreeMap<u32, OwnerRecord>,
     next: u32,
@@ -63,9 +64,10 @@ impl<'t> Owners<'t> {
         names: Table<'t, u32, &'static str>,
         recent: Table<'t, (u32, u64), u64>,
         retired: Table<'t, (u32, u64), u64>,
+        holes: Holes<'t>,
         next: u32,
     ) -> Self {
-        Self { table, names, recent, retired, numbers: HashMap::new(), records: BTreeMap::new(), next }
+        Self { table, names, recent, retired, holes, numbers: HashMap::new(), records: BTreeMap::new(), next }
     }
 
     /// The number of a source; a new one gets the next.

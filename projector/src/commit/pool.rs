@@ -61,6 +61,7 @@ impl<'t> PoolWriter<'t> {
             txn.open_table(names.owner_names())?,
             txn.open_table(names.recent())?,
             txn.open_table(names.retired())?,
+            txn.open_table(names.holes())?,
             state.next_owner,
         );
         let side = Side {

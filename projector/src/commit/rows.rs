@@ -10,7 +10,7 @@ use redb::ReadableTable;
 use serde_json::value::RawValue;
 
 use super::{
-    Commit,
+    Commit, Counts,
     pool::{PoolWriter, Side},
     window::Tiers,
 };
@@ -24,7 +24,17 @@ use crate::{
 struct Counted {
     owner: u32,
     epoch: u64,
+    /// It fills a hole: whatever stands there now is newer, unless it is of the same chain and older.
+    is_late: bool,
     candidate: Candidate,
+}
+
+impl Counted {
+    /// Whether a copy that fills a hole may write over a row.
+    fn is_newer_than(&self, old: &Head) -> bool {
+        let same = old.chained && (old.owner, old.epoch) == (self.owner, self.epoch);
+        same && old.chain_seq < self.candidate.chain_seq
+    }
 }
 
 impl Commit<'_, '_> {
@@ -38,6 +48,10 @@ impl Commit<'_, '_> {
         for (key, Changes { earlier, last }) in rows {
             if earlier.is_empty() && !matches!(last.change, Change::Notice(_)) {
                 if let Some(change) = self.counted(last) {
+                    if change.is_late {
+                        self.rows += u64::from(pool.fold_row(&key, [change].into_iter(), log)?);
+                        continue;
+                    }
                     pool.put(&key, &after(None, &key, &change, log)?)?;
                     self.rows += 1;
                 }
@@ -53,8 +67,9 @@ impl Commit<'_, '_> {
     fn counted(&self, candidate: Candidate) -> Option<Counted> {
         let run = candidate.run as usize;
         let counts = self.counts(run, candidate.chain_seq, candidate.seq, candidate.stored_at);
-        let outcome = self.outcomes[run].filter(|_| counts)?;
-        Some(Counted { owner: outcome.owner, epoch: outcome.epoch, candidate })
+        let outcome = self.outcomes[run].as_ref().filter(|_| counts != Counts::No)?;
+        let is_late = counts == Counts::Late;
+        Some(Counted { owner: outcome.owner, epoch: outcome.epoch, is_late, candidate })
     }
 }
 
@@ -65,6 +80,9 @@ impl PoolWriter<'_> {
         let mut changed = false;
         for change in changes {
             let old = row.as_deref().map(Cell::read).transpose()?;
+            if change.is_late && old.as_ref().is_some_and(|old| !change.is_newer_than(&old.head)) {
+                continue;
+            }
             let old = match (old, &change.candidate.change) {
                 (Some(old), Change::Notice(_)) if self.side.is_kept(&old)? => None,
                 (old, _) => old,
@@ -174,7 +192,7 @@ impl Side<'_> {
 
 /// The row after a change. Only a notice needs to know what was there before.
 fn after<'c>(old: Option<&Cell<'c>>, key: &str, change: &'c Counted, log: u16) -> Db<Cell<'c>> {
-    let Counted { owner, epoch, candidate } = change;
+    let Counted { owner, epoch, candidate, .. } = change;
     let mut head = Head {
         owner: *owner,
         chained: candidate.chain_seq > 0,

@@ -25,7 +25,7 @@ use bus_schema::{
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
-use super::{Commit, owners::OwnerRecord, pool::PoolWriter};
+use super::{Commit, holes, owners::OwnerRecord, pool::PoolWriter};
 use crate::{
     cell::{Cell, EMPTY_TAIL, Head},
     owner::{HeldWindow, LastSync, Owner, Proof, Window},
@@ -180,6 +180,7 @@ impl Commit<'_, '_> {
         };
         let mut swept = Swept::Deleted(0);
         if let (Some(window), None, SyncScope::Full) = (window, &broken, closed.scope) {
+            holes::mend(&mut pool.side.owners.holes, number)?;
             let Window { sync_id, low, incarnation, opened_seq, .. } = window;
             let (closed_seq, closed_at, would_delete, rows) = (seq, stored_at, 0, 0);
             let window = HeldWindow { sync_id, low, opened_seq, would_delete, rows, closed_seq, closed_at };
@@ -224,16 +225,15 @@ impl PoolWriter<'_> {
         let others = absent.others.len() as u64;
         let rows = live + buried;
         let held = &mut self.side.owners.get(number)?.marks.held;
-        let settled = if is_harmless(kept + others, rows) {
-            std::mem::take(held)
-        } else {
-            let mut left = absent.kept_rows.iter().map(|rows| *rows > 0);
-            held.retain(|_| left.next().unwrap_or(false));
-            Vec::new()
-        };
+        // One that has nothing left to delete passes as if a person had let it.
+        let settles = is_harmless(kept + others, rows);
+        let tiers = std::mem::take(held).into_iter().zip(&absent.kept).zip(&absent.kept_rows);
+        let (passed, waiting): (Vec<_>, Vec<_>) = tiers.partition(|(_, rows)| settles || **rows == 0);
+        *held = waiting.into_iter().map(|((held, _), _)| held).collect();
         let mut deleted = 0;
-        for (held, keys) in settled.iter().zip(&absent.kept) {
+        for ((held, keys), _) in passed {
             deleted += self.bury_all(keys, held.grave())?;
+            self.note_full(number, held.grave())?;
         }
         let is_held = !is_harmless(others, rows - kept);
         let grave = close.grave();

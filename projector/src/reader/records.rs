@@ -1,6 +1,6 @@
 //! Keys, tenants, syncs, confirmations, volumes, images, facts about logs.
 
-use bus_schema::{Name, PoolId, TenantId, Timestamp, fact::log::LogFact};
+use bus_schema::{Hash32, Name, PoolId, TenantId, Timestamp, fact::log::LogFact};
 use redb::ReadableTable;
 
 use super::{Answer, Reader};
@@ -10,9 +10,10 @@ use crate::{
     error::StoreError,
     pending::Stated,
     records::{
-        AccessKey, ConfirmationRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact, SyncRecord,
-        TenantState, VolumeState,
+        AccessKey, ConfirmationRecord, DamageRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact,
+        SyncRecord, TenantState, VolumeState,
     },
+    seals::{self, Frame},
     snapshot::Snapshot,
     tables::{self, Db, damaged, read_json},
 };
@@ -155,6 +156,41 @@ impl Reader {
             let table = snapshot.open_table(tables::LOG_FACTS)?;
             table.iter()?.rev().take(limit).map(|entry| log_fact(entry?.1.value())).collect()
         })
+    }
+
+    /// What logs lost, healed and acknowledged damages too.
+    pub fn damages(&self) -> Result<Answer<Vec<DamageRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::DAMAGES)?;
+            table.iter()?.map(|entry| read_json("a damage", entry?.1.value())).collect()
+        })
+    }
+
+    /// The last checkpoint that was stated, or the last scrub of a stream: the last fact of a name about an entity.
+    /// Kept of `checkpoint` and `scrubbed` only.
+    pub fn latest_fact(&self, name: &str, entity: &str) -> Result<Answer<Option<LogFactRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::LATEST)?;
+            table.get((name, entity))?.map(|record| log_fact(record.value())).transpose()
+        })
+    }
+
+    /// The hash of the checkpoint that has this number in the target log.
+    pub fn checkpoint(&self, number: u64) -> Result<Answer<Option<Hash32>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::CHECKPOINTS)?;
+            Ok(table.get(number)?.map(|hash| Hash32(hash.value())))
+        })
+    }
+
+    /// The seals of the stretch of a log that a sequence belongs to; none = nothing of it was read.
+    pub fn seals(&self, stream: &str, seq: u64) -> Result<Option<Frame>, StoreError> {
+        let frame = self.ask(|snapshot| {
+            let known = snapshot.logs().iter().find(|(of, _)| of == stream);
+            let Some((_, log)) = known else { return Ok(None) };
+            seals::read(&snapshot.open_table(tables::SEALS)?, log.number, seals::number_of(seq))
+        })?;
+        Ok(frame.value)
     }
 
     /// How many messages are dead letters: stated ones, and ones that wait in the outbox.

@@ -64,6 +64,30 @@ pub(super) struct OracleOwner {
     pub(super) equal_close: Option<bool>,
     windows: Vec<Window>,
     held: Vec<Held>,
+    holes: Vec<Hole>,
+}
+
+/// Events that never came: those behind `filled` and before `before`.
+#[derive(Clone)]
+struct Hole {
+    epoch: Epoch,
+    filled: u64,
+    joins: Hash32,
+    before: u64,
+    ends: Option<Hash32>,
+    place: u64,
+    is_mended: bool,
+}
+
+/// How an event is taken in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    No,
+    Yes,
+    /// Long after what follows it.
+    Late {
+        counts: bool,
+    },
 }
 
 /// A close that was held.
@@ -96,14 +120,17 @@ impl Oracle {
         let Ok(envelope) = Envelope::read(stored) else { return };
         let pool = self.pools.entry(envelope.subject.pool().unwrap().to_string()).or_default();
         let owner = pool.owners.entry(envelope.source.to_string()).or_default();
-        let is_in = match envelope.link {
+        let taken = match envelope.link {
             None => {
                 owner.unchained += 1;
-                true
+                Taken::Yes
             }
             Some(link) => owner.chain(link, envelope.hash.unwrap(), seq),
         };
-        if is_in {
+        if taken == (Taken::Late { counts: true }) {
+            pool.take_in_late(&envelope, seq, stored_at);
+        }
+        if taken == Taken::Yes {
             let of = |id: &String| {
                 (envelope.subject.pool().unwrap().to_string(), envelope.source.to_string(), id.clone())
             };
@@ -128,46 +155,93 @@ impl Oracle {
 
 impl OracleOwner {
     /// Whether the event is taken in.
-    fn chain(&mut self, link: Link, hash: Hash32, seq: u64) -> bool {
+    fn chain(&mut self, link: Link, hash: Hash32, seq: u64) -> Taken {
         let Link { at: ChainPoint { epoch, seq: chain_seq }, prev } = link;
-        if let Some(last) = self.retired.iter().find(|last| last.epoch == epoch) {
+        if let Some(last) = self.retired.iter().find(|last| last.epoch == epoch).copied() {
+            if let Some(late) = self.fill(link, hash) {
+                return late;
+            }
             *(if chain_seq <= last.seq { &mut self.repeats } else { &mut self.refused }) += 1;
-            return false;
+            return Taken::No;
         }
         match self.at {
             Some(last) if last.epoch == epoch => {
                 if chain_seq <= last.seq {
+                    if let Some(late) = self.fill(link, hash) {
+                        return late;
+                    }
                     let is_fork = self.hashes.get(&(epoch, chain_seq)).is_some_and(|known| *known != hash);
                     self.is_forked |= is_fork;
                     *(if is_fork { &mut self.refused } else { &mut self.repeats }) += 1;
-                    return false;
+                    return Taken::No;
                 }
                 let is_next = chain_seq == last.seq + 1;
                 if (is_next && prev != self.hash) || (!is_next && self.is_forked) {
                     self.is_forked = true;
                     self.refused += 1;
-                    return false;
+                    return Taken::No;
                 }
                 if !is_next {
-                    self.lose(seq);
+                    self.lose(last, link.at, Some(prev), seq);
+                } else if self.holes.iter().any(|hole| hole.epoch == epoch && hole.filled + 1 == chain_seq) {
+                    self.fill(link, hash);
+                    self.applied -= 1;
                 }
             }
             last => {
                 self.retired.extend(last);
                 (self.is_forked, self.windows) = (false, Vec::new());
                 if chain_seq > 1 {
-                    self.lose(seq);
+                    self.hash = Hash32::ZERO;
+                    self.lose(ChainPoint { epoch, seq: 0 }, link.at, Some(prev), seq);
                 }
             }
         }
         (self.at, self.hash) = (Some(link.at), hash);
         self.hashes.insert((epoch, chain_seq), hash);
         self.applied += 1;
-        true
+        Taken::Yes
     }
 
-    fn lose(&mut self, seq: u64) {
-        self.gap = Some(seq);
+    /// What became of an event that may be missing; none = it is not.
+    fn fill(&mut self, link: Link, hash: Hash32) -> Option<Taken> {
+        let Link { at, prev } = link;
+        let found = self.holes.iter().position(|hole| {
+            let is_next = hole.epoch == at.epoch && hole.filled + 1 == at.seq && hole.joins == prev;
+            is_next && (at.seq + 1 < hole.before || hole.ends.is_none_or(|ends| ends == hash))
+        })?;
+        let hole = &mut self.holes[found];
+        (hole.filled, hole.joins) = (at.seq, hash);
+        let counts = !hole.is_mended;
+        if at.seq + 1 == hole.before {
+            let whole = self.holes.remove(found);
+            if counts && self.gap == Some(whole.place) {
+                self.gap = self.holes.iter().filter(|hole| !hole.is_mended).map(|hole| hole.place).max();
+            }
+        }
+        self.applied += 1;
+        Some(Taken::Late { counts })
+    }
+
+    fn lose(&mut self, after: ChainPoint, before: ChainPoint, ends: Option<Hash32>, place: u64) {
+        let ChainPoint { epoch, seq: filled } = after;
+        let known = self.holes.iter_mut().find(|hole| hole.epoch == epoch && hole.filled == filled);
+        let shown = match known {
+            Some(hole) if hole.before == before.seq => {
+                hole.ends = ends.or(hole.ends);
+                hole.place
+            }
+            Some(hole) => {
+                (hole.before, hole.ends, hole.place) = (before.seq, ends, place);
+                place
+            }
+            None => {
+                let (joins, before, is_mended) = (self.hash, before.seq, false);
+                self.holes.push(Hole { epoch, filled, joins, before, ends, place, is_mended });
+                place
+            }
+        };
+        self.gap = Some(shown);
         self.windows.iter_mut().for_each(|window| window.is_broken = true);
     }
 
@@ -188,6 +262,29 @@ impl OracleOwner {
 }
 
 impl OraclePool {
+    /// Only a row of which nothing newer is known.
+    fn take_in_late(&mut self, envelope: &Envelope<'_>, seq: u64, stored_at: Timestamp) {
+        let Ok(Event::Resource(event)) =
+            Event::decode(envelope.subject.stem, envelope.subject.event, &envelope.data)
+        else {
+            return;
+        };
+        if matches!(event, ResourceEvent::SyncOpened(_) | ResourceEvent::SyncClosed(_)) {
+            return;
+        }
+        let (at, owner) = (envelope.link.unwrap().at, envelope.source.to_string());
+        let is_newer = self.rows.get(&event.entity()).is_some_and(|old| {
+            old.owner != owner || old.chain.is_none_or(|old| old.epoch != at.epoch || old.seq > at.seq)
+        });
+        if is_newer {
+            return;
+        }
+        let (changes, bytes) = (self.owners[&owner].changes, self.owners[&owner].bytes);
+        self.take_in(envelope, seq, stored_at, &|_| false);
+        let owner = self.owners.get_mut(&owner).unwrap();
+        (owner.changes, owner.bytes) = (changes, bytes);
+    }
+
     fn take_in(
         &mut self,
         envelope: &Envelope<'_>,
@@ -255,6 +352,13 @@ impl OraclePool {
             Event::Agent(AgentEvent::Heartbeat(beat)) => {
                 let digest = self.digest(&source);
                 let owner = self.owners.get_mut(&source).unwrap();
+                if let Some(last) =
+                    owner.at.filter(|last| last.epoch == beat.at.epoch && last.seq < beat.at.seq)
+                    && !owner.is_forked
+                {
+                    let before = ChainPoint { seq: beat.at.seq + 1, ..beat.at };
+                    owner.lose(last, before, beat.hash, seq);
+                }
                 let here = owner.at == Some(beat.at);
                 owner.heartbeat = Some(beat.digest.filter(|_| here).map(|theirs| theirs == digest));
             }
@@ -281,6 +385,7 @@ impl OraclePool {
             }
         }
         if let Some(window) = window.filter(|_| closed.scope == SyncScope::Full) {
+            self.owners.get_mut(source).unwrap().holes.iter_mut().for_each(|hole| hole.is_mended = true);
             self.close_full(source, window, seq, stored_at, is_confirmed);
         }
         let equal = self.digest(source) == closed.digest;
@@ -321,6 +426,9 @@ impl OraclePool {
             self.bury(source, None, Some(&window), seq, closed_at);
         }
         let owner = self.owners.get_mut(source).unwrap();
+        for (held, _) in owner.held.iter().zip(&empty).filter(|(_, empty)| settles || **empty) {
+            owner.gap.take_if(|gap| *gap <= held.seq);
+        }
         let mut empty = empty.into_iter();
         owner.held.retain(|_| !settles && !empty.next().unwrap());
         if is_held {

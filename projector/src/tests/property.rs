@@ -46,13 +46,25 @@ struct World {
     epochs: u64,
     syncs: u64,
     asked: Vec<(usize, String)>,
+    /// What the log never got, oldest first.
+    lost: Vec<Message>,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let agents = vec![Agent::new("dc1", "a"), Agent::new("dc1", "b"), Agent::new("dc2", "a")];
         let (random, log, oracle) = (Random::new(seed), Log::default(), Oracle::default());
-        Self { random, log, agents, oracle, read: 0, epochs: 1, syncs: 0, asked: Vec::new() }
+        Self {
+            random,
+            log,
+            agents,
+            oracle,
+            read: 0,
+            epochs: 1,
+            syncs: 0,
+            asked: Vec::new(),
+            lost: Vec::new(),
+        }
     }
 
     fn key(&mut self) -> String {
@@ -139,15 +151,32 @@ impl World {
     fn trouble(&mut self, who: usize) {
         let sent: Vec<Message> =
             self.log.messages.iter().filter(|message| message.stream == SITE).cloned().collect();
-        match self.random.below(7) {
+        match self.random.below(9) {
             0 => {
                 // Lost on the way.
-                self.agents[who].say(
-                    "resource",
-                    "Pod/lost",
-                    "deleted",
-                    b"{\"kind\":\"Pod\",\"id\":\"lost\"}".to_vec(),
-                );
+                for _ in 0..1 + self.random.below(3) {
+                    let (key, revision) = (self.key(), self.revision());
+                    let (kind, id) = key.split_once('/').unwrap();
+                    let (event, data) = [
+                        ("deleted", format!(r#"{{"kind":"{kind}","id":"{id}"}}"#)),
+                        (
+                            "changed",
+                            format!(
+                                r#"{{"kind":"{kind}","id":"{id}","revision":"{revision}","state":"late"}}"#
+                            ),
+                        ),
+                    ][self.random.below(2)]
+                    .clone();
+                    self.lost.push(self.agents[who].say("resource", &key, event, data.into_bytes()));
+                }
+            }
+            7 | 8 if !self.lost.is_empty() => {
+                // And sent again when it was asked for, all of it or some.
+                let from = self.random.below(self.lost.len());
+                let length = 1 + self.random.below(8);
+                for message in self.lost.iter().skip(from).take(length) {
+                    self.log.repeat(message);
+                }
             }
             1 | 2 if !sent.is_empty() => {
                 let from = self.random.below(sent.len());

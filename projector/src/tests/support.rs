@@ -37,10 +37,6 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn hash(&self) -> Hash32 {
-        Hash32::of(&[self.subject.as_bytes(), &self.body].concat())
-    }
-
     pub(super) fn with_stored<R>(&self, read: impl FnOnce(Stored<'_>) -> R) -> R {
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -70,6 +66,12 @@ impl Log {
         self.messages.truncate(self.messages.len() - count);
         self.stored_before += count;
         self.site_seq -= count as u64;
+    }
+
+    /// Forgets messages in its middle, as a disk with a flipped bit does; answers them.
+    pub(super) fn lose_between(&mut self, places: std::ops::Range<usize>) -> Vec<Message> {
+        self.stored_before += places.len();
+        self.messages.drain(places).collect()
     }
 
     /// Appends a message to the log that its subject belongs to.
@@ -420,7 +422,7 @@ pub(super) fn open(path: &std::path::Path) -> Store {
 pub(super) fn batch(messages: &[Message]) -> Batch {
     let mut batch = Batch::new(messages[0].stream);
     for message in messages {
-        message.with_stored(|stored| batch.push(stored, message.hash()));
+        message.with_stored(|stored| batch.push(stored));
     }
     batch
 }
