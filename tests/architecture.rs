@@ -37,6 +37,12 @@ const ROOMS: &[Room] = &[
         never_itself: &[],
     },
     Room {
+        name: "audit",
+        may_know: &["bus-schema"],
+        never_below: &["tokio", "async-nats", "redb", "axum"],
+        never_itself: &[],
+    },
+    Room {
         name: "producers",
         may_know: &["bus", "bus-schema"],
         never_below: &["axum"],
@@ -45,7 +51,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "consumers",
-        may_know: &["bus", "bus-schema", "projector"],
+        may_know: &["audit", "bus", "bus-schema", "projector"],
         never_below: &["axum"],
         never_itself: &["async-nats", "redb", "hyper"],
     },
@@ -57,14 +63,14 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "farside",
-        may_know: &["bus", "bus-schema", "console", "consumers", "producers", "projector"],
+        may_know: &["audit", "bus", "bus-schema", "console", "consumers", "producers", "projector"],
         never_below: &[],
         never_itself: &["async-nats", "redb", "axum"],
     },
     Room {
         // Measures what the rooms offer to everybody, and what the client library can do without them.
         name: "bench",
-        may_know: &["bus", "bus-schema", "consumers", "producers", "projector"],
+        may_know: &["audit", "bus", "bus-schema", "consumers", "producers", "projector"],
         never_below: &["axum"],
         never_itself: &["redb"],
     },

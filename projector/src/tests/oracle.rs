@@ -223,6 +223,14 @@ impl OracleOwner {
         Some(Taken::Late { counts })
     }
 
+    /// The log had acknowledged everything up to here.
+    fn lose_before(&mut self, at: ChainPoint, hash: Option<Hash32>, place: u64) {
+        let is_behind = |last: &ChainPoint| last.epoch == at.epoch && last.seq < at.seq && !self.is_forked;
+        if let Some(last) = self.at.filter(is_behind) {
+            self.lose(last, ChainPoint { seq: at.seq + 1, ..at }, hash, place);
+        }
+    }
+
     fn lose(&mut self, after: ChainPoint, before: ChainPoint, ends: Option<Hash32>, place: u64) {
         let ChainPoint { epoch, seq: filled } = after;
         let known = self.holes.iter_mut().find(|hole| hole.epoch == epoch && hole.filled == filled);
@@ -352,13 +360,7 @@ impl OraclePool {
             Event::Agent(AgentEvent::Heartbeat(beat)) => {
                 let digest = self.digest(&source);
                 let owner = self.owners.get_mut(&source).unwrap();
-                if let Some(last) =
-                    owner.at.filter(|last| last.epoch == beat.at.epoch && last.seq < beat.at.seq)
-                    && !owner.is_forked
-                {
-                    let before = ChainPoint { seq: beat.at.seq + 1, ..beat.at };
-                    owner.lose(last, before, beat.hash, seq);
-                }
+                owner.lose_before(beat.at, beat.hash, seq);
                 let here = owner.at == Some(beat.at);
                 owner.heartbeat = Some(beat.digest.filter(|_| here).map(|theirs| theirs == digest));
             }
