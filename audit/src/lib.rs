@@ -10,4 +10,4 @@ mod copies;
 mod walk;
 
 pub use copies::Copies;
-pub use walk::{Break, Expected, Missing, Walk};
+pub use walk::{Break, Expected, Missing, Walk, Walked};

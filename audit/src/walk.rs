@@ -72,12 +72,11 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Before the first message of a stream, which stands at `first_seq`; `begins_at` is where the log is known to
-    /// begin (more than 1 after it was trimmed).
-    pub fn begin(stream: &str, first_seq: u64, begins_at: u64) -> Self {
+    /// Before the first message of a stream that is known to begin at this sequence: more than 1 after it was trimmed.
+    pub fn begin(stream: &str, begins_at: u64) -> Self {
         Self {
             stream: stream.to_owned(),
-            is_whole: begins_at <= 1 && first_seq > 0,
+            is_whole: begins_at <= 1,
             last_seq: 0,
             chains: BTreeMap::new(),
             missing: Vec::new(),
@@ -228,7 +227,7 @@ mod tests {
     /// The walk over a log that holds these places of the chain, in this order.
     fn walked(places: &[u64], expected: Option<u64>) -> Walked {
         let chain = chain(20);
-        let mut walk = Walk::begin("S", 1, 1);
+        let mut walk = Walk::begin("S", 1);
         for (at, place) in places.iter().enumerate() {
             let headers: Vec<_> = chain[*place as usize - 1].0.iter().map(|(n, v)| (&**n, &**v)).collect();
             let (seq, stored_at) = (at as u64 + 1, Timestamp::default());
@@ -273,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_event_that_names_another_one_before_it_is_told() {
-        let mut walk = Walk::begin("S", 1, 1);
+        let mut walk = Walk::begin("S", 1);
         walk.follow(
             "local/dc1".parse().unwrap(),
             SOURCE.to_owned(),

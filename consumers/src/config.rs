@@ -15,11 +15,13 @@ use serde::Deserialize;
 
 use crate::{
     error::ConsumersError,
+    log::Scrubs,
     resource::{
         schedule::{Maintenance, Schedule, Timing},
         state::{Patience, Policy},
         threshold::Limits,
     },
+    runtime::scrub::Pace,
     span::Span,
 };
 
@@ -54,6 +56,8 @@ pub struct ServiceConfig {
     pub threshold: ThresholdConfig,
     /// How long owners are waited for.
     pub patience: PatienceConfig,
+    /// When logs are read again to find what they lost.
+    pub scrub: ScrubConfig,
     /// Policies of single pools, by `site/cluster`.
     pub pools: BTreeMap<PoolId, PoolConfig>,
 }
@@ -113,6 +117,31 @@ pub struct ThresholdConfig {
     pub rest: Span,
 }
 
+/// When logs are read again to find what they lost without a word.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubConfig {
+    /// The time between two scrubs of a log; 0s = only when something asks for one.
+    pub every: Span,
+    /// How fast one may read that nobody waits for, in MiB of event data a second; 0 = as fast as it goes.
+    pub mib_per_s: u32,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self { every: Span::from_ms(24 * 3_600_000), mib_per_s: 32 }
+    }
+}
+
+impl ScrubConfig {
+    /// As the scrubs use it.
+    pub(crate) fn read(self) -> Scrubs {
+        let bytes_per_s = Some(u64::from(self.mib_per_s) << 20).filter(|rate| *rate > 0);
+        let every_ms = Some(self.every.ms()).filter(|every| *every > 0);
+        Scrubs { every_ms, pace: Pace { bytes_per_s } }
+    }
+}
+
 /// How long owners are waited for.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -142,6 +171,7 @@ impl Default for ServiceConfig {
             schedule: ScheduleConfig::default(),
             threshold: ThresholdConfig::default(),
             patience: PatienceConfig::default(),
+            scrub: ScrubConfig::default(),
             pools: BTreeMap::new(),
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod error;
+pub mod log;
 pub mod resource;
 pub mod runtime;
 pub mod span;

@@ -52,9 +52,9 @@ impl Frame {
         self.seals.get(at).copied().filter(|seal| *seal != 0).map(Seal)
     }
 
-    /// The first sequence behind the frame.
-    pub const fn end(&self) -> u64 {
-        self.first_seq + FRAME as u64
+    /// Whether a sequence is of this frame.
+    pub const fn covers(&self, seq: u64) -> bool {
+        self.first_seq <= seq && seq < self.first_seq + FRAME as u64
     }
 
     fn read(number: u32, stored: &[u8]) -> Db<Self> {

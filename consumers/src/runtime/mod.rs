@@ -10,9 +10,11 @@ pub mod hello;
 pub mod pump;
 pub mod rebuild;
 pub mod replay;
+pub mod scrub;
 pub mod service;
 
 pub(crate) mod clock;
 pub(crate) mod logs;
+pub(crate) mod losses;
 pub(crate) mod outbox;
 pub(crate) mod pipeline;

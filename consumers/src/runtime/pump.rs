@@ -29,6 +29,8 @@ use super::{
     facts::FactPublisher,
     logs::Logs,
     pipeline::{Chunk, Gate, Pipeline},
+    replay::Unwatched,
+    scrub::{self, Pace, scrub},
 };
 use crate::error::ConsumersError;
 
@@ -212,7 +214,10 @@ impl Pump {
             reason,
         }));
         let id = format!("rewound/{}/{}/{}", self.stream, position.incarnation, position.hash);
-        self.facts.state(&fact, &id).await.map(drop)
+        self.facts.state(&fact, &id).await?;
+        // What was read of each message is forgotten when the store goes back: compared with the log before that.
+        let findings = scrub(&self.bus, &self.store, &self.stream, Pace::FULL, &Unwatched).await?;
+        scrub::state(&self.facts, findings.facts).await
     }
 
     fn reach(&self, position: &Position) {

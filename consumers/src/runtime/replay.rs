@@ -31,6 +31,13 @@ pub trait Watcher: Send + Sync {
     fn read(&self, stream: &str, done: u64, of: u64);
 }
 
+/// Nobody hears it.
+pub struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn read(&self, _: &str, _: u64, _: u64) {}
+}
+
 /// A store that holds a moment of the past, gone with its directory when this is dropped.
 pub struct Replayed {
     /// The store.

@@ -6,10 +6,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bus::{Bus, Lease, LeaseOptions};
-use bus_schema::{Name, subject};
-use projector::{Reader, Store};
+use bus_schema::{Name, fact::log::Scrubbed, subject};
+use projector::Store;
 use tokio::{
-    sync::{Mutex, Notify, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::ServiceConfig,
     error::ConsumersError,
+    log::{self, AskedScrub, ScrubProgress, heal::Obstacles},
     resource::{Acting, Shown},
 };
 
@@ -52,6 +53,8 @@ struct Ends {
     troubles: watch::Sender<Troubles>,
     shown: watch::Sender<Vec<Shown>>,
     holding: watch::Sender<bool>,
+    log: log::Shown,
+    scrubs: Arc<Mutex<mpsc::Receiver<AskedScrub>>>,
 }
 
 /// What others may see and ask of a service; cheap to clone.
@@ -64,6 +67,8 @@ pub struct Handle {
     troubles: watch::Receiver<Troubles>,
     shown: watch::Receiver<Vec<Shown>>,
     holding: watch::Receiver<bool>,
+    log: log::Seen,
+    scrubs: mpsc::Sender<AskedScrub>,
 }
 
 impl Handle {
@@ -85,6 +90,29 @@ impl Handle {
     /// Whether this process holds the lease.
     pub fn holds_lease(&self) -> bool {
         *self.holding.borrow()
+    }
+
+    /// Why gaps of the logs are open still; empty without the lease.
+    pub fn obstacles(&self) -> Obstacles {
+        self.log.obstacles.borrow().clone()
+    }
+
+    /// How far the scrub is that runs, if one does.
+    pub fn scrub_progress(&self) -> ScrubProgress {
+        self.log.progress.borrow().clone()
+    }
+
+    /// Reads a log again and compares it with what was read of it; answers when that is done. Errors: this process
+    /// does not act for the target, or the log cannot be read.
+    pub async fn scrub(&self, stream: &str) -> Result<Scrubbed, String> {
+        let (reply, done) = oneshot::channel();
+        let asked = AskedScrub { stream: stream.to_owned(), reply };
+        let gone =
+            "another farside acts for this target, or none; ask the one that does: 'farside status' names it";
+        if !self.holds_lease() || self.scrubs.send(asked).await.is_err() {
+            return Err(gone.to_owned());
+        }
+        done.await.unwrap_or_else(|_| Err(gone.to_owned()))
     }
 
     /// The watch on whether this process holds the lease.
@@ -115,6 +143,8 @@ impl Service {
         let (troubles, troubles_seen) = watch::channel(Troubles::new());
         let (shown, shown_seen) = watch::channel(Vec::new());
         let (holding, holding_seen) = watch::channel(false);
+        let (log, log_seen) = log::Shown::channel();
+        let (scrubs, scrubs_asked) = mpsc::channel(log::ASKED_MAX);
         let handle = Handle {
             bus: bus.clone(),
             store: store.clone(),
@@ -123,8 +153,11 @@ impl Service {
             troubles: troubles_seen,
             shown: shown_seen,
             holding: holding_seen,
+            log: log_seen,
+            scrubs,
         };
-        let ends = Ends { applied, troubles, shown, holding };
+        let scrubs = Arc::new(Mutex::new(scrubs_asked));
+        let ends = Ends { applied, troubles, shown, holding, log, scrubs };
         let config = Arc::new(config);
         let logs = Logs::new(bus.clone(), config.clone());
         Ok(Self { config, bus, logs, store, handle, ends })
@@ -209,11 +242,14 @@ impl Service {
         Actor {
             config: self.config.clone(),
             bus: self.bus.clone(),
-            reader: self.store.reader(),
+            store: self.store.clone(),
+            streams: self.logs.streams().collect(),
             progress: self.handle.progress.clone(),
             facts,
             shown: self.ends.shown.clone(),
             holding: self.ends.holding.clone(),
+            log: self.ends.log.clone(),
+            scrubs: self.ends.scrubs.clone(),
         }
     }
 }
@@ -222,11 +258,14 @@ impl Service {
 struct Actor {
     config: Arc<ServiceConfig>,
     bus: Bus,
-    reader: Reader,
+    store: Store,
+    streams: Vec<String>,
     progress: Progress,
     facts: FactPublisher,
     shown: watch::Sender<Vec<Shown>>,
     holding: watch::Sender<bool>,
+    log: log::Shown,
+    scrubs: Arc<Mutex<mpsc::Receiver<AskedScrub>>>,
 }
 
 type Tasks = JoinSet<Result<(), ConsumersError>>;
@@ -270,7 +309,8 @@ impl Actor {
     }
 
     async fn start(&self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), ConsumersError> {
-        let Self { config, bus, reader, progress, facts, shown, .. } = self;
+        let Self { config, bus, progress, facts, shown, .. } = self;
+        let reader = self.store.reader();
         for site in &config.sites {
             let (bus, site, reader, progress) = (bus.clone(), site.clone(), reader.clone(), progress.clone());
             let greeter = Greeter { bus, site, reader, progress };
@@ -278,8 +318,23 @@ impl Actor {
             tasks.spawn(greeter.run(requests, stop.clone()));
         }
         let (bus, config, facts) = (bus.clone(), config.clone(), facts.clone());
-        let acting = Acting { bus, config, facts, reader: reader.clone(), progress: progress.clone() };
-        acting.start(tasks, shown.clone(), stop).await
+        let acting = Acting { bus, config, facts, reader, progress: progress.clone() };
+        acting.start(tasks, shown.clone(), stop).await?;
+        self.logs().start(tasks, stop);
+        Ok(())
+    }
+
+    fn logs(&self) -> log::Acting {
+        log::Acting {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            progress: self.progress.clone(),
+            facts: self.facts.clone(),
+            streams: self.streams.clone(),
+            scrubs: self.config.scrub.read(),
+            shown: self.log.clone(),
+            asked: self.scrubs.clone(),
+        }
     }
 }
 

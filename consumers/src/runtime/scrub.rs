@@ -1,0 +1,239 @@
+//! A scrub: a log read again from its start, and compared with what was read of it before (the seals) and with
+//! itself (the chains). It finds what JetStream loses without a word: a flipped bit hides a message, or all behind
+//! it, and lets the sequences be used again.
+
+use std::time::Duration;
+
+use audit::{Expected, Walk, Walked};
+use bus::{Bus, LogMessage, StreamState};
+use bus_schema::{
+    Hash32,
+    fact::{
+        Fact,
+        log::{GapFound, LogFact, Loss, LossFound, Scrubbed},
+    },
+    subject,
+};
+use projector::{DamageFound, DamageRecord, Frame, Owner, Position, Reader, Store};
+use tokio::time::Instant;
+
+use super::{facts::FactPublisher, losses::Losses, replay::Watcher};
+use crate::error::ConsumersError;
+
+/// Most messages that are compared at once.
+const CHUNK_EVENTS_MAX: usize = 4_096;
+
+/// How fast a scrub may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Bytes a second; none = as fast as it goes.
+    pub bytes_per_s: Option<u64>,
+}
+
+impl Pace {
+    /// As fast as it goes.
+    pub const FULL: Self = Self { bytes_per_s: None };
+
+    /// Waits until so many bytes since `start` are not too fast.
+    async fn keep(self, start: Instant, bytes: u64) {
+        let Some(rate) = self.bytes_per_s.filter(|rate| *rate > 0) else { return };
+        tokio::time::sleep_until(start + Duration::from_millis(bytes.saturating_mul(1_000) / rate)).await;
+    }
+}
+
+/// What a scrub found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// What is to be stated: what nobody knew, and the scrub itself.
+    pub facts: Vec<LogFact>,
+    /// The scrub in figures.
+    pub scrubbed: Scrubbed,
+}
+
+/// Reads a log from its start up to its present end. Errors: the bus, the pool's file; a log that changes meanwhile.
+pub(crate) async fn scrub(
+    bus: &Bus,
+    store: &Store,
+    stream: &str,
+    pace: Pace,
+    watcher: &dyn Watcher,
+) -> Result<Findings, ConsumersError> {
+    let start = Instant::now();
+    let reader = store.reader();
+    // The pool first: what it has must be in the log, which may have more by the time that it is read.
+    let of = stream.to_owned();
+    let (known, expected) = blocking(move || expectations(&reader, &of)).await?;
+    let position = store.position(stream)?;
+    let state = bus.stream_state(stream).await?;
+    let mut comparison = Comparison::new(stream, &state, position, store.reader());
+    let (mut read, mut messages) = (0, 0);
+    if state.messages > 0 {
+        let mut log = bus.read_log(stream, 1, None).await?;
+        while comparison.next_seq <= state.last_seq {
+            let chunk = log.next_chunk(CHUNK_EVENTS_MAX).await?;
+            messages += chunk.len() as u64;
+            read += chunk.iter().map(|message| message.body().len() as u64).sum::<u64>();
+            comparison = blocking(move || comparison.take(&chunk)).await?;
+            watcher.read(stream, comparison.next_seq - 1, state.last_seq);
+            pace.keep(start, read).await;
+        }
+    }
+    let stream = stream.to_owned();
+    blocking(move || {
+        let (walked, losses) = comparison.finish(&expected)?;
+        let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(findings(&stream, &state, messages, took_ms, walked, losses, &known))
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConsumersError> + Send + 'static,
+) -> Result<T, ConsumersError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|source| ConsumersError::Task { task: "scrub", source })?
+}
+
+/// What is known to be damaged, and what the pool has taken in of each chain.
+fn expectations(reader: &Reader, stream: &str) -> Result<(Vec<DamageRecord>, Vec<Expected>), ConsumersError> {
+    let mut expected = Vec::new();
+    for pool in reader.pools()?.value {
+        if subject::site_stream(&pool.pool.site) != stream {
+            continue;
+        }
+        for owner in reader.owners(&pool.pool)?.value {
+            expected.extend(expected_of(&owner));
+        }
+    }
+    Ok((reader.damages()?.value, expected))
+}
+
+fn expected_of(owner: &Owner) -> Vec<Expected> {
+    let of = |at, hash| Expected { pool: owner.pool.clone(), owner: owner.source.clone(), at, hash };
+    let retired = owner.retired.iter().filter(|last| last.seq > 0).map(|last| of(*last, None));
+    retired.chain(owner.at.map(|at| of(at, owner.hash))).collect()
+}
+
+/// A comparison that is under way.
+struct Comparison {
+    stream: String,
+    reader: Reader,
+    walk: Walk,
+    losses: Losses,
+    /// The last sequence that was read before; 0 = nothing was.
+    read_seq: u64,
+    frame: Option<Frame>,
+    next_seq: u64,
+}
+
+impl Comparison {
+    fn new(stream: &str, state: &StreamState, position: Option<Position>, reader: Reader) -> Self {
+        let (created, read_seq) =
+            position.map_or((state.created, 0), |position| (position.created, position.seq));
+        Self {
+            stream: stream.to_owned(),
+            reader,
+            walk: Walk::begin(stream, 1),
+            losses: Losses::of(stream, created),
+            read_seq,
+            frame: None,
+            next_seq: 1,
+        }
+    }
+
+    fn take(mut self, chunk: &[LogMessage]) -> Result<Self, ConsumersError> {
+        for message in chunk {
+            self.miss_up_to(message.seq())?;
+            let body = Hash32::of(message.body());
+            let hash = message.with_stored(|stored| {
+                self.walk.push(stored, body);
+                stored.hash_with(body)
+            });
+            self.compare(message.seq(), hash)?;
+            self.next_seq = message.seq() + 1;
+        }
+        Ok(self)
+    }
+
+    /// What was read between the last message and this sequence is missing.
+    fn miss_up_to(&mut self, seq: u64) -> Result<(), ConsumersError> {
+        for missing in self.next_seq..seq.min(self.read_seq + 1) {
+            if let Some(seal) = self.seal(missing)? {
+                self.losses.push(missing, Loss::Missing, seal.is_chained());
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, seq: u64, hash: Hash32) -> Result<(), ConsumersError> {
+        if let Some(seal) = self.seal(seq)?.filter(|seal| !seal.is_of(hash)) {
+            self.losses.push(seq, Loss::Replaced, seal.is_chained());
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, seq: u64) -> Result<Option<projector::Seal>, ConsumersError> {
+        if seq > self.read_seq {
+            return Ok(None);
+        }
+        if self.frame.as_ref().is_none_or(|frame| !frame.covers(seq)) {
+            self.frame = self.reader.seals(&self.stream, seq)?;
+        }
+        Ok(self.frame.as_ref().and_then(|frame| frame.seal(seq)))
+    }
+
+    fn finish(mut self, expected: &[Expected]) -> Result<(Walked, Vec<LossFound>), ConsumersError> {
+        self.miss_up_to(u64::MAX)?;
+        Ok((self.walk.finish(expected), self.losses.found()))
+    }
+}
+
+fn findings(
+    stream: &str,
+    state: &StreamState,
+    messages: u64,
+    took_ms: u64,
+    walked: Walked,
+    losses: Vec<LossFound>,
+    known: &[DamageRecord],
+) -> Findings {
+    let is_known_gap = |gap: &GapFound| {
+        known.iter().any(|record| match &record.found {
+            DamageFound::Gap(known) => {
+                let same = (&known.owner, known.after, known.before) == (&gap.owner, gap.after, gap.before);
+                same && record.healed.is_none()
+            }
+            DamageFound::Loss(_) => false,
+        })
+    };
+    let is_known_loss = |loss: &LossFound| {
+        known.iter().any(|record| matches!(&record.found, DamageFound::Loss(known) if known == loss))
+    };
+    for found in &walked.breaks {
+        tracing::error!(owner = found.owner, place = found.place, names = %found.names, found = %found.found, "an event does not follow the one before it in its chain");
+    }
+    let scrubbed = Scrubbed {
+        stream: stream.to_owned(),
+        first_seq: state.first_seq,
+        last_seq: state.last_seq,
+        messages,
+        gaps: walked.missing.len() as u64,
+        lost: losses.iter().map(|loss| loss.last_seq + 1 - loss.first_seq).sum(),
+        took_ms,
+    };
+    let losses = losses.into_iter().filter(|loss| !is_known_loss(loss)).map(LogFact::LossFound);
+    let gaps = walked.missing.into_iter().map(|missing| missing.gap).filter(|gap| !is_known_gap(gap));
+    // The pool had read all of it, or it would have found the gap itself.
+    let gaps = gaps.map(|gap| LogFact::GapFound(GapFound { applied: true, ..gap }));
+    let facts = losses.chain(gaps).chain([LogFact::Scrubbed(scrubbed.clone())]).collect();
+    Findings { facts, scrubbed }
+}
+
+/// States what a scrub found.
+pub(crate) async fn state(facts: &FactPublisher, found: Vec<LogFact>) -> Result<(), ConsumersError> {
+    for fact in found {
+        let id = format!("{}/{}", fact.name(), uuid::Uuid::now_v7());
+        facts.state(&Fact::Log(fact), &id).await?;
+    }
+    Ok(())
+}
