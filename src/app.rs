@@ -308,6 +308,7 @@ fn parts(config: &Config, bus: &Bus, service: &Incarnations) -> Result<console::
         reader: service.reader(),
         past: ports.clone(),
         rebuilder: ports.clone(),
+        scrubber: ports.clone(),
         health: ports,
         operator: files::token(&config.token_file())?,
         scraper: files::token(&config.metrics_token_file())?,

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod agent;
+mod audit;
 mod client;
 mod completions;
 mod confirm;
@@ -26,6 +27,7 @@ mod doctor;
 mod key;
 mod man;
 mod pool;
+mod progress;
 mod publish;
 mod rebuild;
 mod render;
@@ -102,6 +104,8 @@ enum Verb {
     Sync(sync::Sync),
     Confirm(confirm::Confirm),
     Publish(publish::Publish),
+    #[command(subcommand)]
+    Audit(audit::Audit),
     #[command(subcommand)]
     Dlq(dlq::Dlq),
     #[command(subcommand)]
@@ -342,6 +346,7 @@ impl Cli {
             Verb::Sync(verb) => verb.run(&context).await,
             Verb::Confirm(verb) => Ok(verb.run(&context).await),
             Verb::Publish(verb) => verb.run(&context).await,
+            Verb::Audit(verb) => verb.run(&context).await,
             Verb::Dlq(verb) => verb.run(&context).await,
             Verb::Tenant(verb) => verb.run(&context).await,
             Verb::Key(verb) => verb.run(&context).await,

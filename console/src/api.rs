@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     auth::{OperatorToken, throttle::Throttle},
-    ports::{Health, PastPools, PortError, Rebuilder},
+    ports::{Health, PastPools, PortError, Rebuilder, Scrubber},
     problem::Problem,
 };
 
@@ -41,6 +41,8 @@ pub struct Parts {
     pub past: Arc<dyn PastPools>,
     /// Builds the pool again.
     pub rebuilder: Arc<dyn Rebuilder>,
+    /// Reads logs again.
+    pub scrubber: Arc<dyn Scrubber>,
     /// What the reactions know of themselves.
     pub health: Arc<dyn Health>,
     /// What opens everything.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
-use bus_schema::{PoolId, Timestamp};
+use bus_schema::{PoolId, Timestamp, fact::log::Scrubbed};
 use projector::Reader;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -66,9 +66,9 @@ pub trait PastPools: Send + Sync {
     fn at(&self, stream: &str, moment: Moment) -> Pending<'_, Past>;
 }
 
-/// How far a rebuild is.
+/// How far work that takes long is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RebuildProgress {
+pub struct JobProgress {
     /// What it does now, for people.
     pub phase: String,
     /// Events done.
@@ -104,11 +104,13 @@ pub enum RebuildSwap {
 /// Builds the pool again from the log, beside the live one.
 pub trait Rebuilder: Send + Sync {
     /// Does it; progress goes to `progress` as long as somebody listens.
-    fn rebuild(
-        &self,
-        progress: mpsc::Sender<RebuildProgress>,
-        swap: RebuildSwap,
-    ) -> Pending<'_, RebuildReport>;
+    fn rebuild(&self, progress: mpsc::Sender<JobProgress>, swap: RebuildSwap) -> Pending<'_, RebuildReport>;
+}
+
+/// Reads logs again, and compares them with what was read of them before.
+pub trait Scrubber: Send + Sync {
+    /// Does it for one log; progress goes to `progress` as long as somebody listens.
+    fn scrub(&self, stream: &str, progress: mpsc::Sender<JobProgress>) -> Pending<'_, Scrubbed>;
 }
 
 /// What the reactions know of themselves.
@@ -126,6 +128,8 @@ pub struct Vitals {
     pub live_bytes: u64,
     /// What keeps the projector from applying, in words; none when all is well.
     pub trouble: Option<String>,
+    /// Why events that a log lost are not back yet, by their owner and the place of the first.
+    pub obstacles: BTreeMap<(String, String), String>,
 }
 
 /// What is under way with one source.

@@ -117,3 +117,13 @@ pub struct MakeKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
 }
+
+/// Who asks knows of a damage of a log that cannot be healed: `POST /v1/audit/acknowledge`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledge {
+    /// The damage, as `GET /v1/audit/damage` names it.
+    pub damage: String,
+    /// Why it may stay, for whoever reads the log later.
+    pub reason: String,
+}

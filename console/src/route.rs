@@ -18,6 +18,7 @@ use crate::{
     serve::{BODY_BYTES_MAX, Peer},
 };
 
+mod audit;
 mod command;
 mod dead_letter;
 mod event;
@@ -56,6 +57,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 fn quick() -> Router<Arc<Api>> {
     Router::new()
         .route("/v1/dead-letters", get(dead_letter::list))
+        .route("/v1/audit/damage", get(audit::damage))
+        .route("/v1/audit/acknowledge", post(audit::acknowledge))
         .route("/v1/status", get(health::status))
         .route("/v1/pools", get(pool::list))
         .route("/v1/pools/{site}/{cluster}", get(pool::one))
@@ -82,6 +85,7 @@ fn long() -> Router<Arc<Api>> {
         .route("/v1/confirm", post(command::confirm))
         .route("/v1/recheck", post(command::recheck))
         .route("/v1/rebuild", post(past::rebuild))
+        .route("/v1/audit/scrub", post(audit::scrub))
 }
 
 async fn no_route(request: Request) -> Problem {

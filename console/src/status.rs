@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use bus_schema::{PoolId, Timestamp, fact::log::LogFact, stream::FULL_ALARM_PERCENT, subject};
-use projector::{LogFactRecord, Owner, PoolSummary, SyncRecord};
+use projector::{DamageRecord, LogFactRecord, Owner, PoolSummary, SyncRecord};
 
 use crate::{
     ports::Doing,
-    view::{Alarm, AlarmKind, InSync, LogView, OwnerView, PoolView},
+    view::{
+        Alarm, AlarmKind, InSync, LogView, OwnerView, PoolView,
+        audit::{DamageView, obstacle_key},
+    },
 };
 
 mod lease;
@@ -285,6 +288,28 @@ pub fn log_alarms(logs: &[LogView], facts: &[LogFactRecord], pools: &[PoolRead])
         }
     }
     alarms
+}
+
+/// What logs lost and have not again, until somebody knows of it. The pools may be as true as ever: it is the
+/// history that has holes.
+pub fn damage_alarm(
+    damages: &[DamageRecord],
+    obstacles: &BTreeMap<(String, String), String>,
+) -> Option<Alarm> {
+    let open: Vec<_> = damages.iter().filter(|record| record.is_open()).collect();
+    let oldest = open.iter().min_by_key(|record| record.found_at)?;
+    let key = obstacle_key(&oldest.found);
+    let shown = DamageView::new(oldest, key.and_then(|key| obstacles.get(&key)));
+    let more = match open.len() {
+        1 => String::new(),
+        open => format!(" (and {} more, see 'farside audit damage')", open - 1),
+    };
+    let why = shown.obstacle.map(|why| format!(": {why}")).unwrap_or_default();
+    let (damage, text) = (shown.damage, shown.text);
+    let text = format!(
+        "{text}{why}{more}; if they cannot come back, run 'farside audit acknowledge {damage} --reason ...'"
+    );
+    Some(Alarm { kind: AlarmKind::LogDamaged, text, since: Some(oldest.found_at) })
 }
 
 /// The messages that became dead letters of late. It ends by itself: what is in them is the publisher's to

@@ -7,7 +7,9 @@ use bus_schema::{Name, PoolId, TenantId, Timestamp};
 use projector::{AccessKey, AsOf, Grant, KeyOrigin, TenantState};
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{RebuildProgress, RebuildReport};
+use crate::ports::JobProgress;
+
+pub mod audit;
 
 mod resource;
 mod status;
@@ -158,14 +160,15 @@ pub struct KeyMade {
     pub place: String,
 }
 
-/// One line of the answer to `POST /v1/rebuild`; the last one is a report or a failure.
+/// One line of the answer to what takes long (`POST /v1/rebuild`, `/v1/audit/scrub`); the last one is a report or a
+/// failure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RebuildLine {
+pub enum JobLine<T> {
     /// It goes on.
-    Progress(RebuildProgress),
+    Progress(JobProgress),
     /// It is done.
-    Report(RebuildReport),
-    /// It failed; the live pool is as it was.
+    Report(T),
+    /// It failed, and changed nothing.
     Failed(String),
 }

@@ -11,12 +11,13 @@ use std::{
 };
 
 use bus::Bus;
-use bus_schema::{Name, subject};
+use bus_schema::{Name, fact::log::Scrubbed, subject};
 use console::ports::{
-    Doing, Health, Moment, Past, PastPools, Pending, PortError, RebuildProgress, RebuildReport, RebuildSwap,
-    Rebuilder, Vitals,
+    Doing, Health, JobProgress, Moment, Past, PastPools, Pending, PortError, RebuildReport, RebuildSwap,
+    Rebuilder, Scrubber, Vitals,
 };
 use consumers::{
+    log::ScrubProgress,
     resource::{Shown, state::Activity},
     runtime::replay::{Until, Watcher},
 };
@@ -33,6 +34,8 @@ use super::{
 
 /// How old the known size of the pool's file may be: to measure it takes a walk through its tables.
 const SIZE_AGE_MAX: Duration = Duration::from_secs(10);
+/// How often who waits for a scrub is told how far it is.
+const SCRUB_TOLD_EVERY: Duration = Duration::from_millis(250);
 /// How long a rebuild waits after the swap until this process acts again.
 const ACT_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -112,7 +115,7 @@ impl Ports {
 
     async fn rebuilt(
         &self,
-        progress: mpsc::Sender<RebuildProgress>,
+        progress: mpsc::Sender<JobProgress>,
         swap: RebuildSwap,
     ) -> Result<RebuildReport, PortError> {
         let started = Instant::now();
@@ -122,7 +125,7 @@ impl Ports {
         let rebuilt = rebuilt.map_err(|e| PortError::Failed(e.to_string()))?;
         let swaps = swap == RebuildSwap::Always || !rebuilt.differs_in_content();
         if swaps {
-            let _ = told.to.try_send(RebuildProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
+            let _ = told.to.try_send(JobProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
             self.swap(rebuilt.path).await?;
         }
         let differences = rebuilt.differences.iter().map(|found| {
@@ -183,16 +186,32 @@ impl PastPools for Ports {
 }
 
 impl Rebuilder for Ports {
-    fn rebuild(
-        &self,
-        progress: mpsc::Sender<RebuildProgress>,
-        swap: RebuildSwap,
-    ) -> Pending<'_, RebuildReport> {
+    fn rebuild(&self, progress: mpsc::Sender<JobProgress>, swap: RebuildSwap) -> Pending<'_, RebuildReport> {
         Box::pin(async move {
             let Some(_running) = Running::begin(&self.rebuilding) else {
                 return Err(PortError::Busy("a rebuild is running already; wait for its end".to_owned()));
             };
             self.rebuilt(progress, swap).await
+        })
+    }
+}
+
+impl Scrubber for Ports {
+    fn scrub(&self, stream: &str, progress: mpsc::Sender<JobProgress>) -> Pending<'_, Scrubbed> {
+        let stream = stream.to_owned();
+        Box::pin(async move {
+            let handle = self.current().handle;
+            let told = Told { to: progress };
+            let mut done = std::pin::pin!(handle.scrub(&stream));
+            loop {
+                match timeout(SCRUB_TOLD_EVERY, &mut done).await {
+                    Ok(done) => return done.map_err(PortError::Failed),
+                    Err(_) => {
+                        let ScrubProgress { stream, done, of } = handle.scrub_progress();
+                        told.read(&stream, done, of);
+                    }
+                }
+            }
         })
     }
 }
@@ -221,6 +240,7 @@ impl Health for Ports {
             file_bytes: size.map_or(0, |size| size.file_bytes),
             live_bytes: size.map_or(0, |size| size.live_bytes),
             trouble,
+            obstacles: handle.obstacles(),
         }
     }
 
@@ -284,12 +304,12 @@ impl Watcher for Unwatched {
 
 /// Tells a client how far a rebuild is; drops what the client is too slow for.
 struct Told {
-    to: mpsc::Sender<RebuildProgress>,
+    to: mpsc::Sender<JobProgress>,
 }
 
 impl Watcher for Told {
     fn read(&self, stream: &str, done: u64, of: u64) {
-        let _ = self.to.try_send(RebuildProgress { phase: format!("reading {stream}"), done, total: of });
+        let _ = self.to.try_send(JobProgress { phase: format!("reading {stream}"), done, total: of });
     }
 }
 

@@ -1,15 +1,9 @@
 //! `farside rebuild`: the pool once more from the log, compared with the live one, then put in its place.
 
-use std::io::{self, IsTerminal};
-
 use clap::Args;
-use console::{
-    ports::{RebuildProgress, RebuildReport},
-    view::RebuildLine,
-};
-use indicatif::{ProgressBar, ProgressStyle};
+use console::{ports::RebuildReport, view::JobLine};
 
-use super::{CliError, Context, Ended, render::one_line, tell};
+use super::{CliError, Context, Ended, progress::Shown, render::one_line};
 
 /// Build the pool again from the log, beside the live one, compare, and swap; exit code 3 if they differed
 ///
@@ -28,9 +22,9 @@ impl Rebuild {
         let mut shown = Shown::new();
         let mut end = None;
         let path = if self.swap { "/v1/rebuild?swap=always" } else { "/v1/rebuild" };
-        let lines = context.client.post_lines(path, |line: RebuildLine| {
+        let lines = context.client.post_lines(path, |line: JobLine<RebuildReport>| {
             match line {
-                RebuildLine::Progress(progress) => shown.progress(&progress),
+                JobLine::Progress(progress) => shown.progress(&progress),
                 last => end = Some(last),
             }
             Ok(())
@@ -38,54 +32,14 @@ impl Rebuild {
         lines.await?;
         shown.clear();
         match end {
-            Some(RebuildLine::Report(report)) => {
+            Some(JobLine::Report(report)) => {
                 context.show(&report, text)?;
                 Ok(if report.differences.is_empty() { Ended::Done } else { Ended::NotTrue })
             }
-            Some(RebuildLine::Failed(why)) => {
+            Some(JobLine::Failed(why)) => {
                 Err(CliError::Failed(format!("the rebuild failed, and the live pool is as it was: {why}")))
             }
             _ => Err(CliError::Failed("farside ended before the rebuild did; look at its log".to_owned())),
-        }
-    }
-}
-
-/// A bar on a terminal, plain lines elsewhere.
-enum Shown {
-    Bar(ProgressBar),
-    Lines { last: String },
-}
-
-impl Shown {
-    fn new() -> Self {
-        if !io::stderr().is_terminal() {
-            return Self::Lines { last: String::new() };
-        }
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
-            bar.set_style(style);
-        }
-        Self::Bar(bar)
-    }
-
-    fn progress(&mut self, progress: &RebuildProgress) {
-        match self {
-            Self::Bar(bar) => {
-                bar.set_length(progress.total);
-                bar.set_position(progress.done);
-                bar.set_message(progress.phase.clone());
-            }
-            Self::Lines { last } if *last != progress.phase => {
-                last.clone_from(&progress.phase);
-                tell(&progress.phase);
-            }
-            Self::Lines { .. } => {}
-        }
-    }
-
-    fn clear(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
         }
     }
 }

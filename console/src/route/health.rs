@@ -70,9 +70,10 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     let lease = lease(api, &nats, vitals.lease_held).await;
     let house = hindrances(&nats, &vitals);
     let (for_pools, of_house) = (vitals.clone(), house.clone());
-    let (reads, as_of, dead_letters, facts) = read_in(api.reader(), move |reader| {
+    let (reads, as_of, dead_letters, facts, damages) = read_in(api.reader(), move |reader| {
         let facts = reader.log_facts(LOG_FACTS_MAX)?.value;
-        Ok((pools(reader, &for_pools, &of_house)?, reader.as_of()?, reader.dead_letters()?.value, facts))
+        let (reads, as_of) = (pools(reader, &for_pools, &of_house)?, reader.as_of()?);
+        Ok((reads, as_of, reader.dead_letters()?.value, facts, reader.damages()?.value))
     })
     .await?;
     let mut alarms: Vec<_> = reads.iter().flat_map(|read| status::pool_alarms(read, now)).collect();
@@ -85,6 +86,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(lease.idle(api.since, now, &api.parts.target));
     alarms.extend(house.into_iter().map(|Hindrance { kind, since, text }| Alarm { kind, text, since }));
     alarms.extend(status::dead_letter_alarm(&facts, now));
+    alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
     Ok(StatusView {

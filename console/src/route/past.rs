@@ -15,7 +15,7 @@ use axum::{
 use bus_schema::PoolId;
 use futures_util::{Stream, stream};
 use projector::Reader;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, mpsc},
@@ -26,9 +26,9 @@ use super::pool::whole_pool_only;
 use crate::{
     api::Api,
     extract::{Operator, Params, PoolPath, known},
-    ports::{Moment, Past, RebuildSwap},
+    ports::{JobProgress, Moment, Past, PortError, RebuildSwap},
     problem::Problem,
-    view::RebuildLine,
+    view::JobLine,
 };
 
 /// Bytes of one piece of an export: large enough to cost few wake-ups, small enough to flow.
@@ -177,19 +177,27 @@ pub(super) async fn rebuild(
     Params(RebuildQuery { swap }): Params<RebuildQuery>,
 ) -> Response {
     tracing::info!(actor = %operator.actor, "a rebuild of the pool was asked for");
+    job(move |progress| async move { api.parts.rebuilder.rebuild(progress, swap).await })
+}
+
+/// The answer of what takes long: JSON lines as it goes on. It goes on when the client goes away.
+pub(super) fn job<T, F>(work: impl FnOnce(mpsc::Sender<JobProgress>) -> F + Send + 'static) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, PortError>> + Send,
+{
     let (lines, received) = mpsc::channel(PROGRESS_MAX);
     tokio::spawn(async move {
         let (progress, mut told) = mpsc::channel(PROGRESS_MAX);
         let tell = lines.clone();
         let telling = tokio::spawn(async move {
             while let Some(progress) = told.recv().await {
-                // The rebuild goes on when the client went away.
-                let _ = tell.send(RebuildLine::Progress(progress)).await;
+                let _ = tell.send(JobLine::Progress(progress)).await;
             }
         });
-        let last = match api.parts.rebuilder.rebuild(progress, swap).await {
-            Ok(report) => RebuildLine::Report(report),
-            Err(error) => RebuildLine::Failed(error.to_string()),
+        let last = match work(progress).await {
+            Ok(report) => JobLine::Report(report),
+            Err(error) => JobLine::Failed(error.to_string()),
         };
         let _ = telling.await;
         let _ = lines.send(last).await;

@@ -208,6 +208,8 @@ pub enum AlarmKind {
     Fork,
     /// Events of a chain are missing.
     Gap,
+    /// A log lacks what it had.
+    LogDamaged,
     /// A sync would delete too much and waits for a person.
     HeldWindow,
     /// NATS cannot be reached.
