@@ -117,8 +117,8 @@ impl Batch {
         self.last_seq = message.seq;
         self.last_time = self.last_time.max(message.stored_at);
         let body = Hash32::of(message.body);
-        let chained = self.take_in(message, body);
-        self.seals.push(Sealed { seq: message.seq, hash: message.hash_with(body), chained });
+        let covered = self.take_in(message, body);
+        self.seals.push(Sealed { seq: message.seq, hash: message.hash_with(body), covered });
         self.bytes += size_of::<Sealed>();
     }
 

@@ -1,6 +1,6 @@
 //! Compares two stores, for the parity of a rebuild.
 
-use bus_schema::PoolId;
+use bus_schema::{PoolId, Timestamp};
 use serde::Serialize;
 
 use crate::{
@@ -38,7 +38,7 @@ pub struct Difference {
 pub enum Of {
     /// Resources, keys, tenants, volumes, images, syncs, confirmations.
     Content,
-    /// How a source is known: its place in its chain, its last sync, what is missing.
+    /// How a source is known: its place in its chain, its last sync, what is missing; and where the log has an event.
     Source,
 }
 
@@ -118,14 +118,35 @@ fn diff_pool(left: &Reader, right: &Reader, pool: &PoolId, found: &mut Found) ->
             found.add(Of::Source, pool, &format!("owner {}", owner.source), None, text(owner));
         }
     }
-    found.records(pool, "keys", left.keys(pool), right.keys(pool))?;
-    found.records(pool, "volumes", left.volumes(pool), right.volumes(pool))?;
-    found.records(pool, "images", left.images(pool), right.images(pool))?;
+    let keys = |reader: &Reader| wherever(reader.keys(pool), |key| key.since = Timestamp::default());
+    found.records(pool, "keys", keys(left), keys(right))?;
+    let volumes = |reader: &Reader| {
+        wherever(reader.volumes(pool), |volume| {
+            (volume.place, volume.stored_at) = (String::new(), Timestamp::default());
+        })
+    };
+    found.records(pool, "volumes", volumes(left), volumes(right))?;
+    let images = |reader: &Reader| {
+        wherever(reader.images(pool), |image| {
+            (image.place, image.stored_at) = (String::new(), Timestamp::default());
+        })
+    };
+    found.records(pool, "images", images(left), images(right))?;
     found.records(pool, "syncs", left.syncs(pool, RECORDS_MAX), right.syncs(pool, RECORDS_MAX))?;
     let (left_confirmed, right_confirmed) =
         (left.confirmations(pool, RECORDS_MAX), right.confirmations(pool, RECORDS_MAX));
     found.records(pool, "confirmations", left_confirmed, right_confirmed)?;
     found.records(pool, "schedule paused", left.is_paused(pool), right.is_paused(pool))
+}
+
+/// Records without the places of their events.
+fn wherever<T>(
+    records: Result<Answer<Vec<T>>, StoreError>,
+    forget: impl Fn(&mut T),
+) -> Result<Answer<Vec<T>>, StoreError> {
+    let mut records = records?;
+    records.value.iter_mut().for_each(forget);
+    Ok(records)
 }
 
 /// An owner without what depends on when the target log was read in relation to the site's, and without
@@ -166,9 +187,11 @@ fn diff_rows(
             other = right.next()?;
         }
         if left_row != right_row {
+            let same = left_row.clone().map(wherever_it_stands) == right_row.clone().map(wherever_it_stands);
+            let of = if same { Of::Source } else { Of::Content };
             let text = |row: Option<Row>| -> Db<Option<String>> { row.map(|row| line(&row)).transpose() };
             let (left_text, right_text) = (left.shown(text(left_row))?, right.shown(text(right_row))?);
-            found.note(pool, &format!("row {key}"), left_text, right_text);
+            found.add(of, pool, &format!("row {key}"), left_text, right_text);
         }
     }
     Ok(())
@@ -178,6 +201,16 @@ fn diff_rows(
 fn of_any_incarnation(mut row: Row) -> Row {
     if let Order::Unchained { incarnation, .. } = &mut row.order {
         *incarnation = 0;
+    }
+    row
+}
+
+/// A row without the place of its event: when a log lost one and has it again as a copy, it stands elsewhere.
+fn wherever_it_stands(mut row: Row) -> Row {
+    (row.place, row.stored_at) = (String::new(), Timestamp::default());
+    row.deleted_at = row.deleted_at.map(|_| Timestamp::default());
+    if let Some(notice) = &mut row.notice {
+        notice.since = Timestamp::default();
     }
     row
 }

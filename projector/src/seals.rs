@@ -10,8 +10,8 @@ use crate::tables::{Db, damaged};
 pub const FRAME: usize = 512;
 /// Bytes of a seal.
 const BYTES: usize = size_of::<u64>();
-/// The bit of a seal that says whether the message had a place in a chain.
-const CHAINED: u64 = 1;
+/// The bit of a seal that says whether somebody else makes up for the message.
+const COVERED: u64 = 1;
 /// Set in every seal, because zero stands for a sequence at which nothing was read.
 const READ: u64 = 2;
 
@@ -20,21 +20,22 @@ const READ: u64 = 2;
 pub struct Seal(u64);
 
 impl Seal {
-    /// The seal of a message: the first 62 bits of its hash, and whether it has a place in a chain.
-    pub fn of(hash: Hash32, chained: bool) -> Self {
+    /// The seal of a message: the first 62 bits of its hash, and whether its loss is covered.
+    pub fn of(hash: Hash32, covered: bool) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = hash.0;
         let first = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        Self((first & !CHAINED) | READ | u64::from(chained))
+        Self((first & !COVERED) | READ | u64::from(covered))
     }
 
-    /// Whether the message had a place in a chain, so that its owner can be asked for it.
-    pub const fn is_chained(self) -> bool {
-        self.0 & CHAINED != 0
+    /// Whether somebody makes up for the message when it is lost: it has a place in a chain, so that its owner can be
+    /// asked for it, or it is a heartbeat, and the next one says more.
+    pub const fn is_covered(self) -> bool {
+        self.0 & COVERED != 0
     }
 
     /// Whether it is the seal of the message with this hash.
     pub fn is_of(self, hash: Hash32) -> bool {
-        Self::of(hash, self.is_chained()) == self
+        Self::of(hash, self.is_covered()) == self
     }
 }
 
@@ -87,7 +88,7 @@ fn first_seq(number: u32) -> u64 {
 pub(crate) struct Sealed {
     pub(crate) seq: u64,
     pub(crate) hash: Hash32,
-    pub(crate) chained: bool,
+    pub(crate) covered: bool,
 }
 
 /// Writes the seals of messages that were read in order.
@@ -104,7 +105,7 @@ pub(crate) fn write(
             None => Frame { first_seq: first_seq(number), seals: [0; FRAME] },
         };
         for message in frame_of {
-            frame.seals[(message.seq - frame.first_seq) as usize] = Seal::of(message.hash, message.chained).0;
+            frame.seals[(message.seq - frame.first_seq) as usize] = Seal::of(message.hash, message.covered).0;
         }
         table.insert((log, number), frame.bytes().as_slice())?;
     }
@@ -125,12 +126,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seal_knows_its_message_and_whether_it_was_chained() {
+    fn a_seal_knows_its_message_and_whether_its_loss_is_covered() {
         let (hash, other) = (Hash32::of(b"a"), Hash32::of(b"b"));
-        for chained in [true, false] {
-            let seal = Seal::of(hash, chained);
+        for covered in [true, false] {
+            let seal = Seal::of(hash, covered);
             assert!(seal.is_of(hash) && !seal.is_of(other));
-            assert_eq!(seal.is_chained(), chained);
+            assert_eq!(seal.is_covered(), covered);
         }
         assert_ne!(Seal::of(Hash32::ZERO, false).0, 0, "zero stands for nothing");
     }

@@ -17,7 +17,7 @@ pub(crate) enum Audit {
     Acknowledge(Acknowledge),
 }
 
-/// Read a log again and compare it with what was read of it before; exit code 1 if it lacks something
+/// Read a log again and compare it with what was read of it before; exit code 1 if a log lacks what is not healed
 ///
 /// A disk can lose messages without a word. What is found missing is stated in the target log, and agents are asked
 /// for it; the service does this by itself, too, on a timer (service.scrub) and when NATS comes back.
@@ -86,8 +86,9 @@ impl Scrub {
         match end {
             Some(JobLine::Report(scrubbed)) => {
                 context.show(&scrubbed, text)?;
-                let whole = scrubbed.gaps == 0 && scrubbed.lost == 0;
-                Ok(if whole { Ended::Done } else { Ended::NotWell })
+                let damages: DamagesView = context.client.get("/v1/audit/damage").await?;
+                let is_open = damages.items.iter().any(|damage| damage.open);
+                Ok(if is_open || scrubbed.gaps > 0 { Ended::NotWell } else { Ended::Done })
             }
             Some(JobLine::Failed(why)) => Err(CliError::Failed(format!("the scrub did not end: {why}"))),
             _ => Err(CliError::Failed("farside ended before the scrub did; look at its log".to_owned())),
@@ -101,7 +102,7 @@ fn text(scrubbed: &Scrubbed) -> String {
     match (gaps, lost) {
         (0, 0) => format!("{read}: all that was read before is there, and every chain is whole\n"),
         _ => format!(
-            "{read}: {lost} messages that were read before are lost, {gaps} gaps in chains; see 'farside audit damage'\n"
+            "{read}: {lost} messages are not where they were read, {gaps} gaps in chains are open; see 'farside audit damage'\n"
         ),
     }
 }

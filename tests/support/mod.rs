@@ -9,6 +9,7 @@ pub(crate) mod disk;
 pub(crate) mod farside;
 pub(crate) mod log;
 pub(crate) mod nats;
+pub(crate) mod world;
 
 /// How long anything that a test waits for may take; a busy machine needs seconds, and a
 /// delivery that a crash swallowed comes again after 10.

@@ -23,8 +23,8 @@ impl Losses {
     }
 
     /// The next message that is lost.
-    pub(crate) fn push(&mut self, seq: u64, loss: Loss, chained: bool) {
-        let unchained = u64::from(!chained);
+    pub(crate) fn push(&mut self, seq: u64, loss: Loss, covered: bool) {
+        let unchained = u64::from(!covered);
         let is_full = self.found.len() >= STRETCHES_MAX;
         match self.found.last_mut() {
             Some(last) if is_full || (last.last_seq + 1 == seq && last.loss == loss) => {
@@ -58,13 +58,13 @@ mod tests {
     #[test]
     fn neighbours_of_one_kind_are_one_stretch() {
         let mut losses = Losses::of("S", Timestamp::default());
-        for (seq, loss, chained) in [
+        for (seq, loss, covered) in [
             (4, Loss::Missing, true),
             (5, Loss::Missing, false),
             (6, Loss::Replaced, true),
             (9, Loss::Replaced, true),
         ] {
-            losses.push(seq, loss, chained);
+            losses.push(seq, loss, covered);
         }
         let found: Vec<_> =
             losses.found().into_iter().map(|loss| (loss.first_seq, loss.last_seq, loss.unchained)).collect();

@@ -159,7 +159,7 @@ impl Comparison {
     fn miss_up_to(&mut self, seq: u64) -> Result<(), ConsumersError> {
         for missing in self.next_seq..seq.min(self.read_seq + 1) {
             if let Some(seal) = self.seal(missing)? {
-                self.losses.push(missing, Loss::Missing, seal.is_chained());
+                self.losses.push(missing, Loss::Missing, seal.is_covered());
             }
         }
         Ok(())
@@ -167,7 +167,7 @@ impl Comparison {
 
     fn compare(&mut self, seq: u64, hash: Hash32) -> Result<(), ConsumersError> {
         if let Some(seal) = self.seal(seq)?.filter(|seal| !seal.is_of(hash)) {
-            self.losses.push(seq, Loss::Replaced, seal.is_chained());
+            self.losses.push(seq, Loss::Replaced, seal.is_covered());
         }
         Ok(())
     }
@@ -206,6 +206,15 @@ fn findings(
             DamageFound::Loss(_) => false,
         })
     };
+    let is_acknowledged = |gap: &GapFound| {
+        known.iter().any(|record| {
+            let same = matches!(&record.found, DamageFound::Gap(known)
+                if (&known.owner, known.after, known.before) == (&gap.owner, gap.after, gap.before));
+            same && record.acknowledged.is_some()
+        })
+    };
+    let gaps: Vec<_> = walked.missing.into_iter().map(|missing| missing.gap).collect();
+    let gaps: Vec<_> = gaps.into_iter().filter(|gap| !is_acknowledged(gap)).collect();
     let is_known_loss = |loss: &LossFound| {
         known.iter().any(|record| matches!(&record.found, DamageFound::Loss(known) if known == loss))
     };
@@ -217,12 +226,12 @@ fn findings(
         first_seq: state.first_seq,
         last_seq: state.last_seq,
         messages,
-        gaps: walked.missing.len() as u64,
+        gaps: gaps.len() as u64,
         lost: losses.iter().map(|loss| loss.last_seq + 1 - loss.first_seq).sum(),
         took_ms,
     };
     let losses = losses.into_iter().filter(|loss| !is_known_loss(loss)).map(LogFact::LossFound);
-    let gaps = walked.missing.into_iter().map(|missing| missing.gap).filter(|gap| !is_known_gap(gap));
+    let gaps = gaps.into_iter().filter(|gap| !is_known_gap(gap));
     // The pool had read all of it, or it would have found the gap itself.
     let gaps = gaps.map(|gap| LogFact::GapFound(GapFound { applied: true, ..gap }));
     let facts = losses.chain(gaps).chain([LogFact::Scrubbed(scrubbed.clone())]).collect();

@@ -79,7 +79,7 @@ pub struct LossFound {
     #[serde(with = "decimal")]
     #[schemars(with = "crate::text::Decimal")]
     pub last_seq: u64,
-    /// How many of them had no place in a chain, so that nobody can be asked for them.
+    /// How many of them nobody can be asked for: they had no place in a chain, and were no heartbeats.
     #[serde(with = "decimal")]
     #[schemars(with = "crate::text::Decimal")]
     pub unchained: u64,
