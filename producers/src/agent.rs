@@ -13,8 +13,8 @@ use std::{
 
 use bus::{Bus, LinkState, Publisher, Request};
 use bus_schema::{
-    Epoch, Name, PoolId, Timestamp,
-    command::resource::ReadRequest,
+    Epoch, Name, PoolId, Stem, Timestamp,
+    command::{agent::REPLAY, resource::ReadRequest},
     event::agent::{AgentEvent, Started, Stopped},
     event::resource::SyncScope,
     stream::MESSAGE_BYTES_MAX,
@@ -50,6 +50,7 @@ mod command;
 mod greeting;
 mod heartbeat;
 mod outlet;
+mod replay;
 mod rest;
 mod turn;
 
@@ -85,6 +86,8 @@ struct Lane {
     cluster: Cluster,
     outlet: Outlet,
     greeting: greeting::Greeting,
+    /// The replay under way.
+    replay: Option<replay::Replaying>,
     /// Reads that wait for those under way.
     reads: VecDeque<(ReadRequest, Request)>,
     pulse: heartbeat::Pulse,
@@ -182,10 +185,12 @@ impl Agent {
     async fn listen(&self, notes: &mpsc::Sender<turn::Note>) -> Result<JoinSet<()>, ProducersError> {
         let mut listeners = JoinSet::new();
         for (index, lane) in self.lanes.iter().enumerate() {
-            let pool = &lane.cluster.sequencer.source().pool;
-            let all = subject::command(pool, bus_schema::Stem::Resource, "*");
-            let requests = self.bus.serve(&all).await?;
-            listeners.spawn(command::listen(requests, self.name.clone(), index, notes.clone()));
+            let source = lane.cluster.sequencer.source();
+            // Not all of its own stem: the greetings there are the target's to hear.
+            for (stem, verb) in [(Stem::Resource, "*"), (Stem::Agent, REPLAY)] {
+                let requests = self.bus.serve(&subject::command(&source.pool, stem, verb)).await?;
+                listeners.spawn(command::listen(requests, source.clone(), index, notes.clone()));
+            }
             if let Some(dirty) = lane.cluster.inventory.dirt() {
                 listeners.spawn(turn::watch(dirty, index, notes.clone()));
             }
@@ -239,6 +244,7 @@ fn lane(
         inline_bytes_max,
         outbox_bytes_max: config.outbox_bytes_max,
         journal_events_max: config.journal_events_max,
+        journal_bytes_max: config.journal_bytes_max,
     };
     let mut sequencer = Sequencer::open(ledger.clone(), seal::source(pool, &config.name), rules)?;
     let keys = keys::read(ledger, cluster.name.as_str(), &cluster.keys)?;
@@ -248,6 +254,7 @@ fn lane(
         cluster: Cluster::new(sequencer, inventory, cluster.source.every()),
         outlet: Outlet::default(),
         greeting: greeting::Greeting::default(),
+        replay: None,
         reads: VecDeque::new(),
         pulse: heartbeat::Pulse::default(),
         stopped_in: None,
@@ -257,7 +264,7 @@ fn lane(
 fn started(config: &AgentConfig) -> AgentEvent {
     let heartbeat_ms = heartbeat(config).as_millis().try_into().unwrap_or(u32::MAX);
     let (agent, version) = (config.name.clone(), env!("CARGO_PKG_VERSION").to_owned());
-    AgentEvent::Started(Started { agent, stem: bus_schema::Stem::Resource, version, heartbeat_ms })
+    AgentEvent::Started(Started { agent, stem: Stem::Resource, version, heartbeat_ms })
 }
 
 fn heartbeat(config: &AgentConfig) -> Duration {

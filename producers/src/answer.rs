@@ -3,9 +3,10 @@
 
 use bus::Request;
 use bus_schema::{
-    Name, Timestamp,
-    command::resource::{
-        DIGEST, DigestRequest, READ, ReadReply, ReadRequest, ReadResource, SYNC, SyncRequest,
+    Source, Stem, Timestamp,
+    command::{
+        agent::{REPLAY, Replay},
+        resource::{DIGEST, DigestRequest, READ, ReadReply, ReadRequest, ReadResource, SYNC, SyncRequest},
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -21,26 +22,31 @@ pub(crate) enum Ask {
     Read(ReadRequest),
     /// Descend through the digest.
     Digest(DigestRequest),
+    /// Send again what the log has lost.
+    Replay(Replay),
 }
 
 impl Ask {
     /// Reads a command; none = it is for another agent, or nothing that this one knows.
-    pub(crate) fn read(request: &Request, agent: &Name) -> Option<Self> {
-        let verb = request.subject.rsplit('.').next().unwrap_or_default();
-        let ask = match verb {
-            SYNC => parse(request).map(Self::Sync),
-            READ => parse(request).map(Self::Read),
-            DIGEST => parse(request).map(Self::Digest),
+    pub(crate) fn read(request: &Request, own: &Source) -> Option<Self> {
+        let mut parts = request.subject.rsplit('.');
+        let (verb, stem) = (parts.next()?, parts.next()?.parse().ok()?);
+        let ask = match (stem, verb) {
+            (Stem::Resource, SYNC) => parse(request).map(Self::Sync),
+            (Stem::Resource, READ) => parse(request).map(Self::Read),
+            (Stem::Resource, DIGEST) => parse(request).map(Self::Digest),
+            (Stem::Agent, REPLAY) => parse(request).map(Self::Replay),
             _ => None,
         }?;
-        (ask.agent() == agent).then_some(ask)
+        ask.names(own).then_some(ask)
     }
 
-    const fn agent(&self) -> &Name {
+    fn names(&self, own: &Source) -> bool {
         match self {
-            Self::Sync(request) => &request.agent,
-            Self::Read(request) => &request.agent,
-            Self::Digest(request) => &request.agent,
+            Self::Sync(request) => request.agent == own.agent,
+            Self::Read(request) => request.agent == own.agent,
+            Self::Digest(request) => request.agent == own.agent,
+            Self::Replay(request) => request.source == *own,
         }
     }
 
@@ -49,6 +55,7 @@ impl Ask {
         let (log, token) = match self {
             Self::Sync(request) => (request.lease_log, request.lease),
             Self::Read(request) => (request.lease_log, request.lease),
+            Self::Replay(request) => (request.lease_log, request.lease),
             Self::Digest(_) => return None,
         };
         Some(Tenure { log, token })

@@ -35,9 +35,13 @@ pub struct AgentConfig {
     /// Most bytes that wait for the log, per cluster; beyond it the agent gives the epoch up and sends everything later.
     #[serde(default = "bytes::<268435456>")]
     pub outbox_bytes_max: u64,
-    /// How many changes back "what changed since?" can be answered, per cluster.
+    /// How many changes back the journal can answer "what changed since?", per cluster.
     #[serde(default = "count::<200000>")]
     pub journal_events_max: u64,
+    /// Most bytes of acknowledged events that the journal keeps whole, per cluster, so that a log that lost them can
+    /// have them again; the oldest go first. 0 = none: what the log loses, the agent cannot give back.
+    #[serde(default = "bytes::<268435456>")]
+    pub journal_bytes_max: u64,
     /// The source clusters.
     pub clusters: Vec<ClusterConfig>,
     /// The file that this was read from; set by whoever read it.

@@ -1,7 +1,10 @@
 //! The ledger: the agent's one file (redb). It holds, per cluster, the chain's end, the inventory as it
-//! was last sequenced, the journal of changes, the outbox and what is under way, and it changes them in
+//! was last sequenced, the outbox, the journal and what is under way, and it changes them in
 //! ONE write transaction per set of changes: an event is in the outbox exactly when the inventory, the
 //! journal and the chain know of it (transactional outbox).
+//!
+//! An event is written once, into a row that it keeps: when the log acknowledges it, the chain's mark moves over
+//! the row, and what was the outbox's is the journal's, until newer events need its room.
 //!
 //! Must not know: NATS, sources, the clock, or why something changes.
 
@@ -25,8 +28,11 @@ mod tests;
 
 /// Memory for cached pages, in bytes: an agent is a guest on its machine.
 const CACHE_BYTES: usize = 32 << 20;
-/// The layout of this file; another number is refused.
-const FORMAT: u64 = 1;
+/// The layout of this file; a greater number is refused.
+const FORMAT: u64 = 2;
+/// The layout before: a row was deleted when the log had acknowledged its event. What is in its outbox waits, in
+/// rows numbered as the events are, so bringing it over is to say so.
+const FORMAT_WITHOUT_KEPT: u64 = 1;
 /// Only the agent's user may read and write the file: it holds states, and the salt of what is redacted.
 const FILE_MODE: u32 = 0o600;
 /// Only that user may enter a directory that is made for it.
@@ -139,7 +145,7 @@ pub(crate) struct Writing<'t> {
     pub(crate) places: redb::Table<'t, (&'static str, &'static str, &'static str), &'static [u8]>,
     /// Keys by cluster and sequence.
     pub(crate) journal: redb::Table<'t, (&'static str, u64), &'static [u8]>,
-    /// Events by cluster and sequence.
+    /// Events by cluster and row.
     pub(crate) outbox: redb::Table<'t, (&'static str, u64), &'static [u8]>,
     /// Small things by name.
     pub(crate) marks: redb::Table<'t, (&'static str, &'static str), &'static [u8]>,
@@ -155,7 +161,7 @@ pub(crate) struct Reading {
     pub(crate) places: redb::ReadOnlyTable<(&'static str, &'static str, &'static str), &'static [u8]>,
     /// Keys by cluster and sequence.
     pub(crate) journal: redb::ReadOnlyTable<(&'static str, u64), &'static [u8]>,
-    /// Events by cluster and sequence.
+    /// Events by cluster and row.
     pub(crate) outbox: redb::ReadOnlyTable<(&'static str, u64), &'static [u8]>,
     /// Small things by name.
     pub(crate) marks: redb::ReadOnlyTable<(&'static str, &'static str), &'static [u8]>,
@@ -209,6 +215,7 @@ impl Ledger {
             let found = meta.get("format")?.map(|row| number(row.value(), "meta")).transpose()?;
             match found {
                 Some(FORMAT) => {}
+                Some(FORMAT_WITHOUT_KEPT) => _ = meta.insert("format", &FORMAT.to_be_bytes()[..])?,
                 Some(found) => return Err(LedgerError::Format { path: self.path.to_string(), found }),
                 None => {
                     meta.insert("format", &FORMAT.to_be_bytes()[..])?;

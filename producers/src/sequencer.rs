@@ -35,6 +35,7 @@ pub(crate) mod digests;
 mod faults;
 pub(crate) mod observe;
 pub(crate) mod preface;
+pub(crate) mod replay;
 pub(crate) mod scan;
 pub(crate) mod shipment;
 pub(crate) mod sync;
@@ -43,6 +44,7 @@ mod tests;
 
 pub(crate) use observe::ReadFailure;
 pub(crate) use preface::Preface;
+pub(crate) use replay::Run;
 pub(crate) use scan::Scan;
 pub(crate) use shipment::Shipment;
 
@@ -58,8 +60,10 @@ pub(crate) struct Rules {
     pub(crate) inline_bytes_max: usize,
     /// Most bytes in the outbox.
     pub(crate) outbox_bytes_max: u64,
-    /// Most events that the journal remembers.
+    /// Most events of which the journal remembers what they spoke of.
     pub(crate) journal_events_max: u64,
+    /// Most bytes of acknowledged events that the journal keeps whole; 0 = none.
+    pub(crate) journal_bytes_max: u64,
 }
 
 /// The sequencer of one cluster.
@@ -108,8 +112,9 @@ impl Sequencer {
                 chain
             }
         };
+        let chain = trimmed(&ledger, &cluster, chain, rules.journal_bytes_max)?;
         let reading = ledger.reading()?;
-        let waiting = reading.waiting(&cluster)?;
+        let waiting = reading.sum(&cluster, chain.acked_row() + 1..=u64::MAX)?;
         let cut = reading.mark::<Cut>(&cluster, marks::CUT)?;
         let syncs = reading.marks(&cluster, marks::SYNC)?.into_iter().collect();
         let withdrawn = reading.marks(&cluster, marks::GONE)?.into_iter().collect();
@@ -214,8 +219,7 @@ impl Sequencer {
         let mut facts = vec![Fact { saying: Some(closed), effect: Effect::None }];
         let words = self.words(true)?;
         facts.extend(words.facts()?);
-        let mut chain = Chain::begin()?;
-        chain.window_due = true;
+        let (ended, chain) = (self.chain, self.chain.follow()?);
         (self.chain, self.waiting) = (chain, Waiting::default());
         (self.cut, self.syncs) = (None, BTreeMap::new());
         self.finished.clear();
@@ -223,8 +227,7 @@ impl Sequencer {
         let cluster = self.cluster.clone();
         let before = ChainPoint { epoch: chain.epoch, seq: 1 };
         self.commit(facts, None, now, |writing| {
-            writing.take_parcels(&cluster, u64::MAX)?;
-            writing.trim_journal(&cluster, u64::MAX)?;
+            writing.end_epoch(&cluster, &ended)?;
             writing.remove_mark(&cluster, marks::CUT)?;
             writing.remove_marks(&cluster, marks::SYNC)?;
             words.remember(writing, &cluster, before)
@@ -258,7 +261,7 @@ impl Sequencer {
                     let at = ChainPoint { epoch: chain.epoch, seq: chain.last_seq + 1 };
                     let link = Link { at, prev: chain.last_hash };
                     let (parcel, hash) = saying.seal(source, Some(link), sync, now);
-                    added.bytes += writing.put_parcel(cluster, at.seq, &parcel)?;
+                    added.bytes += writing.put_parcel(cluster, chain.row(at.seq), &parcel)?;
                     added.events += 1;
                     (chain.last_seq, chain.last_hash) = (at.seq, hash);
                 }
@@ -303,6 +306,17 @@ impl Sequencer {
             }
         }
     }
+}
+
+/// The chain, with no more acknowledged events kept than there may be now.
+fn trimmed(ledger: &Ledger, cluster: &str, mut chain: Chain, bytes_max: u64) -> Result<Chain, LedgerError> {
+    while chain.kept_bytes > bytes_max {
+        ledger.change(|writing| {
+            writing.trim_kept(cluster, &mut chain, bytes_max)?;
+            writing.put_chain(cluster, &chain)
+        })?;
+    }
+    Ok(chain)
 }
 
 fn node(key: &str, item: &Item) -> digest::Node {

@@ -3,8 +3,11 @@
 
 use bus::{Request, Requests};
 use bus_schema::{
-    Name,
-    command::resource::{KEYS_MAX, ReadReply, ReadRequest, SyncReply, SyncRequest},
+    Source,
+    command::{
+        agent::ReplayReply,
+        resource::{KEYS_MAX, ReadReply, ReadRequest, SyncReply, SyncRequest},
+    },
 };
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
@@ -45,9 +48,9 @@ pub(super) enum Purpose {
 }
 
 /// Hears the commands for one cluster.
-pub(super) async fn listen(mut requests: Requests, agent: Name, lane: usize, notes: mpsc::Sender<Note>) {
+pub(super) async fn listen(mut requests: Requests, own: Source, lane: usize, notes: mpsc::Sender<Note>) {
     while let Some(request) = requests.next().await {
-        let Some(ask) = Ask::read(&request, &agent) else { continue };
+        let Some(ask) = Ask::read(&request, &own) else { continue };
         let asked = Box::new(Asked { ask, request });
         if notes.send(Note::Asked(lane, asked)).await.is_err() {
             return;
@@ -80,6 +83,10 @@ impl Agent {
                     self.start_reads(lane)?;
                 }
             },
+            (Ask::Replay(_), Some(reason)) => {
+                self.reply(request, ReplayReply::Refused { reason, gone: false });
+            }
+            (Ask::Replay(replay), None) => self.replay(lane, &replay, request)?,
             (Ask::Digest(digest), _) => {
                 let reply = self.lanes[lane].cluster.sequencer.digests(&digest)?;
                 if let Some(reply) = reply {
@@ -132,7 +139,7 @@ impl Agent {
         Ok(cluster.sequencer.accept(sync, now())?)
     }
 
-    fn reply<R: Serialize + Send + Sync + 'static>(&mut self, request: Request, reply: R) {
+    pub(super) fn reply<R: Serialize + Send + Sync + 'static>(&mut self, request: Request, reply: R) {
         self.tasks.spawn(async move {
             if let Err(error) = request.reply(&reply).await {
                 tracing::debug!(%error, subject = request.subject, "an answer did not arrive; the target asks again");

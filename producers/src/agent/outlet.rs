@@ -8,9 +8,9 @@ use super::{Agent, now, turn::Done};
 use crate::{ProducersError, sender, sender::Landing, sequencer::Shipment};
 
 /// The first wait before a repetition.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait before a repetition.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How often it is tried while somebody has to act first: a full log, missing permissions.
 const BLOCKED_RETRY: Duration = Duration::from_secs(5);
 
@@ -57,7 +57,7 @@ impl Outlet {
 }
 
 /// Between three quarters and all of a wait, so that agents do not march in step.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     let mut random = [0; 1];
     // Without random numbers the wait is the whole.
     let _ = getrandom::fill(&mut random);

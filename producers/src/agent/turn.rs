@@ -36,6 +36,8 @@ pub(super) enum Done {
     Greeted(usize, ChainPoint, Option<HelloReply>),
     /// A heartbeat.
     Beaten(usize, bool),
+    /// A page of a replay: it landed, or why not.
+    Replayed(usize, Result<(), String>),
     /// A reply was sent.
     Replied,
 }
@@ -94,6 +96,7 @@ impl Agent {
             Event::Stop => {
                 self.stopping = Some(Instant::now() + self.drain);
                 self.lanes.iter().for_each(|lane| lane.cluster.inventory.stop());
+                self.break_off_replays("the agent stops; ask again when it runs");
             }
             Event::Link(state) => {
                 self.link_up = matches!(state, LinkState::Up { .. });
@@ -112,6 +115,7 @@ impl Agent {
             }
             Event::Done(Done::Greeted(lane, told, reply)) => self.greeted(lane, told, reply)?,
             Event::Done(Done::Beaten(lane, heard)) => self.beaten(lane, heard),
+            Event::Done(Done::Replayed(lane, landed)) => self.replayed(lane, landed)?,
             Event::Done(Done::Replied) => {}
         }
         Ok(())

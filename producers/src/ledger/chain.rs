@@ -23,6 +23,12 @@ pub(crate) struct Chain {
     pub(crate) journal_floor: u64,
     /// The log does not have everything of this epoch: a full window is owed before anything else.
     pub(crate) window_due: bool,
+    /// The row before the epoch's first event, see [`Chain::row`].
+    #[serde(default)]
+    pub(crate) base: u64,
+    /// Bytes of the acknowledged events that are kept, of all epochs.
+    #[serde(default)]
+    pub(crate) kept_bytes: u64,
 }
 
 impl Chain {
@@ -35,7 +41,26 @@ impl Chain {
             acked_seq: 0,
             journal_floor: 0,
             window_due: false,
+            base: 0,
+            kept_bytes: 0,
         })
+    }
+
+    /// What follows when the rest of this epoch is given up: a new one, whose rows follow the last acknowledged
+    /// event's.
+    pub(crate) fn follow(&self) -> Result<Self, LedgerError> {
+        let (base, kept_bytes) = (self.acked_row(), self.kept_bytes);
+        Ok(Self { base, kept_bytes, window_due: true, ..Self::begin()? })
+    }
+
+    /// Where an event of this epoch stands in the ledger: rows count through all epochs of a cluster, oldest first.
+    pub(crate) const fn row(&self, seq: u64) -> u64 {
+        self.base + seq
+    }
+
+    /// The last row that the log acknowledged: up to it they are the journal's, behind it the outbox's.
+    pub(crate) const fn acked_row(&self) -> u64 {
+        self.row(self.acked_seq)
     }
 
     /// The last event made.

@@ -1,5 +1,5 @@
 //! Small things that must outlive the process: the batch on its way, the syncs under way, the keys that
-//! were announced or withdrawn, the last lease seen.
+//! were announced or withdrawn, the last lease seen, the epochs of the journal.
 
 use redb::TableDefinition;
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,6 +18,13 @@ pub(crate) const SYNC: &str = "sync/";
 pub(crate) const KEY: &str = "key/";
 /// Withdrawn keys, by id, behind this prefix: the place of a withdrawal that the log has to take yet.
 pub(crate) const GONE: &str = "gone/";
+/// Epochs that are over ([`super::journal::Past`]), by their first row, behind this prefix.
+pub(crate) const EPOCH: &str = "epoch/";
+
+/// The name of a mark whose order is its number's.
+pub(crate) fn numbered(prefix: &str, number: u64) -> String {
+    format!("{prefix}{number:020}")
+}
 
 impl Writing<'_> {
     /// Stores a mark.

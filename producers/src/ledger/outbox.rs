@@ -1,5 +1,8 @@
 //! The outbox: events that are ready for the wire, in order, until the log has acknowledged them; and
-//! the boundary of the batch that is on its way, so that it is retried as it was.
+//! the boundary of the batch that is on its way, so that it is retried as it was. Acknowledged, they stay in
+//! their rows as the journal's ([`super::journal`]).
+
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use redb::TableDefinition;
@@ -59,7 +62,7 @@ pub(crate) struct Cut {
     pub(crate) batch: bool,
 }
 
-/// What waits in an outbox.
+/// How much is in a run of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
     /// Events.
@@ -69,39 +72,38 @@ pub(crate) struct Waiting {
 }
 
 impl Writing<'_> {
-    /// Puts an event into the outbox; returns its size in bytes.
+    /// Puts an event into a row behind all others; returns its size in bytes.
     pub(crate) fn put_parcel(
         &mut self,
         cluster: &str,
-        seq: u64,
+        row: u64,
         parcel: &Parcel,
     ) -> Result<u64, LedgerError> {
         let bytes = parcel.to_bytes()?;
-        self.outbox.insert((cluster, seq), bytes.as_slice())?;
+        self.outbox.insert((cluster, row), bytes.as_slice())?;
         Ok(bytes.len() as u64)
     }
 
-    /// Takes out every event up to and including `last`; returns what was taken.
-    pub(crate) fn take_parcels(&mut self, cluster: &str, last: u64) -> Result<Waiting, LedgerError> {
-        let mut taken = Waiting::default();
-        self.outbox.retain_in((cluster, 0)..=(cluster, last), |_, value| {
-            taken.events += 1;
-            taken.bytes += value.len() as u64;
-            false
-        })?;
-        Ok(taken)
+    /// Drops a run of rows.
+    pub(crate) fn drop_parcels(
+        &mut self,
+        cluster: &str,
+        rows: RangeInclusive<u64>,
+    ) -> Result<(), LedgerError> {
+        self.outbox.retain_in((cluster, *rows.start())..=(cluster, *rows.end()), |_, _| false)?;
+        Ok(())
     }
 }
 
 impl Reading {
-    /// The events of a cluster from `first` on, until `each` says no. `each` gets sequence and size.
+    /// The events in a run of rows, until `each` says no. `each` gets row and size.
     pub(crate) fn each_parcel(
         &self,
         cluster: &str,
-        first: u64,
+        rows: RangeInclusive<u64>,
         mut each: impl FnMut(u64, u64) -> bool,
     ) -> Result<(), LedgerError> {
-        for row in self.outbox.range((cluster, first)..=(cluster, u64::MAX))? {
+        for row in self.outbox.range((cluster, *rows.start())..=(cluster, *rows.end()))? {
             let (key, value) = row?;
             if !each(key.value().1, value.value().len() as u64) {
                 break;
@@ -110,20 +112,24 @@ impl Reading {
         Ok(())
     }
 
-    /// The events of a cut.
-    pub(crate) fn parcels(&self, cluster: &str, cut: Cut) -> Result<Vec<Parcel>, LedgerError> {
-        let rows = self.outbox.range((cluster, cut.first)..=(cluster, cut.last))?;
+    /// The events in a run of rows.
+    pub(crate) fn parcels(
+        &self,
+        cluster: &str,
+        rows: RangeInclusive<u64>,
+    ) -> Result<Vec<Parcel>, LedgerError> {
+        let rows = self.outbox.range((cluster, *rows.start())..=(cluster, *rows.end()))?;
         rows.map(|row| Parcel::from_bytes(row?.1.value())).collect()
     }
 
-    /// What waits.
-    pub(crate) fn waiting(&self, cluster: &str) -> Result<Waiting, LedgerError> {
-        let mut waiting = Waiting::default();
-        self.each_parcel(cluster, 0, |_, bytes| {
-            waiting.events += 1;
-            waiting.bytes += bytes;
+    /// How much is in a run of rows.
+    pub(crate) fn sum(&self, cluster: &str, rows: RangeInclusive<u64>) -> Result<Waiting, LedgerError> {
+        let mut sum = Waiting::default();
+        self.each_parcel(cluster, rows, |_, bytes| {
+            sum.events += 1;
+            sum.bytes += bytes;
             true
         })?;
-        Ok(waiting)
+        Ok(sum)
     }
 }

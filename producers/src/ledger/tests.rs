@@ -1,5 +1,7 @@
 //! What must hold across a crash.
 
+use std::ops::RangeInclusive;
+
 use bus_schema::{Epoch, Hash32};
 use tempfile::TempDir;
 
@@ -12,6 +14,8 @@ use super::{
 };
 
 const C: &str = "dc1";
+/// Every row.
+const ALL: RangeInclusive<u64> = 0..=u64::MAX;
 
 fn item(path: &str, seq: u64) -> Item {
     Item {
@@ -53,7 +57,7 @@ fn is_untouched(ledger: &Ledger) -> bool {
     let reading = ledger.reading().unwrap();
     chain::get(&reading.chains, C).unwrap().is_none()
         && reading.item(C, "Vm/a").unwrap().is_none()
-        && reading.waiting(C).unwrap() == Waiting::default()
+        && reading.sum(C, ALL).unwrap() == Waiting::default()
         && reading.changed_between(C, 0, 10).unwrap().is_empty()
         && reading.mark::<Cut>(C, marks::CUT).unwrap().is_none()
         && reading.keys_at(C, "").unwrap().is_empty()
@@ -81,7 +85,7 @@ fn a_crash_after_any_step_leaves_all_or_nothing() {
     assert_eq!(chain::get(&reading.chains, C).unwrap().unwrap().last_seq, 1);
     assert_eq!(reading.item(C, "Vm/a").unwrap(), Some(item("a.yaml", 1)));
     let cut = reading.mark::<Cut>(C, marks::CUT).unwrap().unwrap();
-    assert_eq!(reading.parcels(C, cut).unwrap(), [parcel("body")]);
+    assert_eq!(reading.parcels(C, cut.first..=cut.last).unwrap(), [parcel("body")]);
 }
 
 #[test]
@@ -98,10 +102,10 @@ fn clusters_do_not_see_each_other() {
             .unwrap();
     };
     ["a", "b", "c"].into_iter().for_each(one);
-    ledger.change(|writing| writing.take_parcels("b", u64::MAX).map(drop)).unwrap();
+    ledger.change(|writing| writing.drop_parcels("b", ALL)).unwrap();
     ledger.change(|writing| writing.remove_marks("b", "key/")).unwrap();
     let reading = ledger.reading().unwrap();
-    assert_eq!(["a", "b", "c"].map(|cluster| reading.waiting(cluster).unwrap().events), [1, 0, 1]);
+    assert_eq!(["a", "b", "c"].map(|cluster| reading.sum(cluster, ALL).unwrap().events), [1, 0, 1]);
     let marks = |cluster| reading.marks::<String>(cluster, "key/").unwrap().len();
     assert_eq!(["a", "b", "c"].map(marks), [1, 0, 1]);
     let mut keys = Vec::new();
@@ -164,4 +168,80 @@ fn the_ledger_and_a_directory_that_is_made_for_it_are_its_users_alone() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     Ledger::open(&path).unwrap();
     assert_eq!(mode(&path), 0o600, "an earlier mode is not kept");
+}
+
+/// A chain whose log has acknowledged rows of these events, each of about 1 kB.
+fn acknowledged(ledger: &Ledger, chain: &mut Chain, events: u64) {
+    ledger
+        .change(|writing| {
+            for _ in 0..events {
+                chain.last_seq += 1;
+                let parcel = parcel(&"x".repeat(1_000));
+                chain.kept_bytes += writing.put_parcel(C, chain.row(chain.last_seq), &parcel)?;
+            }
+            chain.acked_seq = chain.last_seq;
+            writing.put_chain(C, chain)
+        })
+        .unwrap();
+}
+
+#[test]
+fn the_oldest_events_go_first_through_all_epochs_and_an_epoch_goes_with_its_last() {
+    let directory = TempDir::new().unwrap();
+    let ledger = Ledger::open(&directory.path().join("l")).unwrap();
+    let mut chain = Chain::begin().unwrap();
+    acknowledged(&ledger, &mut chain, 10);
+    let one = chain.kept_bytes / 10;
+    for events in [5, 20] {
+        let ended = chain;
+        chain = ended.follow().unwrap();
+        ledger.change(|writing| writing.end_epoch(C, &ended)).unwrap();
+        acknowledged(&ledger, &mut chain, events);
+    }
+    let kept = |chain: &Chain| {
+        let reading = ledger.reading().unwrap();
+        let pasts: Vec<u64> = reading.pasts(C).unwrap().iter().map(|past| past.acked_seq).collect();
+        assert_eq!(reading.sum(C, ALL).unwrap().bytes, chain.kept_bytes, "what is counted is there");
+        (reading.first_row(C).unwrap(), pasts)
+    };
+    let trim = |chain: &mut Chain, bytes_max| {
+        ledger.change(|writing| writing.trim_kept(C, chain, bytes_max)).unwrap();
+    };
+    assert_eq!(kept(&chain), (Some(1), vec![10, 5]));
+    trim(&mut chain, one * 35);
+    assert_eq!(kept(&chain), (Some(1), vec![10, 5]), "at the limit nothing goes");
+    trim(&mut chain, one * 32);
+    assert_eq!(
+        kept(&chain),
+        (Some(6), vec![10, 5]),
+        "a sixteenth more than needed, so that it is not cut each time"
+    );
+    trim(&mut chain, one * 24);
+    assert_eq!(kept(&chain).1, [5]);
+    trim(&mut chain, 0);
+    assert_eq!((kept(&chain), chain.kept_bytes), ((None, vec![]), 0));
+}
+
+#[test]
+fn what_an_epoch_leaves_unacknowledged_is_dropped_and_its_rows_are_the_next_ones() {
+    let directory = TempDir::new().unwrap();
+    let ledger = Ledger::open(&directory.path().join("l")).unwrap();
+    let mut ended = Chain::begin().unwrap();
+    acknowledged(&ledger, &mut ended, 3);
+    ledger
+        .change(|writing| {
+            (4..=9).try_for_each(|row| writing.put_parcel(C, row, &parcel("waits")).map(drop))?;
+            writing.put_journal(C, 9, "Vm/a")
+        })
+        .unwrap();
+    ended.last_seq = 9;
+    let next = ended.follow().unwrap();
+    ledger.change(|writing| writing.end_epoch(C, &ended)).unwrap();
+    assert_eq!((next.row(1), next.acked_row(), next.kept_bytes), (4, 3, ended.kept_bytes));
+    let reading = ledger.reading().unwrap();
+    assert_eq!((reading.sum(C, ALL).unwrap().events, reading.pasts(C).unwrap().len()), (3, 1));
+    assert!(reading.changed_between(C, 0, 9).unwrap().is_empty());
+    let unheard = Chain::begin().unwrap();
+    ledger.change(|writing| writing.end_epoch("other", &unheard)).unwrap();
+    assert!(ledger.reading().unwrap().pasts("other").unwrap().is_empty(), "of which the log has nothing");
 }

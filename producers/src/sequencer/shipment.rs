@@ -2,16 +2,18 @@
 //! under way at a time; a batch's boundary is durable before it is sent, so that it is retried as it
 //! was: JetStream refuses a batch that is cut anew around an event that it has stored.
 
+use std::ops::RangeInclusive;
+
 use bus_schema::{Epoch, chain::ChainPoint, stream::BATCH_EVENTS_MAX};
 
 use super::Sequencer;
 use crate::ledger::{
-    LedgerError, marks,
+    LedgerError, Reading, marks,
     outbox::{Cut, Parcel},
 };
 
 /// Fewer waiting events than this go one by one: 0.5 ms each, against 2.5 ms for a batch.
-const BATCH_FROM: usize = 5;
+pub(super) const BATCH_FROM: usize = 5;
 /// Most bytes in one batch; the server stages it as a whole.
 const BATCH_BYTES_MAX: u64 = 1_000_000;
 
@@ -47,6 +49,23 @@ pub(crate) struct Shipment {
     pub(crate) parcels: Vec<Parcel>,
 }
 
+/// How many events of a run of rows go to the log together, from its first on.
+pub(super) fn fitting(
+    reading: &Reading,
+    cluster: &str,
+    rows: RangeInclusive<u64>,
+) -> Result<usize, LedgerError> {
+    let (mut events, mut bytes) = (0, 0);
+    reading.each_parcel(cluster, rows, |_, size| {
+        let fits = events == 0 || (events < BATCH_EVENTS_MAX && bytes + size <= BATCH_BYTES_MAX);
+        if fits {
+            (events, bytes) = (events + 1, bytes + size);
+        }
+        fits
+    })?;
+    Ok(events)
+}
+
 impl Sequencer {
     /// The next events to be sent: the same ones until they have landed.
     pub(crate) fn ship(&mut self) -> Result<Option<Shipment>, LedgerError> {
@@ -61,20 +80,16 @@ impl Sequencer {
             }
         };
         self.cut = Some(Underway { sent: true, ..underway });
-        let parcels = self.ledger.reading()?.parcels(&self.cluster, underway.cut)?;
         let (epoch, cut) = (self.chain.epoch, underway.cut);
+        let rows = self.chain.row(cut.first)..=self.chain.row(cut.last);
+        let parcels = self.ledger.reading()?.parcels(&self.cluster, rows)?;
         Ok(Some(Shipment { epoch, cut, sent_before: underway.sent, parcels }))
     }
 
     fn next_cut(&self, first: u64) -> Result<Option<Cut>, LedgerError> {
-        let (mut events, mut bytes, mut last) = (0, 0, 0);
-        self.ledger.reading()?.each_parcel(&self.cluster, first, |seq, size| {
-            let fits = events == 0 || (events < BATCH_EVENTS_MAX && bytes + size <= BATCH_BYTES_MAX);
-            if fits {
-                (events, bytes, last) = (events + 1, bytes + size, seq);
-            }
-            fits
-        })?;
+        let reading = self.ledger.reading()?;
+        let events = fitting(&reading, &self.cluster, self.chain.row(first)..=u64::MAX)?;
+        let last = first + (events as u64).saturating_sub(1);
         Ok((events > 0).then_some(Cut { first, last, batch: events >= BATCH_FROM }))
     }
 
@@ -85,23 +100,26 @@ impl Sequencer {
         }
         let next = self.next_cut(cut.last + 1)?;
         let mut chain = self.chain;
+        let rows = chain.acked_row() + 1..=chain.row(cut.last);
+        let landed = self.ledger.reading()?.sum(&self.cluster, rows)?;
         chain.acked_seq = cut.last;
+        chain.kept_bytes += landed.bytes;
         let told = |at: &ChainPoint| at.epoch == epoch && at.seq <= cut.last;
-        let taken = self.ledger.change(|writing| {
+        self.ledger.change(|writing| {
+            writing.trim_kept(&self.cluster, &mut chain, self.rules.journal_bytes_max)?;
             writing.put_chain(&self.cluster, &chain)?;
             for (id, _) in self.withdrawn.iter().filter(|(_, at)| told(at)) {
                 writing.remove_mark(&self.cluster, &format!("{}{id}", marks::GONE))?;
             }
             match next.filter(|next| next.batch) {
-                Some(next) => writing.put_mark(&self.cluster, marks::CUT, &next)?,
-                None => writing.remove_mark(&self.cluster, marks::CUT)?,
+                Some(next) => writing.put_mark(&self.cluster, marks::CUT, &next),
+                None => writing.remove_mark(&self.cluster, marks::CUT),
             }
-            writing.take_parcels(&self.cluster, cut.last)
         })?;
         self.chain = chain;
         self.withdrawn.retain(|_, at| !told(at));
-        self.waiting.events -= taken.events;
-        self.waiting.bytes -= taken.bytes;
+        self.waiting.events -= landed.events;
+        self.waiting.bytes -= landed.bytes;
         // A plain run is cut when it goes, so that it takes what has come until then.
         self.cut = next.filter(|next| next.batch).map(|cut| Underway { cut, sent: false });
         Ok(())

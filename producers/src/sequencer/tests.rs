@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod epochs;
+mod replays;
 
 struct Bench {
     directory: TempDir,
@@ -36,6 +37,7 @@ fn rules() -> Rules {
         inline_bytes_max: 900_000,
         outbox_bytes_max: 64 << 20,
         journal_events_max: 100_000,
+        journal_bytes_max: 64 << 20,
     }
 }
 
@@ -115,8 +117,8 @@ impl Bench {
 
     /// What waits in the outbox.
     fn parcels(&mut self) -> Vec<Parcel> {
-        let cut = Cut { first: 0, last: u64::MAX, batch: false };
-        self.seq().ledger.reading().unwrap().parcels("dc1", cut).unwrap()
+        let behind = self.seq().chain().acked_row() + 1;
+        self.seq().ledger.reading().unwrap().parcels("dc1", behind..=u64::MAX).unwrap()
     }
 
     /// The log takes everything.
