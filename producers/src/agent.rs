@@ -15,7 +15,7 @@ use bus::{Bus, LinkState, Publisher, Request};
 use bus_schema::{
     Epoch, Name, PoolId, Stem, Timestamp,
     command::{agent::REPLAY, resource::ReadRequest},
-    event::agent::{AgentEvent, Started, Stopped},
+    event::agent::{AgentEvent, CheckpointSeen, Started, Stopped},
     event::resource::SyncScope,
     stream::MESSAGE_BYTES_MAX,
     subject,
@@ -74,6 +74,8 @@ pub struct Agent {
     publisher: Publisher,
     stream: String,
     ledger: Ledger,
+    /// The checkpoint that a target told of last.
+    checkpoint: Option<CheckpointSeen>,
     lanes: Vec<Lane>,
     tasks: JoinSet<turn::Done>,
     link: watch::Receiver<LinkState>,
@@ -130,6 +132,7 @@ impl Agent {
             publisher: bus.publisher(),
             stream: subject::site_stream(&config.site),
             bus,
+            checkpoint: ledger.last_checkpoint()?,
             ledger,
             config,
             lanes,

@@ -19,6 +19,7 @@ use bus_schema::Hash32;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 pub(crate) mod chain;
+pub(crate) mod checkpoint;
 pub(crate) mod inventory;
 pub(crate) mod journal;
 pub(crate) mod marks;

@@ -10,12 +10,13 @@ use bus_schema::{
     Stem,
     chain::ChainPoint,
     command::agent::{HELLO, Hello, HelloReply, HelloVerdict},
+    event::agent::CheckpointSeen,
     subject,
 };
 use tokio::time::Instant;
 
 use super::{Agent, now, turn::Done};
-use crate::ProducersError;
+use crate::{ProducersError, ledger::checkpoint::Telling};
 
 /// How long a greeting after the first one may take; nothing waits for it.
 const LATE_WAIT: Duration = Duration::from_secs(5);
@@ -110,9 +111,22 @@ impl Agent {
     ) -> Result<(), ProducersError> {
         self.lanes[index].greeting.under_way = false;
         if let Some(reply) = reply {
+            self.see_checkpoint(reply.checkpoint.as_ref())?;
             self.answered(index, told, &reply)?;
         }
         if self.lanes[index].cluster.greeted { Ok(()) } else { self.begin(index) }
+    }
+
+    /// Remembers the target's checkpoint: what it told once, it is held to.
+    fn see_checkpoint(&mut self, told: Option<&CheckpointSeen>) -> Result<(), ProducersError> {
+        let Some(told) = told.filter(|told| self.checkpoint.as_ref() != Some(told)) else { return Ok(()) };
+        if let Telling::Contradicts(first) = self.ledger.see_checkpoint(told)? {
+            let CheckpointSeen { target, number, hash } = told;
+            tracing::error!(%target, number, %first, second = %hash,
+                "the target tells two histories: its checkpoint had another hash before; it was restored, or its log was rewritten; both are kept, compare them with what others were told");
+        }
+        self.checkpoint = Some(told.clone());
+        Ok(())
     }
 
     fn answered(&mut self, index: usize, told: ChainPoint, reply: &HelloReply) -> Result<(), ProducersError> {

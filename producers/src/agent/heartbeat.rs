@@ -64,7 +64,7 @@ impl Agent {
             agent: self.name.clone(),
             at: sequencer.chain().acked(),
             hash: sequencer.chain().acked_hash(),
-            checkpoint: None,
+            checkpoint: self.checkpoint.clone(),
             digest: sequencer.settled_digest().filter(|_| lane.outlet.is_quiet()),
             sent_at: now(),
             outbox_events: sequencer.waiting().events,

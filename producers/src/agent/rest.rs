@@ -31,7 +31,8 @@ impl Agent {
         tracing::error!(error = %full, "the agent rests until there is room");
         let (config, bus, trouble) = (self.config.clone(), self.bus.clone(), full.to_string());
         let (stream, wait) = (self.stream.clone(), self.heartbeat.min(RETRY_MAX));
-        let (pulses, publisher) = (self.pulses(), self.publisher.clone());
+        let (pulses, publisher, checkpoint) =
+            (self.pulses(), self.publisher.clone(), self.checkpoint.clone());
         // A file has one owner: this one lets go of it.
         drop(self);
         loop {
@@ -40,7 +41,7 @@ impl Agent {
                     agent: config.name.clone(),
                     at: *at,
                     hash: None,
-                    checkpoint: None,
+                    checkpoint: checkpoint.clone(),
                     digest: None,
                     sent_at: now(),
                     outbox_events: *outbox_events,

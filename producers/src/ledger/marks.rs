@@ -1,5 +1,5 @@
 //! Small things that must outlive the process: the batch on its way, the syncs under way, the keys that
-//! were announced or withdrawn, the last lease seen, the epochs of the journal.
+//! were announced or withdrawn, the last lease and the checkpoints seen, the epochs of the journal.
 
 use redb::TableDefinition;
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,6 +20,8 @@ pub(crate) const KEY: &str = "key/";
 pub(crate) const GONE: &str = "gone/";
 /// Epochs that are over ([`super::journal::Past`]), by their first row, behind this prefix.
 pub(crate) const EPOCH: &str = "epoch/";
+/// Checkpoints that a target told of, in the order of their telling, behind this prefix.
+pub(crate) const CHECKPOINT: &str = "checkpoint/";
 
 /// The name of a mark whose order is its number's.
 pub(crate) fn numbered(prefix: &str, number: u64) -> String {

@@ -2,11 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use bus_schema::{Epoch, Hash32};
+use bus_schema::{Epoch, Hash32, event::agent::CheckpointSeen};
 use tempfile::TempDir;
 
 use super::{
     chain::Chain,
+    checkpoint::{CHECKPOINTS_MAX, Telling},
     inventory::{Item, Told},
     marks,
     outbox::{Cut, Head, Parcel, Waiting},
@@ -244,4 +245,54 @@ fn what_an_epoch_leaves_unacknowledged_is_dropped_and_its_rows_are_the_next_ones
     let unheard = Chain::begin().unwrap();
     ledger.change(|writing| writing.end_epoch("other", &unheard)).unwrap();
     assert!(ledger.reading().unwrap().pasts("other").unwrap().is_empty(), "of which the log has nothing");
+}
+
+fn seen(number: u64, hash: &[u8]) -> CheckpointSeen {
+    CheckpointSeen { target: "t".parse().unwrap(), number, hash: Hash32::of(hash) }
+}
+
+#[test]
+fn a_second_hash_under_a_known_number_is_told_and_stands_beside_the_first() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("l");
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(ledger.last_checkpoint().unwrap(), None);
+    for number in [1, 2] {
+        assert_eq!(ledger.see_checkpoint(&seen(number, b"a")).unwrap(), Telling::Fits);
+    }
+    let contradicts = Telling::Contradicts(Hash32::of(b"a"));
+    for _ in 0..2 {
+        assert_eq!(ledger.see_checkpoint(&seen(1, b"b")).unwrap(), contradicts);
+    }
+    assert_eq!(ledger.see_checkpoint(&seen(1, b"a")).unwrap(), Telling::Fits, "the first stays what it was");
+    let other = CheckpointSeen { target: "u".parse().unwrap(), ..seen(1, b"c") };
+    assert_eq!(ledger.see_checkpoint(&other).unwrap(), Telling::Fits, "numbers are a target's own");
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(ledger.see_checkpoint(&seen(1, b"c")).unwrap(), contradicts);
+    let all: Vec<(String, CheckpointSeen)> = ledger.reading().unwrap().marks("", marks::CHECKPOINT).unwrap();
+    let all: Vec<_> = all.into_iter().map(|(_, seen)| seen).collect();
+    assert_eq!(all, [seen(1, b"a"), seen(2, b"a"), seen(1, b"b"), other, seen(1, b"c")]);
+    assert_eq!(ledger.last_checkpoint().unwrap(), Some(seen(1, b"c")));
+}
+
+#[test]
+fn as_many_checkpoints_are_remembered_as_are_allowed_the_last_ones() {
+    let directory = TempDir::new().unwrap();
+    let ledger = Ledger::open(&directory.path().join("l")).unwrap();
+    let surplus = 3;
+    // Told in one go: a thousand transactions are a thousand fsyncs.
+    ledger
+        .change(|writing| {
+            (0..CHECKPOINTS_MAX as u64).try_for_each(|n| {
+                writing.put_mark("", &marks::numbered(marks::CHECKPOINT, n), &seen(n, b"a"))
+            })
+        })
+        .unwrap();
+    for number in 0..surplus {
+        ledger.see_checkpoint(&seen(number + CHECKPOINTS_MAX as u64, b"a")).unwrap();
+    }
+    let all: Vec<(String, CheckpointSeen)> = ledger.reading().unwrap().marks("", marks::CHECKPOINT).unwrap();
+    assert_eq!((all.len(), all[0].1.number), (CHECKPOINTS_MAX, surplus));
+    assert_eq!(ledger.see_checkpoint(&seen(0, b"b")).unwrap(), Telling::Fits, "it was forgotten");
 }
