@@ -35,6 +35,7 @@ use crate::support::{
     within,
 };
 
+mod replay;
 mod states;
 
 const STREAM: &str = "FARSIDE_LOCAL";

@@ -120,10 +120,11 @@ async fn as_publisher(server: &ManagedServer) -> Bus {
 
 /// What only the service may say: facts, commands to agents and to the target, dead letters, renewals of the lease,
 /// and anything to JetStream itself.
-const SERVICE_ONLY: [&str; 9] = [
+const SERVICE_ONLY: [&str; 10] = [
     "far.v1.local.tgt.resource.r1.confirmed",
     "far.v1.local.tgt.log.lease.lease_acquired",
     "far.v1.local.cmd.dc1.resource.sync",
+    "far.v1.local.cmd.dc1.agent.replay",
     "far.v1.local.cmd.target.resource.confirm",
     "far.v1.local.dlq.pump.resource",
     "far.v1.local.lease.holder",
@@ -267,6 +268,7 @@ async fn an_agent_answers_commands_and_says_hello() {
     let service = connect(server.service_options("service")).await;
     let agent = connect(server.agent_options("agent")).await;
     let mut commands = agent.serve("far.v1.local.cmd.dc1.resource.*").await.unwrap();
+    let mut replays = agent.serve("far.v1.local.cmd.dc1.agent.replay").await.unwrap();
     let mut hellos = service.serve("far.v1.*.cmd.*.agent.hello").await.unwrap();
     let (wait, command) = (Duration::from_secs(10), json!({}));
     let (answer, ()) = tokio::join!(
@@ -274,6 +276,11 @@ async fn an_agent_answers_commands_and_says_hello() {
         async { commands.next().await.unwrap().reply(&json!("done")).await.unwrap() },
     );
     assert_eq!(answer.unwrap(), json!("done"));
+    let (answer, ()) = tokio::join!(
+        service.request::<_, Value>("far.v1.local.cmd.dc1.agent.replay", &command, wait),
+        async { replays.next().await.unwrap().reply(&json!("sent")).await.unwrap() },
+    );
+    assert_eq!(answer.unwrap(), json!("sent"));
     let (answer, ()) =
         tokio::join!(agent.request::<_, Value>("far.v1.local.cmd.dc1.agent.hello", &command, wait), async {
             hellos.next().await.unwrap().reply(&json!("welcome")).await.unwrap()
