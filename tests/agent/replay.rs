@@ -60,13 +60,21 @@ impl Bench {
 }
 
 /// All that the agent wrote into a message, and its hash in the chain.
-fn letter(message: &LogMessage) -> (String, Vec<(String, String)>, Vec<u8>, Option<Hash32>) {
+#[derive(Debug, PartialEq)]
+struct Letter {
+    subject: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    hash: Option<Hash32>,
+}
+
+fn letter(message: &LogMessage) -> Letter {
     let own = |(name, _): &(&str, &str)| !name.to_ascii_lowercase().starts_with("nats-");
     let mut headers: Vec<(String, String)> =
         message.headers().into_iter().filter(own).map(|(name, value)| (name.into(), value.into())).collect();
     headers.sort();
     let hash = message.with_stored(|stored| Envelope::read(stored).unwrap().hash);
-    (message.subject().to_owned(), headers, message.body().to_vec(), hash)
+    Letter { subject: message.subject().to_owned(), headers, body: message.body().to_vec(), hash }
 }
 
 /// Whether each of these events stands in the log this often, each time the same and in an order of its own.
