@@ -264,3 +264,28 @@ async fn an_agent_names_the_last_checkpoint_that_it_was_told_of_also_after_a_res
     assert!(names(&last.unwrap())(&log), "the ledger remembers it");
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_cut_off_answers_with_what_it_sent_and_the_rest_with_the_reason() {
+    let bench = Bench::new().await;
+    bench.burst(0..2_500);
+    let agent = bench.run(bench.directory("")).await;
+    let log = bench.until("everything is in the log", |log| pool(log).len() == 2_500).await;
+    let at = end(&log);
+    let client = async_nats::jetstream::new(bench.nats.client().await);
+    let mut stream = client.get_stream(STREAM).await.unwrap();
+    let info = stream.info().await.unwrap().clone();
+    // Room for one batch and not for two.
+    let room = info.state.bytes * 3 / 5;
+    let max_bytes = i64::try_from(info.state.bytes + room).unwrap();
+    let small = async_nats::jetstream::stream::Config { max_bytes, ..info.config };
+    client.update_stream(&small).await.unwrap();
+    let ReplayReply::Sent { events } = bench.ask_replay(at.epoch, (1, at.seq), LEASE).await else { panic!() };
+    assert!((500..=1_000).contains(&events), "{events}");
+    let (reason, gone) = why(bench.ask_replay(at.epoch, (events + 1, at.seq), LEASE).await);
+    assert!(!gone && reason.contains("size limit"), "{reason}");
+    let stored = bench.stored(at.epoch).await;
+    are_copies(&stored, (1, events), 2);
+    are_copies(&stored, (events + 1, at.seq), 1);
+    agent.stop().await;
+}

@@ -2,6 +2,9 @@
 //! page by page, as the outbox's do and beside them, under message ids of this replay: repeated, a page is stored
 //! once. The chain and the inventory know nothing of it.
 //!
+//! A replay that does not come to its end answers with the copies that it sent; whoever asks for the rest then gets
+//! it, or the reason. Answered as a refusal, they would be asked for and stored once more, each time.
+//!
 //! Must not know: which events these are, or where they are kept.
 
 use std::time::Duration;
@@ -22,10 +25,13 @@ use crate::{
     sequencer::{Run, Shipment},
 };
 
-/// How often a page is sent before the replay is broken off: the target asks again, and others want to be answered.
+/// How often a page is sent before the replay is broken off.
 const TRIES_MAX: u32 = 5;
-/// How long a replay may take. The server lets an agent answer within 10 minutes; a page may take one of them.
-const REPLAY_MAX: Duration = Duration::from_secs(8 * 60);
+/// After this time nothing more is sent, or sent once more: a target waits a minute for the answer, and what is on
+/// its way may take 20 s until its outcome counts as unknown. (The server lets an agent answer within 10 minutes.)
+const REPLAY_MAX: Duration = Duration::from_secs(30);
+/// Most events of a page that go one by one, each with an fsync, when the log takes no batch.
+const PLAIN_EVENTS_MAX: usize = 100;
 
 /// A replay under way.
 #[derive(Debug)]
@@ -35,8 +41,7 @@ pub(super) struct Replaying {
     id: String,
     /// What is left.
     run: Run,
-    /// The last event of the page on its way.
-    under_way: u64,
+    /// Copies that the log has acknowledged.
     sent: u64,
     until: Instant,
 }
@@ -69,7 +74,7 @@ impl Agent {
                 tracing::info!(%pool, epoch = %asked.epoch, first = run.first, last = run.last,
                     "the log has lost events; they are sent again");
                 let (id, until) = (Uuid::now_v7().to_string(), Instant::now() + REPLAY_MAX);
-                let replaying = Replaying { request, id, run, under_way: 0, sent: 0, until };
+                let replaying = Replaying { request, id, run, sent: 0, until };
                 self.send_again(index, replaying)
             }
             Err(not) => {
@@ -82,88 +87,91 @@ impl Agent {
     }
 
     /// Sends the next page beside the agent.
-    fn send_again(&mut self, index: usize, mut replaying: Replaying) -> Result<(), ProducersError> {
+    fn send_again(&mut self, index: usize, replaying: Replaying) -> Result<(), ProducersError> {
         let lane = &mut self.lanes[index];
         let page = lane.cluster.sequencer.ship_again(replaying.run, &replaying.id)?;
         let shipment = match page {
             Ok(shipment) => shipment,
             Err(not) => {
-                let reason = replaying.after(&not.reason);
-                self.reply(replaying.request, ReplayReply::Refused { reason, gone: not.gone });
+                replaying.break_off(self, not.reason, not.gone);
                 return Ok(());
             }
         };
-        replaying.under_way = shipment.cut.last;
+        let until = replaying.until;
         lane.replay = Some(replaying);
         let (publisher, stream) = (self.publisher.clone(), self.stream.clone());
-        self.tasks.spawn(async move { Done::Replayed(index, land(publisher, stream, shipment).await) });
+        self.tasks
+            .spawn(async move { Done::Replayed(index, land(publisher, stream, shipment, until).await) });
         Ok(())
     }
 
-    /// Takes in what came of a page: the next one, or the answer.
+    /// Takes in what came of a page, with its last event: the next page, or the answer.
     pub(super) fn replayed(
         &mut self,
         index: usize,
-        landed: Result<(), String>,
+        landed: Result<u64, String>,
     ) -> Result<(), ProducersError> {
         // A replay that was broken off has its answer.
         let Some(mut replaying) = self.lanes[index].replay.take() else { return Ok(()) };
-        if let Err(reason) = landed {
-            replaying.break_off(self, &reason);
-            return Ok(());
-        }
-        replaying.sent += replaying.under_way + 1 - replaying.run.first;
-        match replaying.run.behind(replaying.under_way) {
+        let last = match landed {
+            Ok(last) => last,
+            Err(reason) => {
+                replaying.break_off(self, reason, false);
+                return Ok(());
+            }
+        };
+        replaying.sent += last + 1 - replaying.run.first;
+        match replaying.run.behind(last) {
+            Some(run) if Instant::now() < replaying.until => {
+                self.send_again(index, Replaying { run, ..replaying })
+            }
+            Some(_) => {
+                let limit = REPLAY_MAX.as_secs();
+                replaying.break_off(self, format!("it takes longer than {limit} s; ask for the rest"), false);
+                Ok(())
+            }
             None => {
                 tracing::info!(events = replaying.sent, "what the log had lost was sent again");
                 self.reply(replaying.request, ReplayReply::Sent { events: replaying.sent });
-            }
-            Some(run) if Instant::now() < replaying.until => {
-                return self.send_again(index, Replaying { run, ..replaying });
-            }
-            Some(run) => {
-                let (reason, limit) = ("it takes too long", REPLAY_MAX.as_secs());
-                let replaying = Replaying { run, ..replaying };
-                replaying.break_off(self, &format!("{reason}, more than {limit} s; ask for the rest"));
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Answers every replay under way that it ends here.
     pub(super) fn break_off_replays(&mut self, reason: &str) {
         for index in 0..self.lanes.len() {
             if let Some(replaying) = self.lanes[index].replay.take() {
-                replaying.break_off(self, reason);
+                replaying.break_off(self, reason.to_owned(), false);
             }
         }
     }
 }
 
 impl Replaying {
-    fn break_off(self, agent: &mut Agent, reason: &str) {
-        let reason = self.after(reason);
-        tracing::warn!(reason, "events are not sent again to the end; the target asks again");
-        agent.reply(self.request, ReplayReply::Refused { reason, gone: false });
-    }
-
-    /// Why it ended, with how far it came.
-    fn after(&self, reason: &str) -> String {
-        match self.sent {
-            0 => reason.to_owned(),
-            sent => format!("{sent} events were sent, up to {}, then: {reason}", self.run.first - 1),
-        }
+    /// Answers before the end: with what was sent, or why nothing was.
+    fn break_off(self, agent: &mut Agent, reason: String, gone: bool) {
+        let events = self.sent;
+        tracing::warn!(events, last = self.run.last, reason, "events are not sent again to the end");
+        let reply =
+            if events > 0 { ReplayReply::Sent { events } } else { ReplayReply::Refused { reason, gone } };
+        agent.reply(self.request, reply);
     }
 }
 
-/// Sends a page until it has landed, a few times. Errors: why it did not, and what to do.
-async fn land(publisher: Publisher, stream: String, mut shipment: Shipment) -> Result<(), String> {
+/// Sends a page until it has landed, a few times; answers its last event. Errors: why it did not, and what to do.
+async fn land(
+    publisher: Publisher,
+    stream: String,
+    mut shipment: Shipment,
+    until: Instant,
+) -> Result<u64, String> {
     let (mut tries, mut backoff) = (0, BACKOFF_MIN);
     loop {
         let reason = match sender::send(publisher.clone(), stream.clone(), &shipment).await {
-            Landing::Stored => return Ok(()),
+            Landing::Stored => return Ok(shipment.cut.last),
             Landing::GoPlain(reason) => {
-                shipment.cut.batch = false;
+                shipment.go_plain(PLAIN_EVENTS_MAX);
                 reason
             }
             Landing::Again(reason) => reason,
@@ -176,7 +184,7 @@ async fn land(publisher: Publisher, stream: String, mut shipment: Shipment) -> R
         };
         shipment.sent_before = true;
         tries += 1;
-        if tries == TRIES_MAX {
+        if tries == TRIES_MAX || Instant::now() >= until {
             return Err(reason);
         }
         tokio::time::sleep(jittered(backoff)).await;

@@ -36,8 +36,8 @@ pub(super) enum Done {
     Greeted(usize, ChainPoint, Option<HelloReply>),
     /// A heartbeat.
     Beaten(usize, bool),
-    /// A page of a replay: it landed, or why not.
-    Replayed(usize, Result<(), String>),
+    /// A page of a replay: its last event, or why it did not land.
+    Replayed(usize, Result<u64, String>),
     /// A reply was sent.
     Replied,
 }

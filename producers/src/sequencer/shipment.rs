@@ -66,6 +66,15 @@ pub(super) fn fitting(
     Ok(events)
 }
 
+impl Shipment {
+    /// The first `events_max` of its events, one by one.
+    pub(crate) fn go_plain(&mut self, events_max: usize) {
+        self.parcels.truncate(events_max);
+        let others = (self.parcels.len() as u64).saturating_sub(1);
+        self.cut = Cut { last: self.cut.first + others, batch: false, ..self.cut };
+    }
+}
+
 impl Sequencer {
     /// The next events to be sent: the same ones until they have landed.
     pub(crate) fn ship(&mut self) -> Result<Option<Shipment>, LedgerError> {
