@@ -4,9 +4,21 @@
 //!
 //! nats-py is fetched with pip, pinned and checked, once per target directory. Where pip cannot bring it,
 //! its test says SKIPPED; the socket needs Python alone and is never skipped.
+//!
+//! Below it: a publisher and an audit reader with the official client of five languages, of at most forty lines
+//! a snippet, which fill the same conformance table (`table`), and the contract's files before the validators of
+//! other ecosystems (`schemas`).
+
+mod cells;
+mod expected;
+mod language;
+mod rig;
+mod schemas;
+mod table;
+mod toolbox;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -16,6 +28,7 @@ use std::{
 use bus::{Bus, dead_letter};
 use serde_json::{Value, json};
 
+use self::language::Language;
 use crate::support::{eventually, farside::Up};
 
 /// The site log and the dead letters of `farside up`.
@@ -71,10 +84,21 @@ fn text_of(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The Python snippets of a page, to the letter.
-fn snippets(page: &str) -> Vec<String> {
-    let fences = page.split("```python\n").skip(1);
-    fences.map(|rest| rest.split_once("```").unwrap().0.to_owned()).collect()
+/// The snippets of a page that are marked so, to the letter.
+fn snippets(page: &str, fence: &str) -> Vec<String> {
+    let opening = format!("```{fence}\n");
+    page.split(&opening).skip(1).map(|rest| rest.split_once("```").unwrap().0.to_owned()).collect()
+}
+
+/// The lines that are not empty.
+fn lines_of(text: &str) -> usize {
+    text.lines().filter(|line| !line.trim().is_empty()).count()
+}
+
+/// The snippets of a language: file and text.
+fn snippets_of(language: &Language) -> impl Iterator<Item = (String, String)> {
+    let path = |file| format!("tests/interop/{}/{file}", language.recipe.folder);
+    language.snippets.iter().map(move |file| (path(file), text_of(&path(file))))
 }
 
 #[test]
@@ -85,17 +109,37 @@ fn the_pages_show_what_is_run_to_the_letter_and_nothing_is_over_ten_lines() {
         .map(|snippet| (fs::read_to_string(snippet.path()).unwrap(), snippet.file))
         .collect();
     for (text, file) in &run {
-        let lines = text.lines().filter(|line| !line.trim().is_empty()).count();
+        let lines = lines_of(text);
         assert!(lines <= LINES_MAX, "{file} has {lines} lines");
     }
+    let forty: BTreeSet<_> = snippets_of(&language::PYTHON).map(|(_, text)| text).collect();
+    let known = |shown: &String| run.contains_key(shown) || forty.contains(shown);
     for page in ["docs/publishing.md", "README.md"] {
-        for shown in snippets(&text_of(page)) {
-            assert!(run.contains_key(&shown), "{page} shows what no file of tests/interop is:\n{shown}");
+        for shown in snippets(&text_of(page), "python") {
+            assert!(known(&shown), "{page} shows what no file of tests/interop is:\n{shown}");
         }
     }
-    let mut shown = snippets(&text_of("docs/publishing.md"));
+    let mut shown = snippets(&text_of("docs/publishing.md"), "python");
+    shown.retain(|shown| !forty.contains(shown));
     shown.sort();
     assert_eq!(shown, run.into_keys().collect::<Vec<_>>(), "every one is shown, once");
+}
+
+#[test]
+fn the_page_shows_what_each_language_runs_to_the_letter_and_nothing_is_over_forty_lines() {
+    let page = text_of("docs/publishing.md");
+    for language in language::ALL {
+        let mut shown = snippets(&page, language.fence);
+        for (file, text) in snippets_of(language) {
+            let lines = lines_of(&text);
+            assert!(lines <= language::LINES_MAX, "{file} has {lines} lines");
+            let place = shown.iter().position(|shown| *shown == text);
+            shown.remove(place.unwrap_or_else(|| panic!("docs/publishing.md does not show {file} as it is")));
+            assert!(!shown.contains(&text), "docs/publishing.md shows {file} twice");
+        }
+        // The ten lines of Python have a test of their own.
+        assert!(shown.is_empty() || language.fence == "python", "it shows what is not run: {shown:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
