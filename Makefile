@@ -9,12 +9,13 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
 # A progress bar on a terminal, silence in a log; warnings and errors always show.
 QUIET = $$(test -t 2 || echo --quiet)
 
-.PHONY: help build demo up test kill lint bench doc schema check-schemas tools clean-data
+.PHONY: help build demo up test interop interop-tools kill lint bench doc schema check-schemas tools clean-data
 
 help:
 	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
 	@echo 'make test        every test, against a real nats-server'
 	@echo 'make up          everything on this machine, until Ctrl-C; prints the address'
+	@echo 'make interop     publishers and audit readers of five languages: installs what it can, prints the table'
 	@echo 'make kill        200 random kill -9 of NATS, agent and service under load'
 	@echo 'make lint        formatting, clippy, docs, dependencies, scripts: warnings are errors'
 	@echo 'make bench       the measurements; writes docs/performance.md'
@@ -42,6 +43,13 @@ test:
 	@echo 'building the tests (minutes the first time, seconds after that)' >&2
 	@$(CARGO) test --locked --workspace --no-run $(QUIET)
 	@$(NATS) && $(CARGO) test --locked --workspace --no-fail-fast
+
+# Python, JavaScript, Go, Java and C against the real server; `make test` runs those that are there, too.
+interop: interop-tools
+	@$(NATS) && $(CARGO) test --locked $(QUIET) --test suite interop::
+
+interop-tools:
+	@tools/interop_tools.sh
 
 # Two hundred random `kill -9` of nats-server, agent and service under load; prints its seed.
 kill:

@@ -25,25 +25,8 @@ pub(super) struct Language {
     pub(super) wants_public_key: bool,
 }
 
-pub(super) const PYTHON: Language = Language {
-    name: "Python",
-    client: "nats-py, pip",
-    fence: "python",
-    snippets: &["publish.py", "audit.py"],
-    recipe: Recipe {
-        folder: "python",
-        tool: &["python3", "--version"],
-        fetch: &[PIP],
-        build: &[],
-        cure: "install Python 3 with pip",
-    },
-    publish: &["env", "PYTHONPATH=lib", "python3", "publish.py"],
-    audit: &["env", "PYTHONPATH=lib", "python3", "audit.py"],
-    wants_public_key: false,
-};
-
-/// Brings what a `requirements.txt` pins into `lib`.
-pub(super) const PIP: Words = &[
+/// Brings what builds the packages that come as source, where there are any.
+const PIP_BUILD: Words = &[
     "python3",
     "-m",
     "pip",
@@ -56,6 +39,28 @@ pub(super) const PIP: Words = &[
     ":all:",
     "--require-hashes",
     "--requirement",
+    "build.txt",
+    "--target",
+    "build",
+];
+
+/// Brings what a `requirements.txt` pins into `lib`.
+pub(super) const PIP: Words = &[
+    "env",
+    "PYTHONPATH=build",
+    "python3",
+    "-m",
+    "pip",
+    "install",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--no-deps",
+    "--no-build-isolation",
+    "--only-binary",
+    ":all:",
+    "--require-hashes",
+    "--requirement",
     "requirements.txt",
     "--target",
     "lib",
@@ -63,6 +68,23 @@ pub(super) const PIP: Words = &[
 
 /// Brings what a `package-lock.json` pins, and runs nothing of it.
 pub(super) const NPM: Words = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+
+pub(super) const PYTHON: Language = Language {
+    name: "Python",
+    client: "nats-py, pip",
+    fence: "python",
+    snippets: &["publish.py", "audit.py"],
+    recipe: Recipe {
+        folder: "python",
+        tool: &["python3", "--version"],
+        fetch: &[PIP_BUILD, PIP],
+        build: &[],
+        cure: "install Python 3 with pip",
+    },
+    publish: &["env", "PYTHONPATH=lib", "python3", "publish.py"],
+    audit: &["env", "PYTHONPATH=lib", "python3", "audit.py"],
+    wants_public_key: false,
+};
 
 pub(super) const NODE: Language = Language {
     name: "JavaScript",

@@ -30,7 +30,7 @@ async def main(url, seed_file, stream, first="1"):
     bus = await nats.connect(url, nkeys_seed=seed_file, connect_timeout=10, allow_reconnect=False)
     start = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=int(first))
     log = await bus.jetstream().subscribe("far.v1.*.evt.>", stream=stream, ordered_consumer=True, config=start)
-    left, broken = (await log.consumer_info()).num_pending, False
+    left, broken = (await bus.jsm().stream_info(stream)).state.last_seq >= int(first), False
     while left:
         msg = await log.next_msg(timeout=10)
         try:
