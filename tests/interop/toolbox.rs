@@ -17,7 +17,7 @@ use std::{
 use bus_schema::Hash32;
 
 /// How long packages may take to come; who waits longer has no network worth the name.
-const FETCH_PATIENCE: Duration = Duration::from_secs(240);
+const FETCH_PATIENCE: Duration = Duration::from_secs(120);
 /// What pip, npm and Go say when a package is not the one that was pinned.
 const WRONG_PACKAGE: [&str; 4] =
     ["DO NOT MATCH THE HASHES", "EINTEGRITY", "checksum mismatch", "SECURITY ERROR"];
