@@ -52,13 +52,15 @@ fn form(rig: &Rig, form: &str) -> String {
     place
 }
 
-/// What is printed is the place in the log; where no log is, nothing is printed and the end is not good.
+/// What is printed is the place in the log; where no log is, or the form is none, nothing is printed and the end is not good.
 fn ack_checked(rig: &Rig) -> String {
     let place = rig.publish_well(&Resource { form: "binary", id: "acked", revision: "1" });
     assert_eq!(place, format!("{LOG}:{}", wait(rig.last_seq())));
-    let nowhere = "far.v1.elsewhere.evt.dc1.resource.VM=2Facked.changed";
-    let said = rig.publish("plain", nowhere, "nowhere", "{}");
-    assert!(!said.ok && said.out.is_empty() && said.err.contains("not published"), "{said:?}");
+    let subject = "far.v1.local.evt.dc1.resource.VM=2Facked.changed";
+    for (form, subject) in [("plain", &*subject.replace("local", "elsewhere")), ("odd", subject)] {
+        let said = rig.publish(form, subject, "nowhere", "{}");
+        assert!(!said.ok && said.out.is_empty() && said.err.contains("not published"), "{said:?}");
+    }
     format!("{place}; no log, no place")
 }
 

@@ -16,6 +16,7 @@ int main(int argc, char **argv) {
     if (argc < 5 || sscanf(argv[3], "far.v1.%63[^.].%*[^.].%63[^.].%63[^.].%*[^.].%63s", site, cluster, stem, event) != 4)
         return fprintf(stderr, "not published: it needs URL plain|structured|binary SUBJECT ID\n"), 1;
     char *url = argv[1], *form = argv[2], *subject = argv[3], *id = argv[4];
+    if (strcmp(form, "plain") && strcmp(form, "structured") && strcmp(form, "binary")) return fprintf(stderr, "not published: %s is no form\n", form), 1;
     size_t length = fread(data, 1, sizeof data - 1, stdin);
     snprintf(source, sizeof source, "/%s/%s/%s/cmdb", site, cluster, stem);
     snprintf(type, sizeof type, "%s.%s", stem, event);

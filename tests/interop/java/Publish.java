@@ -30,6 +30,8 @@ public class Publish {
         } else if (form.equals("binary")) {
             head.put("content-type", "application/json");
             about.forEach((name, value) -> head.put("ce-" + name, value));
+        } else if (!form.equals("plain")) {
+            throw new IllegalArgumentException(form + " is no form");
         }
         Options options = Options.builder().server(url).connectionTimeout(Duration.ofSeconds(10)).noReconnect().build();
         try (Connection bus = Nats.connect(options)) {

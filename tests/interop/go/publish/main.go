@@ -33,6 +33,8 @@ func main() {
 	} else if form == "binary" {
 		head["ce-specversion"], head["content-type"] = []string{"1.0"}, []string{"application/json"}
 		head["ce-id"], head["ce-source"], head["ce-type"] = []string{id}, []string{source}, []string{name}
+	} else if form != "plain" {
+		log.Fatal("not published: ", form, " is no form")
 	}
 	bus := must(nats.Connect(url, nats.Timeout(10*time.Second), nats.NoReconnect()))
 	js := must(jetstream.New(bus, jetstream.WithDefaultTimeout(10*time.Second)))
