@@ -10,6 +10,7 @@ mod cli;
 mod contract;
 mod demo_data;
 mod disk;
+mod flip;
 mod interop;
 mod kill;
 mod resource;

@@ -90,6 +90,7 @@ impl Source {
             drain_s: 10,
             outbox_bytes_max: 256 << 20,
             journal_events_max: 200_000,
+            journal_bytes_max: 256 << 20,
             clusters: vec![cluster],
             config_file: None,
         };

@@ -229,6 +229,11 @@ fn prepare(database: &Database) -> Db<u64> {
     txn.open_table(tables::SYNC_IDS)?;
     txn.open_table(tables::FIRST_REQUESTS)?;
     txn.open_table(tables::LOG_FACTS)?;
+    txn.open_table(tables::LATEST)?;
+    txn.open_table(tables::CHECKPOINTS)?;
+    txn.open_table(tables::DAMAGES)?;
+    txn.open_table(tables::SEALS)?;
+    txn.open_table(tables::WITHDRAWN)?;
     txn.open_table(tables::EMPTY_CONFIRMED)?;
     txn.commit()?;
     Ok(FORMAT)

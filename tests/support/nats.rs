@@ -11,6 +11,7 @@ use std::{
 
 use bus::{Bus, ConnectOptions, managed};
 use bus_schema::{Name, stream::StreamSpec};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::eventually;
@@ -115,6 +116,12 @@ impl Nats {
     /// Ends it like a crash does.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap();
     }
 

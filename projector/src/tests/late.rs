@@ -211,3 +211,12 @@ fn a_damage_stays_open_until_it_is_healed_or_somebody_knows_of_it() {
     log.fact(&Fact::Log(found));
     assert_eq!(open(pool.read_on(&log)), 1, "lost again");
 }
+
+#[test]
+fn a_pool_that_has_read_nothing_answers_every_question_about_the_logs() {
+    let reader = Pool::new().reader();
+    assert!(reader.damages().unwrap().value.is_empty());
+    assert_eq!(reader.seals(SITE, 1).unwrap(), None);
+    assert_eq!(reader.latest_fact("checkpoint", "local").unwrap().value, None);
+    assert_eq!(reader.checkpoint(1).unwrap().value, None);
+}

@@ -1,0 +1,309 @@
+//! A flipped bit in a file of JetStream: the server says nothing, and messages are gone that it had acknowledged, in
+//! the middle after a clean end, up to the end of the block after `kill -9`; their sequences are given to new messages
+//! then. Found at the next connect, healed from the agent, both recorded; with the agent gone it stays visible.
+//!
+//! `make test` runs a few rounds of each kind, `make flip` twenty (`FARSIDE_FLIP_ROUNDS`). The seed is printed;
+//! `FARSIDE_FLIP_SEED` runs the same places again.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use bus::Bus;
+use bus_schema::Hash32;
+use serde_json::Value;
+
+use crate::support::{eventually, nats::Nats, world::World};
+
+/// The site's log.
+const LOG: &str = "FARSIDE_LOCAL";
+/// Rounds of each kind in a plain `make test`.
+const ROUNDS_DEFAULT: u64 = 2;
+/// Resources of the source.
+const RESOURCES: u64 = 40;
+/// Resources that change in each round before the bit is flipped.
+const CHANGES: u64 = 15;
+/// Places that are tried until JetStream has lost something: a bit may be one that nobody reads.
+const PLACES_MAX: u64 = 20;
+
+/// How NATS ends before the bit is flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Clean,
+    Kill,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_after_a_clean_end_is_found_and_healed() {
+    Rounds::run(End::Clean, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_after_a_kill_is_found_and_healed() {
+    Rounds::run(End::Kill, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_sequences_that_new_events_were_given_are_found_and_healed() {
+    Rounds::run(End::Kill, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_bring_again_stays_visible_until_somebody_knows_of_it() {
+    let mut rounds = Rounds::start(End::Clean).await;
+    rounds.change().await;
+    rounds.world.agent.kill();
+    rounds.lose().await;
+    let open = rounds.open(1).await;
+    let alarm = eventually("the alarm says who is missed", async || {
+        let alarm = rounds.alarm().await?;
+        alarm["text"].as_str()?.contains("is connected; start it").then_some(alarm)
+    })
+    .await;
+    let damage = open[0]["damage"].as_str().unwrap();
+    assert!(alarm["text"].as_str().unwrap().contains("farside audit acknowledge"), "{alarm}");
+    let scrubbed = rounds.world.ask(&["audit", "scrub"]).await;
+    assert_eq!(scrubbed.status.code(), Some(1), "{scrubbed:?}");
+    let refused = rounds.world.ask(&["audit", "acknowledge", damage, "--reason", " "]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    for damage in &open {
+        let name = damage["damage"].as_str().unwrap();
+        let known = rounds.world.ask(&["audit", "acknowledge", name, "--reason", "its machine burnt"]).await;
+        assert!(known.status.success(), "{known:?}");
+    }
+    eventually("the alarm has ended", async || rounds.alarm().await.is_none().then_some(())).await;
+    let damages = rounds.damages().await;
+    assert!(
+        damages
+            .iter()
+            .any(|damage| damage["acknowledged"].as_str().is_some_and(|text| text.contains("burnt")))
+    );
+    let scrubbed = rounds.world.ask(&["audit", "scrub"]).await;
+    assert!(scrubbed.status.success(), "{scrubbed:?}");
+}
+
+/// A world whose log loses messages, again and again.
+struct Rounds {
+    nats: Nats,
+    world: World,
+    end: End,
+    random: Random,
+    truth: BTreeMap<String, u64>,
+    number: u64,
+}
+
+impl Rounds {
+    async fn run(end: End, reuse: bool) {
+        let mut rounds = Self::start(end).await;
+        for round in 0..number("FARSIDE_FLIP_ROUNDS").unwrap_or(ROUNDS_DEFAULT) {
+            rounds.change().await;
+            let lost = if reuse { rounds.lose_and_reuse().await } else { rounds.lose().await };
+            rounds.is_healed(&format!("round {round}, lost {lost:?}")).await;
+        }
+        rounds.rebuilds_to_the_same().await;
+    }
+
+    async fn start(end: End) -> Self {
+        let seed = number("FARSIDE_FLIP_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+        println!("seed {seed}, {end:?}");
+        let nats = Nats::start().await;
+        let world = World::start(&nats.url());
+        let (random, truth) = (Random(seed | 1), BTreeMap::new());
+        let mut rounds = Self { nats, world, end, random, truth, number: 0 };
+        (0..RESOURCES).for_each(|id| rounds.write(id));
+        rounds.world.agrees_with(&rounds.truth).await;
+        rounds
+    }
+
+    /// Changes the source, and waits until the pool has it and knows that it does.
+    async fn change(&mut self) {
+        for _ in 0..CHANGES {
+            let id = self.random.below(RESOURCES);
+            self.write(id);
+        }
+        self.world.agrees_with(&self.truth).await;
+    }
+
+    fn write(&mut self, id: u64) {
+        self.number += 1;
+        let number = self.number;
+        let text = format!(
+            r#"{{"kind":"Item","id":"n{id}","revision":"{number}","state":{{"n":{number},"text":"state {number} of {id}"}}}}"#
+        );
+        let file = self.world.source().join(format!("item-{id}.json"));
+        let half = self.world.source().join(".half-written");
+        fs::write(&half, text).unwrap();
+        fs::rename(&half, file).unwrap();
+        self.truth.insert(format!("Item/n{id}"), number);
+    }
+
+    /// Ends NATS, flips a bit, starts it again, until it has lost chained events; answers their sequences.
+    async fn lose(&mut self) -> Vec<u64> {
+        for _ in 0..PLACES_MAX {
+            let before = messages(&self.nats.bus().await).await;
+            self.end_nats();
+            self.flip();
+            self.nats.start_again().await;
+            let after = messages(&self.nats.bus().await).await;
+            let lost: Vec<_> = before
+                .iter()
+                .filter(|(seq, (hash, chained))| {
+                    *chained && after.get(seq).is_none_or(|(now, _)| now != hash)
+                })
+                .map(|(seq, _)| *seq)
+                .collect();
+            if !lost.is_empty() {
+                return lost;
+            }
+        }
+        panic!("JetStream outlived {PLACES_MAX} flipped bits");
+    }
+
+    /// The same, with events that wait for NATS and are given the lost sequences before anybody has looked.
+    async fn lose_and_reuse(&mut self) -> Vec<u64> {
+        for _ in 0..PLACES_MAX {
+            let before = messages(&self.nats.bus().await).await;
+            let last = *before.keys().last().unwrap();
+            self.world.service.stand_still();
+            self.end_nats();
+            for _ in 0..CHANGES {
+                let id = self.random.below(RESOURCES);
+                self.write(id);
+            }
+            self.flip();
+            self.nats.start_again().await;
+            let bus = self.nats.bus().await;
+            let begins_at = bus.stream_state(LOG).await.unwrap().last_seq;
+            // The agent sends what waits in its outbox.
+            eventually("the agent goes on", async || {
+                (bus.stream_state(LOG).await.unwrap().last_seq > begins_at + CHANGES / 2).then_some(())
+            })
+            .await;
+            self.world.service.go_on();
+            let after = messages(&bus).await;
+            let lost: Vec<_> = before
+                .iter()
+                .filter(|(seq, (hash, chained))| {
+                    *chained && after.get(seq).is_none_or(|(now, _)| now != hash)
+                })
+                .map(|(seq, _)| *seq)
+                .collect();
+            if begins_at < last && !lost.is_empty() {
+                return lost;
+            }
+            self.world.agrees_with(&self.truth).await;
+        }
+        panic!("no sequence was given twice with {PLACES_MAX} flipped bits");
+    }
+
+    fn end_nats(&mut self) {
+        match self.end {
+            End::Clean => self.nats.stop(),
+            End::Kill => self.nats.kill(),
+        }
+    }
+
+    fn flip(&mut self) {
+        let blocks = self.nats.blocks(LOG);
+        let block = &blocks[self.random.below(blocks.len() as u64) as usize];
+        flip(block, &mut self.random);
+    }
+
+    /// The log has everything again, that is recorded, and pool and source agree.
+    async fn is_healed(&self, told: &str) {
+        eventually(&format!("{told}: found and healed"), async || {
+            let damages = self.damages().await;
+            let gaps =
+                damages.iter().filter(|damage| damage["text"].as_str().unwrap().starts_with("events "));
+            let is_whole = damages.iter().all(|damage| damage["open"] == false);
+            (is_whole && gaps.clone().count() > 0 && gaps.clone().all(|gap| gap["healed"].is_string()))
+                .then_some(())
+        })
+        .await;
+        self.world.agrees_with(&self.truth).await;
+        let scrubbed = self.world.ask(&["-o", "json", "audit", "scrub"]).await;
+        assert!(scrubbed.status.success(), "{told}: {scrubbed:?}");
+        let scrubbed: Value = serde_json::from_slice(&scrubbed.stdout).unwrap();
+        assert_eq!(scrubbed["gaps"], "0", "{told}");
+        assert!(self.alarm().await.is_none(), "{told}");
+    }
+
+    /// What is in the log now says what the pool says.
+    async fn rebuilds_to_the_same(&self) {
+        let rebuilt = self.world.ask(&["-o", "json", "rebuild"]).await;
+        let report: Value =
+            serde_json::from_slice(&rebuilt.stdout).unwrap_or_else(|e| panic!("{e}: {rebuilt:?}"));
+        assert_eq!(report["swapped"], true, "{report}");
+        self.world.agrees_with(&self.truth).await;
+    }
+
+    async fn damages(&self) -> Vec<Value> {
+        let said = self.world.ask(&["-o", "json", "audit", "damage"]).await;
+        let Ok(said) = serde_json::from_slice::<Value>(&said.stdout) else { return Vec::new() };
+        said["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until so many damages are open, at least.
+    async fn open(&self, count: usize) -> Vec<Value> {
+        eventually("the damage is found", async || {
+            let mut damages = self.damages().await;
+            damages.retain(|damage| damage["open"] == true);
+            (damages.len() >= count).then_some(damages)
+        })
+        .await
+    }
+
+    async fn alarm(&self) -> Option<Value> {
+        let status = self.world.status().await?;
+        status["alarms"].as_array()?.iter().find(|alarm| alarm["kind"] == "log_damaged").cloned()
+    }
+}
+
+/// Every message of the log: its hash, and whether it is of a chain.
+async fn messages(bus: &Bus) -> BTreeMap<u64, (Hash32, bool)> {
+    let state = bus.stream_state(LOG).await.unwrap();
+    let (mut found, mut next) = (BTreeMap::new(), 1);
+    if state.messages == 0 {
+        return found;
+    }
+    let mut log = bus.read_log(LOG, 1, None).await.unwrap();
+    while next <= state.last_seq {
+        for message in log.next_chunk(4_096).await.unwrap() {
+            next = message.seq() + 1;
+            let chained = message.headers().iter().any(|(name, _)| *name == "ce-farseq");
+            found.insert(message.seq(), (message.hash(), chained));
+        }
+    }
+    found
+}
+
+fn flip(block: &Path, random: &mut Random) {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(block).unwrap();
+    let at = random.below(file.metadata().unwrap().len());
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    byte[0] ^= 1 << random.below(8);
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&byte).unwrap();
+    file.sync_all().unwrap();
+}
+
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok()?.parse().ok()
+}
+
+/// A small generator (xorshift64, Marsaglia 2003), so that a seed is a schedule.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
