@@ -100,8 +100,9 @@ impl Rounds {
         let mut rounds = Self::start(end).await;
         for round in 0..number("FARSIDE_FLIP_ROUNDS").unwrap_or(ROUNDS_DEFAULT) {
             rounds.change().await;
+            let known = rounds.gaps().await;
             let lost = if reuse { rounds.lose_and_reuse().await } else { rounds.lose().await };
-            rounds.is_healed(&format!("round {round}, lost {lost:?}")).await;
+            rounds.is_healed(&known, &format!("round {round}, lost {lost:?}")).await;
         }
         rounds.rebuilds_to_the_same().await;
     }
@@ -213,14 +214,12 @@ impl Rounds {
     }
 
     /// The log has everything again, that is recorded, and pool and source agree.
-    async fn is_healed(&self, told: &str) {
+    async fn is_healed(&self, known: &BTreeMap<String, Value>, told: &str) {
         eventually(&format!("{told}: found and healed"), async || {
-            let damages = self.damages().await;
-            let gaps =
-                damages.iter().filter(|damage| damage["text"].as_str().unwrap().starts_with("events "));
-            let is_whole = damages.iter().all(|damage| damage["open"] == false);
-            (is_whole && gaps.clone().count() > 0 && gaps.clone().all(|gap| gap["healed"].is_string()))
-                .then_some(())
+            let gaps = self.gaps().await;
+            let is_found = gaps.keys().any(|gap| !known.contains_key(gap));
+            let is_whole = self.damages().await.iter().all(|damage| damage["open"] == false);
+            (is_found && is_whole && gaps.values().all(Value::is_string)).then_some(())
         })
         .await;
         self.world.agrees_with(&self.truth).await;
@@ -238,6 +237,13 @@ impl Rounds {
             serde_json::from_slice(&rebuilt.stdout).unwrap_or_else(|e| panic!("{e}: {rebuilt:?}"));
         assert_eq!(report["swapped"], true, "{report}");
         self.world.agrees_with(&self.truth).await;
+    }
+
+    /// The gaps that were ever found: what names each, and where its last copy stands.
+    async fn gaps(&self) -> BTreeMap<String, Value> {
+        let damages = self.damages().await.into_iter();
+        let gaps = damages.filter(|damage| damage["text"].as_str().unwrap().starts_with("events "));
+        gaps.map(|gap| (gap["damage"].as_str().unwrap().to_owned(), gap["healed"].clone())).collect()
     }
 
     async fn damages(&self) -> Vec<Value> {
@@ -258,7 +264,7 @@ impl Rounds {
 
     async fn alarm(&self) -> Option<Value> {
         let status = self.world.status().await?;
-        status["alarms"].as_array()?.iter().find(|alarm| alarm["kind"] == "log_damaged").cloned()
+        status["alarms"].as_array()?.iter().find(|alarm| alarm["kind"] == "log-damaged").cloned()
     }
 }
 

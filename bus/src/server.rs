@@ -36,6 +36,8 @@ pub struct ServerFacts {
     pub version: String,
     /// Its name.
     pub name: String,
+    /// What it is called from its start to its end: another one after a restart.
+    pub id: String,
     /// Largest message that it takes, in bytes.
     pub payload_bytes_max: usize,
     /// Whether it has JetStream.
@@ -50,6 +52,7 @@ impl From<ServerInfo> for ServerFacts {
             verdict: verdict(&info.version),
             version: info.version,
             name: info.server_name,
+            id: info.server_id,
             payload_bytes_max: info.max_payload,
             jetstream: info.jetstream,
         }

@@ -175,6 +175,12 @@ impl Acting {
             let lacks = lacks(&state);
             known.generations.insert(stream.to_owned(), generation);
             let before = known.lacks.insert(stream.to_owned(), lacks);
+            // What a server lost over its restart it does not count among what is deleted.
+            let server = self.bus.server().id;
+            let is_new = known.servers.insert(stream.to_owned(), server.clone()).as_ref() != Some(&server);
+            if is_new && self.progress.reached(stream).seq > 0 {
+                return Ok(Some(self.scrubs.pace));
+            }
             if before.unwrap_or_default() != lacks {
                 tracing::warn!(
                     stream,
@@ -213,6 +219,8 @@ fn lacks(state: &StreamState) -> Lacks {
 struct Known {
     generations: BTreeMap<String, u64>,
     lacks: BTreeMap<String, Lacks>,
+    /// The server that was asked last.
+    servers: BTreeMap<String, String>,
 }
 
 /// Shows people how far a scrub is.
