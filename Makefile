@@ -9,7 +9,7 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
 # A progress bar on a terminal, silence in a log; warnings and errors always show.
 QUIET = $$(test -t 2 || echo --quiet)
 
-.PHONY: help build demo up test interop interop-tools kill lint bench doc schema check-schemas tools clean-data
+.PHONY: help build demo up test interop interop-tools kill flip lint bench doc schema check-schemas tools clean-data
 
 help:
 	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make up          everything on this machine, until Ctrl-C; prints the address'
 	@echo 'make interop     publishers and audit readers of five languages: installs what it can, prints the table'
 	@echo 'make kill        200 random kill -9 of NATS, agent and service under load'
+	@echo 'make flip        20 flipped bits of each kind in the files of JetStream: found, healed, recorded'
 	@echo 'make lint        formatting, clippy, docs, dependencies, scripts: warnings are errors'
 	@echo 'make bench       the measurements; writes docs/performance.md'
 	@echo 'make build       the binary, target/debug/farside'
@@ -54,6 +55,10 @@ interop-tools:
 # Two hundred random `kill -9` of nats-server, agent and service under load; prints its seed.
 kill:
 	@$(NATS) && FARSIDE_KILL_ROUNDS=$${ROUNDS:-200} $(CARGO) test --locked $(QUIET) --test suite kill:: -- --nocapture
+
+# A bit is flipped at a random place of JetStream's files, NATS started again; prints its seed.
+flip:
+	@$(NATS) && FARSIDE_FLIP_ROUNDS=$${ROUNDS:-20} $(CARGO) test --locked $(QUIET) --test suite flip:: -- --nocapture
 
 lint:
 	@$(CARGO) fmt --check
