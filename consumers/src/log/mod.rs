@@ -160,6 +160,7 @@ impl Acting {
                 self.scrub(stream, pace).await.map(drop)
             };
             if let Err(error) = scrubbed.await {
+                known.forget(stream);
                 tracing::warn!(%error, stream, "a log could not be scrubbed; it is tried again");
             }
         }
@@ -221,6 +222,15 @@ struct Known {
     lacks: BTreeMap<String, Lacks>,
     /// The server that was asked last.
     servers: BTreeMap<String, String>,
+}
+
+impl Known {
+    /// The log is to be looked at again.
+    fn forget(&mut self, stream: &str) {
+        self.generations.remove(stream);
+        self.servers.remove(stream);
+        self.lacks.remove(stream);
+    }
 }
 
 /// Shows people how far a scrub is.
