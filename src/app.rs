@@ -15,6 +15,7 @@ use bus::{
     Bus, BusError,
     managed::{ManagedError, ManagedOptions, ManagedServer},
 };
+use bus_schema::Name;
 use console::{Console, ListenError};
 use consumers::ConsumersError;
 use producers::ProducersError;
@@ -30,12 +31,14 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError};
 
 mod agents;
+mod desk;
 mod durability;
 mod files;
 mod incarnation;
 mod ports;
 
-pub(crate) use agents::{agents, run_agents};
+pub(crate) use agents::{agents, id as agent_id, run_agents};
+use desk::Desk;
 pub(crate) use durability::SYNC_ADVICE;
 pub(crate) use files::NatsAddress;
 use incarnation::Incarnations;
@@ -72,6 +75,10 @@ pub(crate) enum AppError {
     Listen(#[from] ListenError),
     #[error("agent {name}: {source}")]
     Agent { name: String, source: ProducersError },
+    #[error(
+        "the agent {name} has no key here: run 'farside agent enroll {name} --cluster {clusters}' where 'farside up' runs, or name its key with --nkey-seed-file"
+    )]
+    NotEnrolled { name: Name, clusters: String },
     #[error("cannot {verb} {path}: {source}; check that it is writable and that its disk has room")]
     File { verb: &'static str, path: PathBuf, source: io::Error },
     #[error(
@@ -98,6 +105,7 @@ pub(crate) struct App {
     service: Incarnations,
     front: Front,
     agents: Vec<agents::Ready>,
+    desk: Arc<Desk>,
 }
 
 /// The console, which is served from the moment that somebody can connect: what is opened behind it may take
@@ -186,12 +194,17 @@ impl App {
         let service = Incarnations::new(&config, bus.clone(), store)?;
         front.console.waits_for(AWAITS_AGENTS);
         let agents = match &managed {
-            Some(server) => agents(&config, |name| Ok(server.agent_options(name)))?,
+            Some(server) => {
+                agents(&config, |agent, name| Ok(server.agent_options(&agents::id(agent), name)))?
+            }
             None => vec![],
         };
         let agents = agents::make_ready(agents, shutdown).await?;
-        front.console.open(parts(&config, &bus, &service)?);
-        Ok(Some(Self { config, managed, bus, service, front, agents }))
+        let (target, control) = (&config.service.target, service.control());
+        let desk = Desk::new(managed.as_ref(), bus.clone(), target, control, service.reader());
+        let desk = Arc::new(desk);
+        front.console.open(parts(&config, &bus, &service, desk.clone())?);
+        Ok(Some(Self { config, managed, bus, service, front, agents, desk }))
     }
 
     /// Where the console listens.
@@ -216,7 +229,7 @@ impl App {
         shutdown: CancellationToken,
         ready: impl FnOnce() + Send + 'static,
     ) -> Result<(), AppError> {
-        let Self { managed, bus, service, front, agents, config } = self;
+        let Self { managed, bus, service, front, agents, desk, config } = self;
         let telling = tokio::spawn(when_acting(service.lease(), config.service.lease_ttl.ms(), ready));
         // The managed server is configured to keep what it acknowledges.
         let asking =
@@ -224,6 +237,11 @@ impl App {
         let Front { tasks: mut core, stop: of_core, .. } = front;
         let (of_agents, stop) = (CancellationToken::new(), of_core.clone());
         core.spawn(async move { ended("the service", service.run(stop).await) });
+        let kept = of_core.clone();
+        core.spawn(async move {
+            desk.keep(kept).await;
+            ended("the desk", Ok(()))
+        });
         let agents = agents::start(agents, &of_agents);
         let first = first_end(&mut core, &shutdown).await;
         telling.abort();
@@ -298,7 +316,12 @@ fn told_to_end() -> Option<App> {
 }
 
 /// What the console answers from.
-fn parts(config: &Config, bus: &Bus, service: &Incarnations) -> Result<console::Parts, AppError> {
+fn parts(
+    config: &Config,
+    bus: &Bus,
+    service: &Incarnations,
+    desk: Arc<Desk>,
+) -> Result<console::Parts, AppError> {
     let ports = Arc::new(ports::Ports::new(bus.clone(), &config.service.target, service.control()));
     Ok(console::Parts {
         target: config.service.target.clone(),
@@ -309,6 +332,7 @@ fn parts(config: &Config, bus: &Bus, service: &Incarnations) -> Result<console::
         past: ports.clone(),
         rebuilder: ports.clone(),
         scrubber: ports.clone(),
+        enrolment: desk,
         health: ports,
         operator: files::token(&config.token_file())?,
         scraper: files::token(&config.metrics_token_file())?,
@@ -316,6 +340,8 @@ fn parts(config: &Config, bus: &Bus, service: &Incarnations) -> Result<console::
 }
 
 async fn start_nats(config: &mut Config) -> Result<ManagedServer, AppError> {
+    // Before a key is made for one that cannot be.
+    producers::config::check_together(&config.agent.resource).map_err(ConfigError::Unfit)?;
     let launcher = std::env::current_exe();
     let launcher =
         launcher.map_err(|source| AppError::File { verb: "find", path: "this program".into(), source })?;
@@ -323,6 +349,7 @@ async fn start_nats(config: &mut Config) -> Result<ManagedServer, AppError> {
         binary: config.nats.binary.clone(),
         launcher: Some(launcher),
         port: config.nats.port,
+        agents: config.agent.resource.iter().map(agents::scope).collect(),
         ..ManagedOptions::new(config.nats_dir())
     };
     let server = ManagedServer::start(options).await?;

@@ -26,9 +26,11 @@ mod dlq;
 mod doctor;
 mod key;
 mod man;
+mod pair;
 mod pool;
 mod progress;
 mod publish;
+mod reader;
 mod rebuild;
 mod render;
 mod serve;
@@ -96,6 +98,7 @@ pub(crate) enum Output {
 enum Verb {
     Up(up::Up),
     Serve(serve::Serve),
+    #[command(subcommand)]
     Agent(agent::Agent),
     Status(status::Status),
     Doctor(doctor::Doctor),
@@ -112,6 +115,8 @@ enum Verb {
     Tenant(tenant::Tenant),
     #[command(subcommand)]
     Key(key::Key),
+    #[command(subcommand)]
+    Reader(reader::Reader),
     Rebuild(rebuild::Rebuild),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -121,15 +126,11 @@ enum Verb {
 impl Verb {
     /// Whether it asks a running farside, and fails without one.
     fn asks(&self) -> bool {
-        !matches!(
-            self,
-            Self::Up(_)
-                | Self::Serve(_)
-                | Self::Agent(_)
-                | Self::Doctor(_)
-                | Self::Completions(_)
-                | Self::Man(_)
-        )
+        match self {
+            Self::Up(_) | Self::Serve(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => false,
+            Self::Agent(agent) => !agent.runs(),
+            _ => true,
+        }
     }
 }
 
@@ -210,9 +211,15 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) client: Client,
     pub(crate) output: Output,
+    is_local: bool,
 }
 
 impl Context {
+    /// Whether it asks over the local socket: the farside that answers has this data directory.
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// `asks`: whether the verb asks a running farside for something.
     fn new(global: Global, asks: bool) -> Result<Self, CliError> {
         let mut config = Config::read(global.config.as_deref())?;
@@ -220,6 +227,7 @@ impl Context {
             config.data_dir = data_dir;
         }
         let credential = std::env::var("FARSIDE_TOKEN").ok().filter(|credential| !credential.is_empty());
+        let is_local = global.url.is_none();
         let client = match global.url {
             Some(url) => Client::tcp(&url, credential, global.as_tenant)?,
             // Over the socket everybody is the operator: who names somebody else must not become that.
@@ -227,7 +235,7 @@ impl Context {
             None if asks && global.as_tenant.is_some() => return Err(only_over_tcp("--as-tenant")),
             None => Client::socket(&config.socket()),
         };
-        Ok(Self { config, client, output: global.output })
+        Ok(Self { config, client, output: global.output, is_local })
     }
 
     /// The pool of `cluster` or `site/cluster`; the site may be left out when there is only one.
@@ -315,7 +323,11 @@ fn beside(text: &str) {
 impl Cli {
     /// What is logged when nobody says: services talk, verbs are silent.
     pub(crate) fn log_filter(&self) -> String {
-        let talks = matches!(self.verb, Verb::Up(_) | Verb::Serve(_) | Verb::Agent(_));
+        let talks = match &self.verb {
+            Verb::Up(_) | Verb::Serve(_) => true,
+            Verb::Agent(agent) => agent.runs(),
+            _ => false,
+        };
         let filter = self.global.log.as_deref().unwrap_or(if talks { "info" } else { "warn" });
         let loud = filter.split(',').any(|part| ["info", "debug", "trace"].contains(&part.trim()));
         // The client library tells each connect twice; the bus tells it once.
@@ -350,6 +362,7 @@ impl Cli {
             Verb::Dlq(verb) => verb.run(&context).await,
             Verb::Tenant(verb) => verb.run(&context).await,
             Verb::Key(verb) => verb.run(&context).await,
+            Verb::Reader(verb) => verb.run(&context).await,
             Verb::Rebuild(verb) => verb.run(&context).await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

@@ -202,7 +202,8 @@ impl NatsConfig {
         }))
     }
 
-    fn credentials(&self) -> Result<Credentials, ConfigError> {
+    /// How a connection proves who it is, as configured.
+    pub(crate) fn credentials(&self) -> Result<Credentials, ConfigError> {
         let password = match (&self.user, &self.password_file) {
             (None, None) => None,
             (Some(user), Some(file)) => Some((user.clone(), secret(file)?)),

@@ -1,16 +1,18 @@
 //! The room `bus` against a real nats-server.
 //!
 //! Not tested, because this machine has one server version only: that an older server is refused or
-//! warned about (the verdict itself has a unit test), TLS.
+//! warned about (the verdict itself has a unit test).
 
 use bus::{Fence, Outgoing};
 
 mod durable;
+mod enrolment;
 mod lease;
 mod log;
 mod managed;
 mod position;
 mod publish;
+mod reader;
 mod request;
 mod stream;
 

@@ -5,8 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bus::{Bus, managed::ManagedServer};
-use bus_schema::{Hash32, Name, PoolId, ResourceKey};
+use bus::{
+    Bus, ConnectOptions, Credentials,
+    managed::{AgentId, AgentIdentity, AgentScope, ManagedServer, make_seed_file},
+};
+use bus_schema::{Hash32, Name, PoolId, ResourceKey, Stem};
 use producers::{Agent, AgentConfig, ClusterConfig, KeyConfig, ProducersError, SourceConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -61,9 +64,22 @@ impl Source {
         Ok(PoolId { site: self.site.clone(), cluster: CLUSTER.parse()? })
     }
 
+    /// How its agent comes in: with a key of its own, enrolled when it starts first.
+    async fn identity(&self, server: &ManagedServer) -> Outcome<ConnectOptions> {
+        let seed = self.dir.join("agent.nk");
+        if !seed.exists() {
+            let id = AgentId { site: self.site.clone(), name: "bench".parse()? };
+            let (clusters, stems) = ([CLUSTER.parse()?].into(), [Stem::Resource].into());
+            let (scope, public_key) = (AgentScope { id, clusters, stems }, make_seed_file(&seed)?);
+            server.roster().enroll_agent(AgentIdentity { scope, public_key }).await?;
+        }
+        let (servers, credentials) = (server.url().to_owned(), Credentials::NkeySeedFile(seed));
+        Ok(ConnectOptions { servers, name: "bench".to_owned(), credentials, ..ConnectOptions::default() })
+    }
+
     /// Starts the agent, with its ledger beside the files.
     pub(crate) async fn agent(&self, server: &ManagedServer) -> Outcome<Running> {
-        let bus = Bus::connect(server.agent_options("bench")).await?;
+        let bus = Bus::connect(self.identity(server).await?).await?;
         let cluster = ClusterConfig {
             name: CLUSTER.parse()?,
             source: SourceConfig::Directory { path: self.dir.join("files"), every_s: 3_600 },

@@ -3,6 +3,7 @@
 
 use crate::{event::DecodeError, id::Stem};
 
+pub mod agent;
 pub mod key;
 pub mod log;
 pub mod resource;
@@ -17,6 +18,8 @@ pub enum Fact {
     Tenant(tenant::TenantFact),
     /// About access keys that the target made.
     Key(key::KeyFact),
+    /// About who may speak for a source.
+    Agent(agent::AgentFact),
     /// About the logs themselves.
     Log(log::LogFact),
 }
@@ -28,6 +31,7 @@ impl Fact {
             Stem::Resource => resource::ResourceFact::decode(event, data).map(Self::Resource),
             Stem::Tenant => tenant::TenantFact::decode(event, data).map(Self::Tenant),
             Stem::Key => key::KeyFact::decode(event, data).map(Self::Key),
+            Stem::Agent => agent::AgentFact::decode(event, data).map(Self::Agent),
             Stem::Log => log::LogFact::decode(event, data).map(Self::Log),
             _ => Err(DecodeError::unknown(stem, event)),
         }
@@ -39,6 +43,7 @@ impl Fact {
             Self::Resource(_) => Stem::Resource,
             Self::Tenant(_) => Stem::Tenant,
             Self::Key(_) => Stem::Key,
+            Self::Agent(_) => Stem::Agent,
             Self::Log(_) => Stem::Log,
         }
     }
@@ -49,6 +54,7 @@ impl Fact {
             Self::Resource(fact) => fact.name(),
             Self::Tenant(fact) => fact.name(),
             Self::Key(fact) => fact.name(),
+            Self::Agent(fact) => fact.name(),
             Self::Log(fact) => fact.name(),
         }
     }
@@ -59,6 +65,7 @@ impl Fact {
             Self::Resource(fact) => fact.entity(),
             Self::Tenant(fact) => fact.entity(),
             Self::Key(fact) => fact.entity(),
+            Self::Agent(fact) => fact.entity(),
             Self::Log(fact) => fact.entity(),
         }
     }
@@ -69,6 +76,7 @@ impl Fact {
             Self::Resource(fact) => fact.data(),
             Self::Tenant(fact) => fact.data(),
             Self::Key(fact) => fact.data(),
+            Self::Agent(fact) => fact.data(),
             Self::Log(fact) => fact.data(),
         }
     }

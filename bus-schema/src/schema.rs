@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     command::{agent, resource, target},
     event,
-    fact::{key::KeyFact, log::LogFact, resource::ResourceFact, tenant::TenantFact},
+    fact::{agent::AgentFact, key::KeyFact, log::LogFact, resource::ResourceFact, tenant::TenantFact},
     id::Stem,
 };
 
@@ -129,6 +129,7 @@ fn events_and_facts() -> Vec<Described> {
     add(Role::Fact, Stem::Resource, ResourceFact::schemas());
     add(Role::Fact, Stem::Tenant, TenantFact::schemas());
     add(Role::Fact, Stem::Key, KeyFact::schemas());
+    add(Role::Fact, Stem::Agent, AgentFact::schemas());
     add(Role::Fact, Stem::Log, LogFact::schemas());
     messages
 }

@@ -10,6 +10,7 @@
 mod api;
 mod connection;
 mod error;
+mod feed;
 mod link;
 mod message;
 mod options;

@@ -6,7 +6,9 @@
 //!             nats-server.pid   written by nats-server
 //!             nats-server.log   written by nats-server; .out what it says before it has opened its log
 //!             port              the port of the last start
-//!             keys/             service.nk, agent.nk, system.nk: nkey seeds, made at the first start, 0600
+//!             enrolled.json     who was enrolled, public keys only, 0600
+//!             keys/             service.nk, system.nk: nkey seeds, made at the first start, 0600
+//!                               agents/<site>.<name>.nk: those of the agents of the owner's configuration
 //!                               publisher.password: made at the first start, 0600
 //!                               publisher.url: the address with that password, written at every start, 0600
 //!             jetstream/        the logs
@@ -15,7 +17,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -35,11 +37,16 @@ mod child;
 mod config;
 pub mod exec;
 mod health;
+pub mod identity;
 mod keys;
 mod owner;
 mod port;
+pub mod roster;
 
 pub use binary::find_binary;
+pub use identity::{AgentId, AgentIdentity, AgentScope, PublicKey, ReaderIdentity};
+pub use keys::make_seed_file;
+pub use roster::{Roster, RosterError};
 
 /// How often another free port is tried when somebody else takes the chosen one first.
 const PORT_TRIES: usize = 3;
@@ -93,6 +100,17 @@ pub enum ManagedError {
         /// Why it failed.
         source: io::Error,
     },
+    /// An agent that cannot be.
+    #[error("{0}")]
+    Agent(String),
+    /// An agent of the configuration has the name of another one.
+    #[error(
+        "the agent {agent} of the configuration has the name of one that was enrolled with a key of its own; give it another name, or start without it and run 'farside agent revoke {agent}' first"
+    )]
+    Enrolled {
+        /// Its name.
+        agent: AgentId,
+    },
     /// The server could not be started.
     #[error("cannot start {binary}: {source}")]
     Start {
@@ -145,6 +163,8 @@ pub struct ManagedOptions {
     pub port: Option<u16>,
     /// Its certificate; none = plain text, on loopback only.
     pub tls: Option<ManagedTls>,
+    /// The agents that run with the server's owner: each gets a key of its own.
+    pub agents: Vec<AgentScope>,
 }
 
 impl ManagedOptions {
@@ -157,6 +177,7 @@ impl ManagedOptions {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: None,
             tls: None,
+            agents: vec![],
         }
     }
 }
@@ -165,7 +186,7 @@ impl ManagedOptions {
 #[derive(Debug)]
 pub struct ManagedServer {
     url: String,
-    keys: keys::Keys,
+    roster: Roster,
     tls_ca_file: Option<PathBuf>,
     log_bytes_max: i64,
     pid: watch::Receiver<Option<u32>>,
@@ -187,13 +208,16 @@ impl ManagedServer {
         let store_dir = store_dir.canonicalize().map_err(file_error("open", &store_dir))?;
         owner::end_leftover(&store_dir).await?;
         let keys = keys::Keys::load_or_make(&store_dir.join("keys"))?;
+        let members = roster::Members::load(&options, &store_dir, &keys)?;
         let mut tries = PORT_TRIES;
-        let (url, (supervisor, pid)) = loop {
-            let launch = launch(&options, &binary, &store_dir, &keys)?;
-            let url = launch.probe.servers.clone();
+        let (url, roster, (supervisor, pid)) = loop {
+            let config = configure(&options, &store_dir, &keys)?;
+            config.write(&members)?;
+            let launch = launch(&config, &binary);
+            let (url, system) = (launch.probe.servers.clone(), launch.system.clone());
             tries -= 1;
             match Supervisor::start(launch).await {
-                Ok(started) => break (url, started),
+                Ok(started) => break (url, Roster::new(config, system, members), started),
                 // Another program took the free port in between; any other will do.
                 Err(ManagedError::NotReady { .. })
                     if tries > 0 && !port::last_is_free(&store_dir, &options) => {}
@@ -204,7 +228,7 @@ impl ManagedServer {
         let supervisor = tokio::spawn(supervisor.run(stop.clone()));
         Ok(Self {
             url,
-            keys,
+            roster,
             tls_ca_file: options.tls.and_then(|tls| tls.ca_file),
             log_bytes_max: log_bytes_max(&store_dir)?,
             pid,
@@ -221,28 +245,38 @@ impl ManagedServer {
 
     /// The key that may do everything.
     pub fn service_credentials(&self) -> Credentials {
-        Credentials::NkeySeedFile(self.keys.service.clone())
-    }
-
-    /// The key of the agents: it publishes events and answers commands.
-    pub fn agent_credentials(&self) -> Credentials {
-        Credentials::NkeySeedFile(self.keys.agent.clone())
+        Credentials::NkeySeedFile(self.roster.keys().service.clone())
     }
 
     /// The file with the URL of the publishers, user and password in it: what any program that publishes
     /// events of resources, volumes and images connects with. It may do nothing else.
     pub fn publisher_url_file(&self) -> &Path {
-        &self.keys.publisher_url
+        &self.roster.keys().publisher_url
     }
 
     /// How the target connects.
     pub fn service_options(&self, name: &str) -> ConnectOptions {
-        connect_options(&self.url, name, &self.keys.service, self.tls_ca_file.as_ref())
+        connect_options(&self.url, name, &self.roster.keys().service, self.tls_ca_file.as_ref())
     }
 
-    /// How an agent connects.
-    pub fn agent_options(&self, name: &str) -> ConnectOptions {
-        connect_options(&self.url, name, &self.keys.agent, self.tls_ca_file.as_ref())
+    /// How an agent of the owner's configuration connects, as `name`.
+    pub fn agent_options(&self, id: &AgentId, name: &str) -> ConnectOptions {
+        connect_options(&self.url, name, &self.roster.keys().agent_seed(id), self.tls_ca_file.as_ref())
+    }
+
+    /// Where the seeds of the agents of the owner's configuration are: [`agent_seed_file`] names one.
+    pub fn agent_seeds(&self) -> &Path {
+        &self.roster.keys().agents
+    }
+
+    /// The file of the authority that signed the server's certificate, if clients need it.
+    pub fn tls_ca_file(&self) -> Option<&Path> {
+        self.tls_ca_file.as_deref()
+    }
+
+    /// Who may come in; lets others in, and out.
+    pub fn roster(&self) -> Roster {
+        self.roster.clone()
     }
 
     /// A size limit for a log that is made now: what the contract says, or less on a small disk, in bytes.
@@ -266,25 +300,47 @@ impl ManagedServer {
     }
 }
 
-/// Chooses the port, writes the configuration, and says what is to be started.
-fn launch(
+/// The seed file of an agent among those of the agents of the owner's configuration.
+pub fn agent_seed_file(seeds: &Path, id: &AgentId) -> PathBuf {
+    keys::agent_seed(seeds, id)
+}
+
+/// Chooses the port and a name, and says what the server is configured with.
+fn configure(
     options: &ManagedOptions,
-    binary: &Path,
     store_dir: &Path,
     keys: &keys::Keys,
-) -> Result<Launch, ManagedError> {
+) -> Result<config::Config, ManagedError> {
     let port = port::choose(store_dir, options)?;
     let name = format!("farside-{:016x}", getrandom::u64().unwrap_or_default());
-    config::Config { store_dir, options, port, name: &name, keys }.write()?;
-    let scheme = if options.tls.is_some() { "tls" } else { "nats" };
-    let address = std::net::SocketAddr::new(options.host, port);
-    keys.write_publisher_url(scheme, address)?;
-    let url = format!("{scheme}://{address}");
+    keys.write_publisher_url(scheme(options), address(options, port))?;
+    let (store_dir, options, keys) = (store_dir.to_owned(), options.clone(), keys.clone());
+    Ok(config::Config { store_dir, options, port, name, keys })
+}
+
+fn scheme(options: &ManagedOptions) -> &'static str {
+    if options.tls.is_some() { "tls" } else { "nats" }
+}
+
+/// Where the server is reached from this machine.
+fn address(options: &ManagedOptions, port: u16) -> SocketAddr {
+    let host = match options.host {
+        IpAddr::V4(any) if any.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(any) if any.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        host => host,
+    };
+    SocketAddr::new(host, port)
+}
+
+/// Says what is to be started.
+fn launch(config: &config::Config, binary: &Path) -> Launch {
+    let config::Config { store_dir, options, port, name, keys } = config;
+    let url = format!("{}://{}", scheme(options), address(options, *port));
     let tls_ca_file = options.tls.as_ref().and_then(|tls| tls.ca_file.as_ref());
     let probe = connect_options(&url, "farside managed server", &keys.service, tls_ca_file);
     let system = connect_options(&url, "farside managed server's health", &keys.system, tls_ca_file);
     let (binary, launcher) = (binary.to_owned(), options.launcher.clone());
-    Ok(Launch { binary, launcher, store_dir: store_dir.to_owned(), probe, system, name })
+    Launch { binary, launcher, store_dir: store_dir.clone(), probe, system, name: name.clone() }
 }
 
 fn connect_options(url: &str, name: &str, seed: &Path, tls_ca_file: Option<&PathBuf>) -> ConnectOptions {

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     auth::{OperatorToken, throttle::Throttle},
-    ports::{Health, PastPools, PortError, Rebuilder, Scrubber},
+    ports::{Enrolment, Health, PastPools, PortError, Rebuilder, Scrubber},
     problem::Problem,
 };
 
@@ -43,6 +43,8 @@ pub struct Parts {
     pub rebuilder: Arc<dyn Rebuilder>,
     /// Reads logs again.
     pub scrubber: Arc<dyn Scrubber>,
+    /// Who may come in to NATS.
+    pub enrolment: Arc<dyn Enrolment>,
     /// What the reactions know of themselves.
     pub health: Arc<dyn Health>,
     /// What opens everything.
@@ -133,13 +135,18 @@ impl Api {
 
     /// The stream of a pool's site log. Errors: 404 for a site that this target does not project.
     pub(crate) fn stream_of(&self, pool: &PoolId) -> Result<String, Problem> {
-        if self.parts.sites.contains(&pool.site) {
-            return Ok(subject::site_stream(&pool.site));
+        self.known_site(&pool.site)?;
+        Ok(subject::site_stream(&pool.site))
+    }
+
+    /// Errors: 404 for a site that this target does not project.
+    pub(crate) fn known_site(&self, site: &Name) -> Result<(), Problem> {
+        if self.parts.sites.contains(site) {
+            return Ok(());
         }
         let sites: Vec<_> = self.parts.sites.iter().map(Name::as_str).collect();
         Err(Problem::not_found(format!(
-            "site {} is none of this target's sites ({}); add it to `sites` in the configuration",
-            pool.site,
+            "site {site} is none of this target's sites ({}); add it to `sites` in the configuration",
             sites.join(", ")
         )))
     }
@@ -172,7 +179,8 @@ impl From<PortError> for Problem {
     fn from(error: PortError) -> Self {
         match error {
             PortError::Refused(text) => Self::bad_request(text),
-            PortError::Busy(text) => Self::conflict(text),
+            PortError::Busy(text) | PortError::Conflict(text) => Self::conflict(text),
+            PortError::Missing(text) => Self::not_found(text),
             PortError::Unreachable(text) => Self::unavailable(text),
             PortError::Failed(text) => Self::internal(text),
         }

@@ -8,7 +8,7 @@
 //! | `Authorization: Bearer <key_id>.<secret>` | the key's level-1 tenant |
 //! | the same, and `Farside-Tenant: l1/l2` | that level-2 tenant, if it is bound |
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use bus_schema::{Hash32, Name, PoolId, TenantId, Timestamp, event::key::secret_hash};
 use projector::{AccessKey, Grant, KeyOrigin, Reader, Row, StoreError, TenantState};
@@ -287,6 +287,32 @@ fn reach(granted: Option<Grant>, announced: Vec<PoolId>, issued: bool) -> Grant 
             grant.pools.retain(|pool| announced.contains(pool));
             grant
         }
+    }
+}
+
+/// The pools of which a tenant may see everything, as operators granted them to it: what may be read from the log itself.
+///
+/// Errors: the tenant is not there, was granted nothing, or is not bound; or labels narrow what it sees.
+pub fn whole_pools(tenant: &TenantId, directory: &dyn Directory) -> Result<BTreeSet<PoolId>, AuthError> {
+    let forbidden = |text: String| Err(AuthError::Forbidden(text));
+    let level1 = TenantId { level1: tenant.level1.clone(), level2: None };
+    let Some(first) = directory.tenant(&level1)? else {
+        return forbidden(format!(
+            "there is no tenant {level1}; make it with 'farside tenant create {level1}'"
+        ));
+    };
+    let Some(grant) = first.grant else {
+        return forbidden(format!(
+            "nothing is granted to tenant {level1}; run 'farside tenant grant {level1} --pool CLUSTER'"
+        ));
+    };
+    let access = Access::new(tenant.clone(), grant);
+    let access = if tenant.level2.is_some() { narrowed(access, tenant, directory)? } else { access };
+    match access.whole() {
+        Some(pools) => Ok(pools.clone()),
+        None => forbidden(format!(
+            "tenant {tenant} sees resources with certain labels only, and a log has no filter for labels; let it read by HTTP, with a key of 'farside key make {level1}'"
+        )),
     }
 }
 

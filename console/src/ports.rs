@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
-use bus_schema::{PoolId, Timestamp, fact::log::Scrubbed};
+use bus::managed::{AgentId, AgentIdentity, ReaderIdentity};
+use bus_schema::{Name, PoolId, Timestamp, fact::log::Scrubbed};
 use projector::Reader;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+use crate::view::{AgentView, EnrolledView, ReaderView, RevokedView};
 
 /// The answer of a port, on its way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
@@ -20,6 +23,12 @@ pub enum PortError {
     /// The same work is being done for somebody else.
     #[error("{0}")]
     Busy(String),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// It does not fit what is there.
+    #[error("{0}")]
+    Conflict(String),
     /// NATS cannot be reached now.
     #[error("{0}")]
     Unreachable(String),
@@ -155,6 +164,24 @@ pub trait Health: Send + Sync {
     fn vitals(&self) -> Vitals;
     /// Waits until the pool has a place of a log. Errors: it is not there in time.
     fn passes<'a>(&'a self, stream: &'a str, seq: u64, wait: Duration) -> Pending<'a, ()>;
+}
+
+/// Who may come in to NATS as an agent or a reader.
+pub trait Enrolment: Send + Sync {
+    /// The agents that may come in.
+    fn agents(&self) -> Pending<'_, Vec<AgentView>>;
+    /// Lets an agent in; on a NATS that is not farside's own, says what its owner has to do.
+    fn enroll_agent(&self, agent: AgentIdentity, actor: String) -> Pending<'_, EnrolledView>;
+    /// Lets an agent in no more, and ends its connections.
+    fn revoke_agent(&self, id: AgentId, actor: String) -> Pending<'_, RevokedView>;
+    /// The readers that may come in.
+    fn readers(&self) -> Pending<'_, Vec<ReaderView>>;
+    /// Lets a reader in. Whether its tenant may read these clusters as a whole was asked before.
+    fn enroll_reader(&self, reader: ReaderIdentity, actor: String) -> Pending<'_, EnrolledView>;
+    /// Lets a reader in no more, and ends its connections.
+    fn revoke_reader(&self, name: Name, actor: String) -> Pending<'_, RevokedView>;
+    /// Shuts out every reader that reads what its tenant may not see any more; called when a grant has changed.
+    fn settle(&self) -> Pending<'_, ()>;
 }
 
 #[cfg(test)]

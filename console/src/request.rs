@@ -1,8 +1,8 @@
 //! What the API is asked to do, as types that the command line writes and the server reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bus_schema::{Name, PoolId, ResourceKey, TenantId, Timestamp};
+use bus_schema::{Name, PoolId, ResourceKey, Stem, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -126,4 +126,40 @@ pub struct Acknowledge {
     pub damage: String,
     /// Why it may stay, for whoever reads the log later.
     pub reason: String,
+}
+
+/// `POST /v1/agents`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollAgent {
+    /// Its site.
+    pub site: Name,
+    /// Its name, unique at its site.
+    pub name: Name,
+    /// The clusters that it may speak for.
+    pub clusters: BTreeSet<Name>,
+    /// The systems whose commands it hears.
+    #[serde(default = "only_resource")]
+    pub stems: BTreeSet<Stem>,
+    /// The public half of its nkey; the seed stays where it was made.
+    pub public_key: String,
+}
+
+fn only_resource() -> BTreeSet<Stem> {
+    [Stem::Resource].into()
+}
+
+/// `POST /v1/readers`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollReader {
+    /// Its name.
+    pub name: Name,
+    /// For whom it reads.
+    pub tenant: TenantId,
+    /// The clusters that it reads; empty = all that its tenant may see.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub pools: BTreeSet<PoolId>,
+    /// The public half of its nkey; the seed stays where it was made.
+    pub public_key: String,
 }

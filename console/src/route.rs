@@ -18,6 +18,7 @@ use crate::{
     serve::{BODY_BYTES_MAX, Peer},
 };
 
+mod agent;
 mod audit;
 mod command;
 mod dead_letter;
@@ -27,6 +28,7 @@ mod key;
 mod metrics;
 mod past;
 mod pool;
+mod reader;
 mod resource;
 mod tenant;
 
@@ -73,6 +75,10 @@ fn quick() -> Router<Arc<Api>> {
         .route("/v1/events", post(event::publish))
         .route("/v1/tenants", get(tenant::list))
         .route("/v1/tenants/{verb}", post(tenant::state))
+        .route("/v1/agents", get(agent::list).post(agent::enroll))
+        .route("/v1/agents/{site}/{name}", delete(agent::revoke))
+        .route("/v1/readers", get(reader::list).post(reader::enroll))
+        .route("/v1/readers/{name}", delete(reader::revoke))
         .route("/v1/keys", get(key::list).post(key::make))
         .route("/v1/keys/{key_id}", delete(key::revoke))
 }

@@ -11,9 +11,11 @@ use crate::ports::JobProgress;
 
 pub mod audit;
 
+mod enrolment;
 mod resource;
 mod status;
 
+pub use enrolment::{AgentView, EnrolledView, ReaderView, RevokedView};
 pub use resource::{HistoryEntry, HistoryView, ResourcePage, ResourceView};
 pub use status::{
     Acting, Alarm, AlarmKind, InSync, LeaseView, LinkView, LogView, OwnerView, PoolView, StatusView,

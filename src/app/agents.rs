@@ -5,7 +5,11 @@
 
 use std::{fmt::Display, time::Duration};
 
-use bus::{Bus, BusError, ConnectOptions};
+use bus::{
+    Bus, BusError, ConnectOptions,
+    managed::{AgentId, AgentScope},
+};
+use bus_schema::Stem;
 use producers::{Agent, AgentConfig, ProducersError};
 use tokio::{
     task::JoinSet,
@@ -44,14 +48,25 @@ pub(super) struct Ready {
 /// The agents of the configuration, each with the way to its NATS.
 pub(crate) fn agents(
     config: &Config,
-    options: impl Fn(&str) -> Result<ConnectOptions, AppError>,
+    options: impl Fn(&AgentConfig, &str) -> Result<ConnectOptions, AppError>,
 ) -> Result<Vec<(AgentConfig, ConnectOptions)>, AppError> {
     producers::config::check_together(&config.agent.resource).map_err(ConfigError::Unfit)?;
     let with = |agent: &AgentConfig| {
-        let options = options(&format!("farside agent {}", agent.name))?;
+        let options = options(agent, &format!("farside agent {}", agent.name))?;
         Ok((agent.clone(), options))
     };
     config.agent.resource.iter().map(with).collect()
+}
+
+/// What an agent is called.
+pub(crate) fn id(agent: &AgentConfig) -> AgentId {
+    AgentId { site: agent.site.clone(), name: agent.name.clone() }
+}
+
+/// What an agent may speak for.
+pub(super) fn scope(agent: &AgentConfig) -> AgentScope {
+    let clusters = agent.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+    AgentScope { id: id(agent), clusters, stems: [Stem::Resource].into() }
 }
 
 /// Builds agents and says what is wrong with the first that cannot run; waits for their NATS until

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bus::{ConnectOptions, Credentials, managed::ManagedServer};
+use bus::{
+    ConnectOptions, Credentials,
+    managed::{AgentId, ManagedServer, agent_seed_file},
+};
 use console::auth::OperatorToken;
 use serde::{Deserialize, Serialize};
 
@@ -90,10 +93,13 @@ pub(super) fn forget(path: &Path) {
 pub(crate) struct NatsAddress {
     /// Its URL.
     pub(crate) url: String,
-    /// The file with the agents' nkey seed.
-    pub(crate) agent_seed_file: Option<PathBuf>,
+    /// The directory with the agents' nkey seeds.
+    pub(crate) agent_seeds: PathBuf,
     /// The file with the service's nkey seed.
     pub(crate) service_seed_file: Option<PathBuf>,
+    /// The file of the authority that signed its certificate, if it is not a public one.
+    #[serde(default)]
+    pub(crate) tls_ca_file: Option<PathBuf>,
 }
 
 impl NatsAddress {
@@ -104,8 +110,9 @@ impl NatsAddress {
         };
         Self {
             url: server.url().to_owned(),
-            agent_seed_file: file(server.agent_credentials()),
+            agent_seeds: server.agent_seeds().to_owned(),
             service_seed_file: file(server.service_credentials()),
+            tls_ca_file: server.tls_ca_file().map(Path::to_owned),
         }
     }
 
@@ -114,9 +121,14 @@ impl NatsAddress {
         serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
     }
 
-    /// How to connect as an agent.
-    pub(crate) fn agent_options(&self, name: &str) -> ConnectOptions {
-        self.options(name, self.agent_seed_file.clone())
+    /// Where an agent's seed is when it was made on this machine and nobody named another place.
+    pub(crate) fn agent_seed_file(&self, id: &AgentId) -> PathBuf {
+        agent_seed_file(&self.agent_seeds, id)
+    }
+
+    /// How to connect as an agent, with these credentials.
+    pub(crate) fn agent_options(&self, name: &str, credentials: Credentials) -> ConnectOptions {
+        ConnectOptions { credentials, ..self.options(name, None) }
     }
 
     /// How to connect as the service.
@@ -129,6 +141,7 @@ impl NatsAddress {
             servers: self.url.clone(),
             name: name.to_owned(),
             credentials: seed.map_or(Credentials::None, Credentials::NkeySeedFile),
+            tls_ca_file: self.tls_ca_file.clone(),
             ..ConnectOptions::default()
         }
     }

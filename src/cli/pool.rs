@@ -144,8 +144,12 @@ impl Get {
                 let resource: ResourceView = context.client.get(&path).await?;
                 // One resource is a document; a table of one line would hide its state.
                 let output = if context.output == Output::Table { Output::Yaml } else { context.output };
-                let whole =
-                    Context { config: context.config.clone(), client: context.client.clone(), output };
+                let whole = Context {
+                    config: context.config.clone(),
+                    client: context.client.clone(),
+                    output,
+                    is_local: context.is_local,
+                };
                 whole.show(&resource, |_| String::new())?;
             }
             None => {

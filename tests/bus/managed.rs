@@ -4,19 +4,31 @@ use std::{
     env, ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration,
 };
 
-use bus::managed::{ManagedError, ManagedOptions, ManagedServer};
+use bus::managed::{AgentId, AgentScope, ManagedError, ManagedOptions, ManagedServer};
 use bus::{Bus, BusError, ConnectOptions, Outgoing, PublishErrorKind};
+use bus_schema::Stem;
 use serde_json::{Value, json};
 
 use super::{event, fact};
 use crate::support::{
     eventually,
-    nats::{dead_letters, free_port, site_log, target_log},
+    nats::{dead_letters, free_port, name, site_log, target_log},
     refused, within,
 };
 
 async fn start(dir: &Path) -> ManagedServer {
-    ManagedServer::start(ManagedOptions::new(dir)).await.unwrap()
+    ManagedServer::start(options(dir)).await.unwrap()
+}
+
+/// One agent of the owner's configuration, `inv`, with two clusters.
+fn options(dir: &Path) -> ManagedOptions {
+    let (clusters, stems) = (["dc1", "prod-eu"].map(name).into(), [Stem::Resource].into());
+    let agents = vec![AgentScope { id: inv(), clusters, stems }];
+    ManagedOptions { agents, ..ManagedOptions::new(dir) }
+}
+
+fn inv() -> AgentId {
+    AgentId { site: name("local"), name: name("inv") }
 }
 
 async fn connect(options: ConnectOptions) -> Bus {
@@ -37,7 +49,8 @@ async fn a_store_has_one_owner_and_private_files() {
     assert!(matches!(&error, ManagedError::InUse { .. }) && error.to_string().contains(&holder), "{error}");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&store), mode(&store.join("keys"))), (0o700, 0o700));
-    for file in ["nats-server.conf", "keys/service.nk", "keys/agent.nk", "lock"]
+    assert_eq!(mode(&store.join("keys/agents")), 0o700);
+    for file in ["nats-server.conf", "keys/service.nk", "keys/agents/local.inv.nk", "lock"]
         .into_iter()
         .chain(["keys/publisher.password", "keys/publisher.url"])
     {
@@ -164,7 +177,7 @@ async fn each_identity_may_do_its_own_only_and_is_told_at_once() {
     let service = connect(server.service_options("service")).await;
     service.ensure_stream(&site_log()).await.unwrap();
     service.ensure_stream(&target_log()).await.unwrap();
-    let agent = connect(server.agent_options("agent")).await;
+    let agent = connect(server.agent_options(&inv(), "agent")).await;
     let publisher = as_publisher(&server).await;
 
     for (number, bus) in [&service, &agent, &publisher].into_iter().enumerate() {
@@ -266,7 +279,7 @@ async fn an_agent_answers_commands_and_says_hello() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
     let service = connect(server.service_options("service")).await;
-    let agent = connect(server.agent_options("agent")).await;
+    let agent = connect(server.agent_options(&inv(), "agent")).await;
     let mut commands = agent.serve("far.v1.local.cmd.dc1.resource.*").await.unwrap();
     let mut replays = agent.serve("far.v1.local.cmd.dc1.agent.replay").await.unwrap();
     let mut hellos = service.serve("far.v1.*.cmd.*.agent.hello").await.unwrap();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::events,
-    id::{PoolId, TenantId},
+    id::{Name, PoolId, TenantId},
 };
 
 events! {
@@ -20,6 +20,10 @@ events! {
         Unbound(Unbound) = "unbound",
         /// What the tenant may see from now on; replaces what it could see before.
         Granted(Granted) = "granted",
+        /// Somebody of the tenant may read whole clusters from the log.
+        ReaderEnrolled(ReaderEnrolled) = "reader_enrolled",
+        /// It may no longer.
+        ReaderRevoked(ReaderRevoked) = "reader_revoked",
         /// The tenant is gone, and with a level-1 tenant all below it.
         Removed(Removed) = "removed",
     }
@@ -66,6 +70,34 @@ pub struct Granted {
     pub actor: String,
 }
 
+/// Somebody of the tenant may read whole clusters from the log (`tenant.reader_enrolled`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ReaderEnrolled {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The reader's name.
+    pub reader: Name,
+    /// The clusters that it reads, as a whole.
+    pub pools: Vec<PoolId>,
+    /// The public half of its nkey.
+    pub public_key: String,
+    /// Who enrolled it.
+    pub actor: String,
+}
+
+/// It may no longer (`tenant.reader_revoked`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ReaderRevoked {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The reader's name.
+    pub reader: Name,
+    /// The public half of the nkey that opens nothing any more.
+    pub public_key: String,
+    /// Who revoked it, or why it was.
+    pub actor: String,
+}
+
 /// The tenant is gone (`tenant.removed`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Removed {
@@ -83,4 +115,4 @@ macro_rules! entity_is_tenant {
         }
     })+ };
 }
-entity_is_tenant!(Created, Bound, Unbound, Granted, Removed);
+entity_is_tenant!(Created, Bound, Unbound, Granted, ReaderEnrolled, ReaderRevoked, Removed);

@@ -1,13 +1,14 @@
 //! The managed server's configuration: durable, on one address, and who may publish what.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{
     ManagedError, ManagedOptions,
+    identity::{AGENT_EXPORTS, READER_EXPORTS, READER_STREAM_EXPORT, list, quoted, service_from},
     keys::{Keys, PUBLISHER},
     owner::write_private,
+    roster::Members,
 };
-use crate::options::private_inbox_prefix;
 
 /// Largest message, in bytes; NATS's own default, written down because the contract counts on it.
 const PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -24,13 +25,17 @@ const PUBLISHER_MAY: [&str; 3] =
 const PUBLISHER_MAY_NOT: [&str; 2] =
     ["far.v1.*.evt.*.resource.*.sync_opened", "far.v1.*.evt.*.resource.*.sync_closed"];
 
-/// What the configuration is made of.
-pub(crate) struct Config<'a> {
-    pub(crate) store_dir: &'a Path,
-    pub(crate) options: &'a ManagedOptions,
+/// The account with the logs and the service's user.
+const MAIN: &str = "FARSIDE";
+
+/// What the configuration is made of, but for who may come in.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) store_dir: PathBuf,
+    pub(crate) options: ManagedOptions,
     pub(crate) port: u16,
-    pub(crate) name: &'a str,
-    pub(crate) keys: &'a Keys,
+    pub(crate) name: String,
+    pub(crate) keys: Keys,
 }
 
 /// The configuration's file in a store directory.
@@ -38,13 +43,13 @@ pub(crate) fn path(store_dir: &Path) -> std::path::PathBuf {
     store_dir.join("nats-server.conf")
 }
 
-impl Config<'_> {
+impl Config {
     /// Writes the configuration, readable for its owner only.
-    pub(crate) fn write(&self) -> Result<(), ManagedError> {
-        write_private(&path(self.store_dir), &self.text())
+    pub(crate) fn write(&self, members: &Members) -> Result<(), ManagedError> {
+        write_private(&path(&self.store_dir), &self.text(members))
     }
 
-    fn text(&self) -> String {
+    fn text(&self, members: &Members) -> String {
         let Self { store_dir, options, port, name, .. } = self;
         let file = |name: &str| quoted(&store_dir.join(name).to_string_lossy());
         let tls = options.tls.as_ref().map_or_else(String::new, |tls| {
@@ -52,54 +57,49 @@ impl Config<'_> {
             format!("tls {{ cert_file: {}, key_file: {} }}\n", quoted(&cert), quoted(&key))
         });
         format!(
-            "# Written by farside at every start; changes are lost.\n\
+            "# Written by farside at every start and enrolment; changes are lost.\n\
              host: {host}\nport: {port}\nserver_name: {name}\n\
              pid_file: {pid}\nlog_file: {log}\nlog_size_limit: {LOG_BYTES_MAX}\n\
              max_payload: {PAYLOAD_BYTES_MAX}\nwrite_deadline: \"10s\"\n\
              jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {STORE_BYTES_MAX} }}\n\
-             {tls}{users}",
+             {tls}{accounts}",
             host = quoted(&options.host.to_string()),
             pid = file("nats-server.pid"),
             log = file("nats-server.log"),
             store = quoted(&store_dir.to_string_lossy()),
-            users = self.users(),
+            accounts = self.accounts(members),
         )
     }
 
-    fn users(&self) -> String {
-        let Keys { service_public, agent_public, system_public, publisher_password, .. } = self.keys;
-        let agent_inbox = quoted(&format!("{}.>", private_inbox_prefix(agent_public)));
-        let agent = format!(
-            "{{ nkey: {agent_public}, permissions: {{\n    \
-               publish: {{ allow: [\"far.v1.*.evt.>\", \"far.v1.*.cmd.*.agent.hello\", \"$JS.API.INFO\"] }}\n    \
-               subscribe: {{ allow: [\"far.v1.*.cmd.>\", {agent_inbox}], \
-                             deny: [\"far.v1.*.cmd.target.>\", \"far.v1.*.cmd.*.agent.hello\"] }}\n    \
-               allow_responses: {{ max: 10, expires: \"10m\" }}\n  }} }}"
-        );
-        // The log answers a publish on the subject that the publisher names, whatever that is: in the same account
-        // it could write such answers to the target's log and fence the lease. In an account of their own the
-        // publishers reach the log as a service, and the answer comes back to them alone.
-        let list = |each: &dyn Fn(&str) -> String| PUBLISHER_MAY.map(each).join(", ");
-        let (may, may_not) = (list(&quoted), PUBLISHER_MAY_NOT.map(quoted).join(", "));
-        let exports = list(&|subject| format!("{{ service: {} }}", quoted(subject)));
-        let imports =
-            list(&|subject| format!("{{ service: {{ account: FARSIDE, subject: {} }} }}", quoted(subject)));
-        let publisher = format!(
-            "{{ user: {PUBLISHER}, password: {}, permissions: {{\n    \
-               publish: {{ allow: [{may}], deny: [{may_not}] }}\n    \
-               subscribe: {{ allow: [\"_INBOX.>\"] }}\n  }} }}",
-            quoted(publisher_password)
-        );
+    fn accounts(&self, members: &Members) -> String {
+        let Keys { service_public, system_public, .. } = &self.keys;
+        let exported = |subject: &str| format!("{{ service: {} }}", quoted(subject));
+        let streamed = format!("{{ service: {}, response_type: stream }}", quoted(READER_STREAM_EXPORT));
+        let exports = AGENT_EXPORTS.iter().chain(&READER_EXPORTS).map(|subject| exported(subject));
+        let exports = list(exports.chain([streamed]));
+        let imports = list(members.agents().flat_map(|agent| agent.imports()));
+        let agents: String = members.agents().map(|agent| agent.account_text(MAIN)).collect();
+        let readers: String = members.readers().iter().map(|reader| reader.account_text(MAIN)).collect();
         format!(
             "accounts {{\n\
              $SYS: {{ users: [ {{ nkey: {system_public} }} ] }}\n\
-             FARSIDE: {{\n  jetstream: enabled\n  users: [\n  {{ nkey: {service_public} }}\n  {agent}\n  ]\n  \
-               exports: [{exports}]\n}}\n\
-             PUBLISHERS: {{\n  users: [\n  {publisher}\n  ]\n  imports: [{imports}]\n}}\n}}\n"
+             {MAIN}: {{\n  jetstream: enabled\n  users: [ {{ nkey: {service_public} }} ]\n  \
+               exports: [{exports}]\n  imports: [{imports}]\n}}\n\
+             {publishers}{agents}{readers}}}\n",
+            publishers = self.publishers(),
         )
     }
-}
 
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    /// The publishers have an account of their own for the reason that agents have: see [`super::identity`].
+    fn publishers(&self) -> String {
+        let may = list(PUBLISHER_MAY.map(quoted));
+        let may_not = list(PUBLISHER_MAY_NOT.map(quoted));
+        let imports = list(PUBLISHER_MAY.map(|subject| service_from(MAIN, subject)));
+        format!(
+            "PUBLISHERS: {{\n  users: [ {{ user: {PUBLISHER}, password: {password}, permissions: {{\n    \
+               publish: {{ allow: [{may}], deny: [{may_not}] }}\n    \
+               subscribe: {{ allow: [\"_INBOX.>\"] }}\n  }} }} ]\n  imports: [{imports}]\n}}\n",
+            password = quoted(&self.keys.publisher_password)
+        )
+    }
 }

@@ -1,15 +1,21 @@
-//! The identities of the managed server, in files of mode 0600, made at the first start and kept: nkey seeds, and
-//! a password of the publishers, whom any client library must serve.
+//! The secrets of the managed server's identities, in files of mode 0600, made when they are first needed and kept:
+//! nkey seeds, and a password of the publishers, whom any client library must serve.
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use nkeys::KeyPair;
 
-use super::{ManagedError, file_error, owner::write_private};
+use super::{
+    ManagedError, file_error,
+    identity::{AgentId, PublicKey, PublicKeyError},
+    owner::write_private,
+};
 
 /// The name of the identity that any publisher may use.
 pub(crate) const PUBLISHER: &str = "publisher";
@@ -23,10 +29,8 @@ pub(crate) struct Keys {
     pub(crate) service: PathBuf,
     /// Its public key.
     pub(crate) service_public: String,
-    /// The seed file of the agents.
-    pub(crate) agent: PathBuf,
-    /// Its public key.
-    pub(crate) agent_public: String,
+    /// The directory of the seed files of the agents that run with the server's owner.
+    pub(crate) agents: PathBuf,
     /// The seed file of who asks the server for its health.
     pub(crate) system: PathBuf,
     /// Its public key.
@@ -40,20 +44,25 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn load_or_make(dir: &Path) -> Result<Self, ManagedError> {
         super::owner::make_private_dir(dir)?;
-        let [service, agent, system] = ["service.nk", "agent.nk", "system.nk"].map(|name| dir.join(name));
-        let (service_public, agent_public) = (load_or_make(&service)?, load_or_make(&agent)?);
-        let system_public = load_or_make(&system)?;
+        let [service, system, agents] = ["service.nk", "system.nk", "agents"].map(|name| dir.join(name));
+        let (service_public, system_public) = (load_or_make(&service)?, load_or_make(&system)?);
+        super::owner::make_private_dir(&agents)?;
         let publisher_password = password(&dir.join("publisher.password"))?;
         let publisher_url = dir.join("publisher.url");
-        Ok(Self {
-            service,
-            service_public,
-            agent,
-            agent_public,
-            system,
-            system_public,
-            publisher_password,
-            publisher_url,
+        Ok(Self { service, service_public, agents, system, system_public, publisher_password, publisher_url })
+    }
+
+    /// The seed file of an agent that runs with the server's owner.
+    pub(crate) fn agent_seed(&self, id: &AgentId) -> PathBuf {
+        agent_seed(&self.agents, id)
+    }
+
+    /// Its public key; the seed is made if need be.
+    pub(crate) fn agent_public(&self, id: &AgentId) -> Result<PublicKey, ManagedError> {
+        let path = self.agent_seed(id);
+        let public = load_or_make(&path)?;
+        public.parse().map_err(|e: PublicKeyError| {
+            file_error("use the nkey seed in", &path)(io::Error::other(e.to_string()))
         })
     }
 
@@ -62,6 +71,27 @@ impl Keys {
         let password = &self.publisher_password;
         write_private(&self.publisher_url, &format!("{scheme}://{PUBLISHER}:{password}@{address}\n"))
     }
+}
+
+/// Where an agent's seed is among those of the agents that run with the server's owner. A name has no dot.
+pub(crate) fn agent_seed(dir: &Path, AgentId { site, name }: &AgentId) -> PathBuf {
+    dir.join(format!("{site}.{name}.nk"))
+}
+
+/// Makes a pair of keys for somebody who is to be enrolled, and writes the seed to a file of mode 0600 that is not
+/// there yet; answers the public half. Errors: the file is there, or cannot be written.
+pub fn make_seed_file(path: &Path) -> Result<PublicKey, ManagedError> {
+    let pair = KeyPair::new_user();
+    let unusable = |e: String| file_error("make an nkey for", path)(io::Error::other(e));
+    let seed = pair.seed().map_err(|e| unusable(e.to_string()))?;
+    let public = pair.public_key().parse().map_err(|e: PublicKeyError| unusable(e.to_string()))?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| {
+        file.write_all(format!("{seed}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(file_error("make the seed file", path))?;
+    Ok(public)
 }
 
 /// The password in a file, made if need be.

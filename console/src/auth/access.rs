@@ -41,6 +41,11 @@ impl Access {
         self.pools.contains(pool)
     }
 
+    /// The pools of which everything may be seen, whatever its labels; none when labels narrow them.
+    pub fn whole(&self) -> Option<&BTreeSet<PoolId>> {
+        self.is_whole().then_some(&self.pools)
+    }
+
     /// Whether every resource of its pools may be seen, whatever its labels.
     pub fn is_whole(&self) -> bool {
         self.selectors.is_empty()

@@ -68,6 +68,7 @@ pub(super) async fn state(
         }
     }
     let stated = command::state(&api, Fact::Tenant(fact)).await?;
+    api.parts.enrolment.settle().await?;
     Ok(Json(StatedView { warning: in_vain(&api, &id, granted).await?, ..stated }))
 }
 

@@ -42,6 +42,8 @@ impl Registry {
             Fact::Tenant(fact) => self.check_tenant(fact),
             Fact::Key(KeyFact::Issued(issued)) => self.check_issued(issued, now),
             Fact::Key(KeyFact::Revoked(revoked)) => self.check_revoked(revoked),
+            // Whoever runs the server has let it in, or shut it out, already.
+            Fact::Agent(_) => Ok(()),
             Fact::Resource(ResourceFact::EmptyConfirmed(_) | ResourceFact::SchedulePaused(_)) => Ok(()),
             Fact::Log(LogFact::DamageAcknowledged(_)) => Ok(()),
             Fact::Resource(_) | Fact::Log(_) | Fact::Key(KeyFact::Rotated(_)) => denied(format!(
@@ -80,6 +82,7 @@ impl Registry {
             {
                 Ok(())
             }
+            TenantFact::ReaderEnrolled(_) | TenantFact::ReaderRevoked(_) => Ok(()),
             TenantFact::Granted(Granted { tenant, .. }) | TenantFact::Removed(Removed { tenant, .. }) => {
                 self.existing(tenant).map(drop)
             }

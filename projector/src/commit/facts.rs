@@ -34,6 +34,8 @@ impl Commit<'_, '_> {
             Fact::Resource(fact) => self.resource_fact(fact, seq, stored_at),
             Fact::Tenant(fact) => tenant_fact(self.txn, fact, stored_at),
             Fact::Key(fact) => key_fact(self.txn, fact, stored_at),
+            // Who may come in is the server's own business; the fact is for audit.
+            Fact::Agent(_) => Ok(()),
             Fact::Log(fact) => self.log_fact(&fact, seq, stored_at),
         }
     }
@@ -154,6 +156,8 @@ fn tenant_fact(txn: &WriteTransaction, fact: TenantFact, at: Timestamp) -> Db<()
         TenantFact::Bound(fact) => fact.tenant.clone(),
         TenantFact::Unbound(fact) => fact.tenant.clone(),
         TenantFact::Granted(fact) => fact.tenant.clone(),
+        // Who may come in is the server's own business; the facts are for audit.
+        TenantFact::ReaderEnrolled(_) | TenantFact::ReaderRevoked(_) => return Ok(()),
         TenantFact::Removed(fact) => {
             table.remove(fact.tenant.to_string().as_str())?;
             if fact.tenant.level2.is_none() {
@@ -178,7 +182,10 @@ fn tenant_fact(txn: &WriteTransaction, fact: TenantFact, at: Timestamp) -> Db<()
         TenantFact::Bound(_) => state.bound = true,
         TenantFact::Unbound(_) => state.bound = false,
         TenantFact::Granted(fact) => state.grant = Some(Grant { pools: fact.pools, labels: fact.labels }),
-        TenantFact::Created(_) | TenantFact::Removed(_) => {}
+        TenantFact::Created(_)
+        | TenantFact::ReaderEnrolled(_)
+        | TenantFact::ReaderRevoked(_)
+        | TenantFact::Removed(_) => {}
     }
     table.insert(name.as_str(), write_json(&state)?.as_slice())?;
     Ok(())

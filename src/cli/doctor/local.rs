@@ -59,7 +59,7 @@ fn disk(data_dir: &Path) -> Finding {
 fn permissions(config: &Config) -> Vec<Finding> {
     let keys = config.nats_dir().join("keys");
     let mut private = vec![config.data_dir.clone(), config.token_file(), config.socket(), config.pool_file()];
-    private.extend([keys.join("service.nk"), keys.join("agent.nk")]);
+    private.extend([keys.join("service.nk"), keys.join("agents")]);
     private.extend(config.nats.nkey_seed_file.clone());
     private.extend(config.nats.creds_file.clone());
     private.extend(config.nats.password_file.clone());
