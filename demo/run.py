@@ -31,7 +31,7 @@ CONFIG = """\
 data_dir = "data"
 
 [nats]
-nkey_seed_file = "data/nats/keys/agent.nk"   # the agent's; the service makes it at its first start
+nkey_seed_file = "agent/agent.nk"   # the agent's; 'farside agent enroll' makes it
 
 [console]
 listen = "127.0.0.1:{port}"
@@ -247,6 +247,7 @@ class Demo:
             self.service = Process("service", "up", "-c", "service.toml")
             self.running.append(self.service)
             eventually("farside answers", lambda: self.service.alive() or status())
+            farside("agent", "enroll", "inventory", "--cluster", ",".join(self.clusters), "--out", "agent/agent.nk")
             self.agent = Process("agent", "agent", "resource", "-c", "farside.toml", "--nats", nats_url())
             self.running.append(self.agent)
             now = eventually("every pool is proved equal", lambda: self.agent.alive() or true_pools(self.clusters))

@@ -345,12 +345,15 @@ async fn start_nats(config: &mut Config) -> Result<ManagedServer, AppError> {
     let launcher = std::env::current_exe();
     let launcher =
         launcher.map_err(|source| AppError::File { verb: "find", path: "this program".into(), source })?;
+    let own = ManagedOptions::new(config.nats_dir());
     let options = ManagedOptions {
+        host: config.nats.host.unwrap_or(own.host),
+        tls: config.nats.managed_tls()?,
         binary: config.nats.binary.clone(),
         launcher: Some(launcher),
         port: config.nats.port,
         agents: config.agent.resource.iter().map(agents::scope).collect(),
-        ..ManagedOptions::new(config.nats_dir())
+        ..own
     };
     let server = ManagedServer::start(options).await?;
     config.service.log_bytes_max.get_or_insert(server.log_bytes_max());

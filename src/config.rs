@@ -3,12 +3,12 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use bus::{ConnectOptions, Credentials};
+use bus::{ConnectOptions, Credentials, managed::ManagedTls};
 use bus_schema::Name;
 use clap::Args;
 use consumers::ServiceConfig;
@@ -63,6 +63,12 @@ pub(crate) struct NatsConfig {
     pub(crate) binary: Option<PathBuf>,
     /// The port of the managed server; a free one when absent.
     pub(crate) port: Option<u16>,
+    /// The address that the managed server listens on; loopback when absent.
+    pub(crate) host: Option<IpAddr>,
+    /// PEM file with the certificate of the managed server, needed off loopback …
+    pub(crate) tls_cert_file: Option<PathBuf>,
+    /// … and with its key.
+    pub(crate) tls_key_file: Option<PathBuf>,
 }
 
 /// The HTTP API.
@@ -200,6 +206,19 @@ impl NatsConfig {
             tls_ca_file: self.tls_ca_file.clone(),
             ..ConnectOptions::default()
         }))
+    }
+
+    /// The certificate of the managed server. Errors: one of the two files is missing.
+    pub(crate) fn managed_tls(&self) -> Result<Option<ManagedTls>, ConfigError> {
+        match (self.tls_cert_file.clone(), self.tls_key_file.clone()) {
+            (None, None) => Ok(None),
+            (Some(cert_file), Some(key_file)) => {
+                Ok(Some(ManagedTls { cert_file, key_file, ca_file: self.tls_ca_file.clone() }))
+            }
+            _ => Err(ConfigError::Unfit(
+                "nats.tls_cert_file and nats.tls_key_file go together; set both".to_owned(),
+            )),
+        }
     }
 
     /// How a connection proves who it is, as configured.

@@ -10,6 +10,7 @@ use crate::support::{
     nats::Nats,
 };
 
+mod enrolment;
 mod start;
 mod verbs;
 

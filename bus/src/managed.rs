@@ -84,7 +84,7 @@ pub enum ManagedError {
     },
     /// An address that others can reach needs TLS.
     #[error(
-        "nats-server would listen on {host} without TLS; give it a certificate and a key, or let it listen on 127.0.0.1"
+        "nats-server would listen on {host} without TLS; give it a certificate and a key (nats.tls_cert_file, nats.tls_key_file), or let it listen on 127.0.0.1"
     )]
     NoTls {
         /// The address.
