@@ -176,6 +176,7 @@ async fn an_agent_speaks_for_its_own_clusters_and_hears_their_commands_only() {
     is_deaf(&a, &format!("_INBOX_{}.>", other.public_key)).await;
     for subject in [
         "far.v1.local.cmd.dc2.resource.*",
+        "far.v1.local.cmd.dc2.agent.replay",
         "far.v1.local.cmd.*.resource.*",
         "far.v1.local.cmd.target.>",
         "far.v1.local.cmd.dc1.agent.hello",
@@ -308,6 +309,12 @@ async fn commands_reach_every_agent_of_their_cluster_and_each_answers_for_itself
     }
     let nobody = refused(site.service.request::<_, Value>(&sync("dc2"), EMPTY, WAIT).await);
     assert!(matches!(nobody, RequestError::NoResponders { .. }), "{nobody}");
+    let replay = "far.v1.local.cmd.dc2.agent.replay";
+    let mut replays = b.serve(replay).await.unwrap();
+    let (answer, ()) = tokio::join!(site.service.request::<_, Value>(replay, EMPTY, WAIT), async {
+        replays.next().await.unwrap().reply(&json!("sent")).await.unwrap();
+    });
+    assert_eq!(answer.unwrap(), json!("sent"));
     let mut hellos = site.service.serve("far.v1.local.cmd.*.agent.hello").await.unwrap();
     let (answer, ()) =
         tokio::join!(b.request::<_, Value>("far.v1.local.cmd.dc2.agent.hello", EMPTY, WAIT), async {

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use bus_schema::{
     Name, PoolId, Stem, TenantId,
-    command::agent::HELLO,
+    command::agent::{HELLO, REPLAY},
     envelope::PLAIN_AGENT,
     subject::{self, ROOT},
 };
@@ -173,8 +173,12 @@ impl AgentScope {
     /// The commands that it hears.
     fn hears(&self) -> Vec<String> {
         let Self { id: AgentId { site, .. }, clusters, stems } = self;
-        let of = |cluster| stems.iter().map(move |stem| subject::command(&pool(site, cluster), *stem, "*"));
-        clusters.iter().flat_map(of).collect()
+        // Not all of the agents' own stem: the greetings there are the target's to hear.
+        let verbs = stems.iter().map(|stem| (*stem, "*")).chain([(Stem::Agent, REPLAY)]);
+        let of = |(stem, verb)| {
+            clusters.iter().map(move |cluster| subject::command(&pool(site, cluster), stem, verb))
+        };
+        verbs.flat_map(of).collect()
     }
 }
 
