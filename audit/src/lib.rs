@@ -7,7 +7,16 @@
 //! Must not know: NATS, redb, tokio, the clock, who asks.
 
 mod copies;
+mod history;
+mod key_file;
+mod ranges;
 mod walk;
 
+pub mod signing;
+
 pub use copies::Copies;
+pub use history::{History, HistoryError};
+pub use key_file::{KeyFile, KeyFileError};
+pub use ranges::{Checked, Mark, Ranges, Verdict};
+pub use signing::{SignatureError, SigningKey};
 pub use walk::{Break, Expected, Missing, Walk, Walked};
