@@ -12,6 +12,7 @@ mod key_file;
 mod ranges;
 mod walk;
 
+pub mod evidence;
 pub mod signing;
 
 pub use copies::Copies;
