@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     error::ConsumersError,
-    log::Scrubs,
+    log::{Scrubs, checkpoint::When},
     resource::{
         schedule::{Maintenance, Schedule, Timing},
         state::{Patience, Policy},
@@ -58,6 +58,8 @@ pub struct ServiceConfig {
     pub patience: PatienceConfig,
     /// When logs are read again to find what they lost.
     pub scrub: ScrubConfig,
+    /// When signed checkpoints are stated.
+    pub checkpoint: CheckpointConfig,
     /// Policies of single pools, by `site/cluster`.
     pub pools: BTreeMap<PoolId, PoolConfig>,
 }
@@ -127,6 +129,30 @@ pub struct ScrubConfig {
     pub mib_per_s: u32,
 }
 
+/// When signed checkpoints are stated: whichever comes first, if anything has changed.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// After so many events of all logs; 0 = not by their number.
+    pub events: u64,
+    /// After this time; 0s = not by time.
+    pub every: Span,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { events: 100_000, every: Span::from_ms(600_000) }
+    }
+}
+
+impl CheckpointConfig {
+    /// As the checkpoints use it.
+    pub(crate) fn read(self) -> When {
+        let is_on = |value: u64| (value > 0).then_some(value);
+        When { events: is_on(self.events), every_ms: is_on(self.every.ms()) }
+    }
+}
+
 impl Default for ScrubConfig {
     fn default() -> Self {
         Self { every: Span::from_ms(24 * 3_600_000), mib_per_s: 32 }
@@ -172,6 +198,7 @@ impl Default for ServiceConfig {
             threshold: ThresholdConfig::default(),
             patience: PatienceConfig::default(),
             scrub: ScrubConfig::default(),
+            checkpoint: CheckpointConfig::default(),
             pools: BTreeMap::new(),
         }
     }

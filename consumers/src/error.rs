@@ -59,6 +59,30 @@ pub enum ConsumersError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Another key signs for the target than the one that is here.
+    #[error(
+        "the signing key {path} is {has}, but the target's is {named}, so this process signs nothing: put the file of the farside that signed last in its place"
+    )]
+    WrongSigningKey {
+        /// The file.
+        path: String,
+        /// Its public key.
+        has: String,
+        /// The one that the target log names.
+        named: String,
+    },
+    /// The signing key cannot be read or written.
+    #[error(transparent)]
+    KeyFile(#[from] audit::KeyFileError),
+    /// Something cannot be signed.
+    #[error("cannot sign: {0}")]
+    Signature(audit::SignatureError),
+    /// A log makes no evidence.
+    #[error(transparent)]
+    Evidence(#[from] audit::evidence::EvidenceError),
+    /// What was asked cannot be shown.
+    #[error("{0}")]
+    Unprovable(String),
     /// A task of the service ended in a way that nobody planned.
     #[error("the task {task} of the service broke down: {source}; this is a bug, report it with the log")]
     Task {

@@ -233,6 +233,17 @@ impl<'a> Cell<'a> {
         self.head.deleted_at.is_none()
     }
 
+    /// What the pool believes that the source has: the announced revision and state hash of a stale row, else those of
+    /// its state; none for a tombstone. As [`Row::current`].
+    pub(crate) fn current(&self) -> Db<Option<(&str, Hash32)>> {
+        match &self.notice {
+            _ if !self.is_live() => Ok(None),
+            Some(notice) => Ok(Some((&notice.revision, notice.state_hash))),
+            None if self.head.has_state => Ok(Some((self.tail().revision()?, self.head.state_hash))),
+            None => Ok(None),
+        }
+    }
+
     /// The row as it is shown.
     pub(crate) fn show(&self, key: &str, owner: &str, stream: &str) -> Option<Row> {
         let parts = self.tail().split()?;

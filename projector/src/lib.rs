@@ -41,7 +41,8 @@ pub use owner::{
 };
 pub use pending::{DeadLetter, DeadMessage, Pending, Stated};
 pub use reader::{
-    Answer, AsOf, DigestItem, DigestItems, DigestNodes, Filter, Page, PoolCounters, PoolSummary, Reader,
+    Answer, AsOf, Contradiction, DigestItem, DigestItems, DigestNodes, Filter, OwnerStand, Page,
+    PoolCounters, PoolSummary, Reader, Stand,
 };
 pub use records::{
     AccessKey, Acknowledged, ConfirmationRecord, DamageFound, DamageRecord, Grant, Healed, ImageEntry,

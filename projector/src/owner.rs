@@ -1,8 +1,11 @@
 //! Who feeds a pool: one CloudEvents `source`, its place in its chain, and what it was heard to say.
 
 use bus_schema::{
-    Epoch, Hash32, Name, PoolId, Source, Stem, Timestamp, chain::ChainPoint, digest::Digest,
-    envelope::PLAIN_AGENT, event::resource::SyncScope,
+    Epoch, Hash32, Name, PoolId, Source, Stem, Timestamp,
+    chain::ChainPoint,
+    digest::Digest,
+    envelope::PLAIN_AGENT,
+    event::{agent::CheckpointSeen, resource::SyncScope},
 };
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +128,9 @@ pub struct HeartbeatSeen {
     pub trouble_since: Option<Timestamp>,
     /// Whether the digests were equal; none = the pool was at another place, or there was no digest.
     pub equal: Option<bool>,
+    /// The last signed checkpoint that it had been told of.
+    #[serde(default)]
+    pub checkpoint: Option<CheckpointSeen>,
 }
 
 /// A comparison of an owner's digest with the pool's.

@@ -2,6 +2,7 @@
 //! it never waits for the writer, never sees half a batch nor less than a commit that was done when it was
 //! asked, and says as of when it is true.
 
+mod checkpoints;
 mod digest;
 mod export;
 mod pools;
@@ -9,6 +10,8 @@ mod records;
 mod rows;
 
 pub(crate) use export::line;
+
+pub use checkpoints::{Contradiction, OwnerStand, Stand};
 
 use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 

@@ -1,6 +1,7 @@
 //! Given these events in a log, when they are committed, then the pool has this.
 
 mod chain;
+mod checkpoints;
 mod damage;
 mod edges;
 mod late;

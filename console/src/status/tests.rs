@@ -106,6 +106,7 @@ fn a_pool_is_in_sync_only_when_every_source_is_proved_and_alive() {
         trouble: None,
         trouble_since: None,
         equal: None,
+        checkpoint: None,
     };
     not_in_sync(Owner { last_heartbeat: Some(beat.clone()), ..owner() }, 0, "2 events of");
     let come = ChainPoint { seq: AT.seq + 2, ..AT };
@@ -138,6 +139,7 @@ fn beat(trouble: Option<&str>) -> HeartbeatSeen {
         trouble: trouble.map(str::to_owned),
         trouble_since: trouble.map(|_| ago(65_000)),
         equal: Some(true),
+        checkpoint: None,
     }
 }
 

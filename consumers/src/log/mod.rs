@@ -1,8 +1,10 @@
 //! The stem `log`: the logs themselves. What a log lost is found by reading it again ([`crate::runtime::scrub`]), on a
-//! timer, when it lacks messages after a new connection, or because a person asks; and asked for again ([`heal`]).
+//! timer, when it lacks messages after a new connection, or because a person asks; and asked for again ([`heal`]). What
+//! logs and pools are is signed now and then ([`checkpoint`]).
 //!
 //! Runs on the lease holder only.
 
+pub mod checkpoint;
 pub mod heal;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -77,6 +77,7 @@ fn an_owner_that_speaks_from_an_epoch_that_is_over_is_retired_until_a_sync_of_it
         trouble: None,
         trouble_since: None,
         equal: None,
+        checkpoint: None,
     };
     let retired = vec![ChainPoint { epoch: Epoch(3), seq: 20 }];
     let past = Owner { last_heartbeat: Some(beat), retired, ..owner() };

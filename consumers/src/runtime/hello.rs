@@ -7,6 +7,8 @@ use bus_schema::{
     Hash32, Name, Stem,
     chain::ChainPoint,
     command::agent::{HELLO, Hello, HelloReply, HelloVerdict},
+    event::agent::CheckpointSeen,
+    fact::log::LogFact,
     subject,
 };
 use projector::{Owner, Reader};
@@ -51,6 +53,8 @@ fn is_behind(hello: &Hello, (at, hash): (ChainPoint, Hash32)) -> bool {
 pub(crate) struct Greeter {
     /// The bus.
     pub bus: Bus,
+    /// The target.
+    pub target: Name,
     /// The site.
     pub site: Name,
     /// The pool.
@@ -113,12 +117,24 @@ impl Greeter {
             tracing::debug!(source = %hello.source, "the pool is still reading; the agent greets again");
             return Ok(());
         };
+        let reply = HelloReply { checkpoint: self.last_checkpoint()?, ..reply };
         if reply.verdict == HelloVerdict::Rebase {
             tracing::warn!(source = %hello.source, at = ?hello.at, last = ?reply.last.map(|(at, _)| at), "an agent shall start a new epoch and send everything");
         } else {
             tracing::debug!(source = %hello.source, "an agent said hello");
         }
         Ok(request.reply(&reply).await?)
+    }
+
+    /// The last checkpoint that was stated, for the agent to remember.
+    fn last_checkpoint(&self) -> Result<Option<CheckpointSeen>, ConsumersError> {
+        let last = self.reader.latest_fact("checkpoint", self.target.as_str())?.value;
+        let Some(LogFact::Checkpoint(last)) = last.map(|record| record.fact) else { return Ok(None) };
+        let (target, number) = (self.target.clone(), last.number);
+        let hash = last
+            .hash()
+            .map_err(|source| ConsumersError::Encode { fact: "log.checkpoint".to_owned(), source })?;
+        Ok(Some(CheckpointSeen { target, number, hash }))
     }
 }
 

@@ -18,3 +18,4 @@ pub(crate) mod logs;
 pub(crate) mod losses;
 pub(crate) mod outbox;
 pub(crate) mod pipeline;
+pub(crate) mod signed;

@@ -5,8 +5,13 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use audit::KeyFile;
 use bus::{Bus, Lease, LeaseOptions};
-use bus_schema::{Name, fact::log::Scrubbed, subject};
+use bus_schema::{
+    Name,
+    fact::{key::Rotated, log::Scrubbed},
+    subject,
+};
 use projector::Store;
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
@@ -28,7 +33,11 @@ use super::{
 use crate::{
     config::ServiceConfig,
     error::ConsumersError,
-    log::{self, AskedScrub, ScrubProgress, heal::Obstacles},
+    log::{
+        self, AskedScrub, ScrubProgress,
+        checkpoint::{AskedRotation, Signing, Stater},
+        heal::Obstacles,
+    },
     resource::{Acting, Shown},
 };
 
@@ -36,6 +45,12 @@ use crate::{
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The wait before acting is tried again after an error that ended it.
 const ACT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What somebody is told who asks a process that does not act.
+const ELSEWHERE: &str =
+    "another farside acts for this target, or none; ask the one that does: 'farside status' names it";
+/// Rotations of the signing key that may wait: a person asks for one.
+const ROTATIONS_MAX: usize = 1;
 
 /// The target service, built and not running yet.
 pub struct Service {
@@ -55,6 +70,8 @@ struct Ends {
     holding: watch::Sender<bool>,
     log: log::Shown,
     scrubs: Arc<Mutex<mpsc::Receiver<AskedScrub>>>,
+    signing: watch::Sender<Signing>,
+    rotations: Arc<Mutex<mpsc::Receiver<AskedRotation>>>,
 }
 
 /// What others may see and ask of a service; cheap to clone.
@@ -69,6 +86,10 @@ pub struct Handle {
     holding: watch::Receiver<bool>,
     log: log::Seen,
     scrubs: mpsc::Sender<AskedScrub>,
+    target: Name,
+    keys: Option<KeyFile>,
+    signing: watch::Receiver<Signing>,
+    rotations: mpsc::Sender<AskedRotation>,
 }
 
 impl Handle {
@@ -107,12 +128,26 @@ impl Handle {
     pub async fn scrub(&self, stream: &str) -> Result<Scrubbed, String> {
         let (reply, done) = oneshot::channel();
         let asked = AskedScrub { stream: stream.to_owned(), reply };
-        let gone =
-            "another farside acts for this target, or none; ask the one that does: 'farside status' names it";
         if !self.holds_lease() || self.scrubs.send(asked).await.is_err() {
-            return Err(gone.to_owned());
+            return Err(ELSEWHERE.to_owned());
         }
-        done.await.unwrap_or_else(|_| Err(gone.to_owned()))
+        done.await.unwrap_or_else(|_| Err(ELSEWHERE.to_owned()))
+    }
+
+    /// Why no checkpoint is stated, and which agents were told others.
+    pub fn signing(&self) -> Signing {
+        self.signing.borrow().clone()
+    }
+
+    /// Lets a new key sign from here on; answers when the target log says so. Errors: this process does not act for the
+    /// target, or has not its key.
+    pub async fn rotate_key(&self, actor: &str) -> Result<Rotated, String> {
+        let (reply, done) = oneshot::channel();
+        let asked = AskedRotation { actor: actor.to_owned(), reply };
+        if !self.holds_lease() || self.keys.is_none() || self.rotations.send(asked).await.is_err() {
+            return Err(ELSEWHERE.to_owned());
+        }
+        done.await.unwrap_or_else(|_| Err(ELSEWHERE.to_owned()))
     }
 
     /// The watch on whether this process holds the lease.
@@ -145,6 +180,8 @@ impl Service {
         let (holding, holding_seen) = watch::channel(false);
         let (log, log_seen) = log::Shown::channel();
         let (scrubs, scrubs_asked) = mpsc::channel(log::ASKED_MAX);
+        let (signing, signing_seen) = watch::channel(Signing::default());
+        let (rotations, rotations_asked) = mpsc::channel(ROTATIONS_MAX);
         let handle = Handle {
             bus: bus.clone(),
             store: store.clone(),
@@ -155,12 +192,23 @@ impl Service {
             holding: holding_seen,
             log: log_seen,
             scrubs,
+            target: config.target.clone(),
+            keys: None,
+            signing: signing_seen,
+            rotations,
         };
-        let scrubs = Arc::new(Mutex::new(scrubs_asked));
-        let ends = Ends { applied, troubles, shown, holding, log, scrubs };
+        let (scrubs, rotations) = (Arc::new(Mutex::new(scrubs_asked)), Arc::new(Mutex::new(rotations_asked)));
+        let ends = Ends { applied, troubles, shown, holding, log, scrubs, signing, rotations };
         let config = Arc::new(config);
         let logs = Logs::new(bus.clone(), config.clone());
         Ok(Self { config, bus, logs, store, handle, ends })
+    }
+
+    /// Lets it sign checkpoints with the key in this file, which is made when it is not there. Without one it states none.
+    #[must_use]
+    pub fn signing_with(mut self, keys: KeyFile) -> Self {
+        self.handle.keys = Some(keys);
+        self
     }
 
     /// What others may see and ask.
@@ -250,6 +298,9 @@ impl Service {
             holding: self.ends.holding.clone(),
             log: self.ends.log.clone(),
             scrubs: self.ends.scrubs.clone(),
+            keys: self.handle.keys.clone(),
+            signing: self.ends.signing.clone(),
+            rotations: self.ends.rotations.clone(),
         }
     }
 }
@@ -266,6 +317,9 @@ struct Actor {
     holding: watch::Sender<bool>,
     log: log::Shown,
     scrubs: Arc<Mutex<mpsc::Receiver<AskedScrub>>>,
+    keys: Option<KeyFile>,
+    signing: watch::Sender<Signing>,
+    rotations: Arc<Mutex<mpsc::Receiver<AskedRotation>>>,
 }
 
 type Tasks = JoinSet<Result<(), ConsumersError>>;
@@ -313,7 +367,8 @@ impl Actor {
         let reader = self.store.reader();
         for site in &config.sites {
             let (bus, site, reader, progress) = (bus.clone(), site.clone(), reader.clone(), progress.clone());
-            let greeter = Greeter { bus, site, reader, progress };
+            let target = config.target.clone();
+            let greeter = Greeter { bus, target, site, reader, progress };
             let requests = greeter.open().await?;
             tasks.spawn(greeter.run(requests, stop.clone()));
         }
@@ -321,7 +376,23 @@ impl Actor {
         let acting = Acting { bus, config, facts, reader, progress: progress.clone() };
         acting.start(tasks, shown.clone(), stop).await?;
         self.logs().start(tasks, stop);
+        if let Some(keys) = self.keys.clone() {
+            tasks.spawn(self.stater(keys).run(stop.clone()));
+        }
         Ok(())
+    }
+
+    fn stater(&self, keys: KeyFile) -> Stater {
+        Stater {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            progress: self.progress.clone(),
+            facts: self.facts.clone(),
+            keys,
+            when: self.config.checkpoint.read(),
+            shown: self.signing.clone(),
+            asked: self.rotations.clone(),
+        }
     }
 
     fn logs(&self) -> log::Acting {

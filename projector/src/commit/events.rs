@@ -177,15 +177,24 @@ fn start(owner: &mut Owner, started: Started, stored_at: Timestamp) {
 }
 
 fn hear(owner: &mut Owner, beat: Heartbeat, stored_at: Timestamp) {
-    let Heartbeat { agent: _, at, digest, sent_at, outbox_events, trouble, hash: _, checkpoint: _ } = beat;
+    let Heartbeat { agent: _, at, digest, sent_at, outbox_events, trouble, hash: _, checkpoint } = beat;
     let equal = digest.filter(|_| owner.at == Some(at)).map(|digest| digest == owner.digest);
     if let Some(equal) = equal {
         owner.proof = Some(Proof { at, equal, stored_at });
     }
     let known = owner.last_heartbeat.take().and_then(|before| before.trouble_since);
     let trouble_since = trouble.is_some().then(|| known.unwrap_or(stored_at));
-    owner.last_heartbeat =
-        Some(HeartbeatSeen { at, digest, sent_at, stored_at, outbox_events, trouble, trouble_since, equal });
+    owner.last_heartbeat = Some(HeartbeatSeen {
+        at,
+        digest,
+        sent_at,
+        stored_at,
+        outbox_events,
+        trouble,
+        trouble_since,
+        equal,
+        checkpoint,
+    });
 }
 
 /// The epoch never comes back, also when nothing of it ever came.

@@ -8,7 +8,7 @@ use bus_schema::{
     digest::Digest,
     envelope::Stored,
     event::{
-        agent::{AgentEvent, Heartbeat},
+        agent::{AgentEvent, CheckpointSeen, Heartbeat},
         resource::{Changed, Deleted, Noticed, ResourceEvent, SyncClosed, SyncOpened, SyncScope},
     },
     fact::Fact,
@@ -284,11 +284,26 @@ impl Agent {
 
     /// A heartbeat that may speak of trouble.
     pub(super) fn beat(&self, log: &mut Log, digest: Option<Digest>, trouble: Option<&str>) -> u64 {
+        self.say_alive(log, digest, trouble, None)
+    }
+
+    /// A heartbeat that echoes a checkpoint.
+    pub(super) fn echo(&self, log: &mut Log, checkpoint: CheckpointSeen) -> u64 {
+        self.say_alive(log, None, None, Some(checkpoint))
+    }
+
+    fn say_alive(
+        &self,
+        log: &mut Log,
+        digest: Option<Digest>,
+        trouble: Option<&str>,
+        checkpoint: Option<CheckpointSeen>,
+    ) -> u64 {
         let beat = Heartbeat {
             agent: name(self.source.rsplit('/').next().unwrap()),
             at: self.at,
             hash: (self.at.seq > 0).then_some(self.prev),
-            checkpoint: None,
+            checkpoint,
             digest,
             sent_at: at(CREATED),
             outbox_events: 0,

@@ -1,0 +1,93 @@
+//! When a checkpoint is due, and whom it names.
+
+use bus_schema::{Epoch, Timestamp, digest::Node};
+use projector::SinceSync;
+
+use super::*;
+use crate::runtime::applied::Reached;
+
+const TARGET_LOG: &str = "FARSIDE_TGT_LOCAL";
+
+fn applied(site: u64, target: u64) -> Applied {
+    let reached = |seq| Reached { seq, time: Timestamp::default() };
+    [("FARSIDE_LOCAL".to_owned(), reached(site)), (TARGET_LOG.to_owned(), reached(target))].into()
+}
+
+/// A checkpoint at this place of the site log.
+fn last(site: u64) -> Checkpoint {
+    let (stream, created) = ("FARSIDE_LOCAL".to_owned(), Timestamp::default());
+    let logs = vec![LogMark { stream, created, incarnation: 1, seq: site, running: Hash32::ZERO }];
+    let stand = Stand { logs: vec![], owners: vec![] };
+    Checkpoint { logs, ..checkpoint(&"local".parse().unwrap(), 1, Hash32::ZERO, stand) }
+}
+
+#[test]
+fn a_checkpoint_is_no_news_to_itself() {
+    let stated = (7, last(100));
+    assert_eq!(news(&applied(0, 5), None, TARGET_LOG), 0, "no source has said anything");
+    assert_eq!(news(&applied(3, 5), None, TARGET_LOG), 8);
+    assert_eq!(news(&applied(100, 7), Some(&stated), TARGET_LOG), 0);
+    assert_eq!(news(&applied(100, 6), Some(&stated), TARGET_LOG), 7, "a log that is read again");
+    assert_eq!(news(&applied(105, 9), Some(&stated), TARGET_LOG), 7);
+}
+
+#[test]
+fn one_is_due_after_so_many_events_or_so_much_time_and_never_without_news() {
+    let when = When { events: Some(10), every_ms: Some(1_000) };
+    assert!(is_due(when, 1, None) && !is_due(when, 0, None));
+    assert!(is_due(when, 10, Some(0)) && !is_due(when, 9, Some(999)));
+    assert!(is_due(when, 1, Some(1_000)) && !is_due(when, 0, Some(5_000)));
+    let off = When { events: None, every_ms: None };
+    assert!(!is_due(off, 99, None) && !is_due(off, 99, Some(99)));
+}
+
+fn owner(name: &str, seq: u64) -> Owner {
+    Owner {
+        pool: "local/dc1".parse().unwrap(),
+        source: format!("/local/dc1/resource/{name}"),
+        agent: None,
+        at: Some(ChainPoint { epoch: Epoch(1), seq }),
+        hash: Some(Hash32::ZERO),
+        retired: vec![],
+        digest: Digest { root: Node(0), count: 0 },
+        applied: 0,
+        repeats: 0,
+        refused: 0,
+        unchained: 0,
+        last_event_at: Timestamp::default(),
+        last_heartbeat: None,
+        proof: None,
+        gap: None,
+        fork: None,
+        windows: vec![],
+        held_window: None,
+        last_sync: None,
+        last_full: None,
+        last_first: None,
+        since_sync: SinceSync::default(),
+    }
+}
+
+#[test]
+fn an_owner_is_named_when_it_changed_and_nobody_waits_for_ever() {
+    let owners: Vec<_> = (0..OWNERS_MAX + 2).map(|n| owner(&format!("a{n:04}"), 1)).collect();
+    let mut named = BTreeMap::new();
+    let mut sign = |number: u64, owners: &[Owner]| {
+        let chosen = changed(owners, &named);
+        let picked: Vec<_> = owners.iter().zip(&chosen).filter(|(_, chosen)| **chosen).collect();
+        let count = picked.len();
+        for (owner, _) in picked {
+            named.insert(key_of(owner), Named { number, what: what(owner) });
+        }
+        (count, chosen)
+    };
+    assert_eq!(sign(1, &owners).0, OWNERS_MAX);
+    let moved: Vec<_> = owners.iter().map(|known| Owner { at: owner("x", 2).at, ..known.clone() }).collect();
+    let (count, chosen) = sign(2, &moved);
+    assert!(
+        count == OWNERS_MAX && chosen[OWNERS_MAX] && chosen[OWNERS_MAX + 1],
+        "those that were left out come first"
+    );
+    assert_eq!(sign(3, &moved).0, 2);
+    assert_eq!(sign(4, &moved).0, 0);
+}

@@ -1,0 +1,127 @@
+//! What a target has signed, read from its log: the rotations of its key, and its checkpoints.
+
+use bus::{Bus, LogMessage};
+use bus_schema::{
+    Name, Stem,
+    fact::{
+        key::{KeyFact, Rotated},
+        log::{Checkpoint, LogFact},
+    },
+    subject,
+};
+
+use crate::error::ConsumersError;
+
+/// Most messages that are read at once: checkpoints may be large.
+const CHUNK_MESSAGES_MAX: usize = 64;
+
+/// A fact that a signing key vouches for.
+pub(crate) enum Signed {
+    /// Another key signs.
+    Rotation(Rotated),
+    /// What logs and pools were.
+    Checkpoint(Box<Checkpoint>),
+    /// It stands where one should, and is none.
+    Unreadable(String),
+}
+
+/// The signed facts of one target.
+#[derive(Clone)]
+pub(crate) struct SignedFacts {
+    bus: Bus,
+    target: Name,
+}
+
+impl SignedFacts {
+    pub(crate) fn of(bus: &Bus, target: &Name) -> Self {
+        Self { bus: bus.clone(), target: target.clone() }
+    }
+
+    /// The last checkpoint, and its sequence in the target log; none = none was stated. Errors: the bus.
+    pub(crate) async fn last_checkpoint(&self) -> Result<Option<(u64, Checkpoint)>, ConsumersError> {
+        let last = self.bus.last_message(&self.stream(), &self.checkpoints()).await?;
+        Ok(last.and_then(|message| match checkpoint(&message) {
+            Signed::Checkpoint(checkpoint) => Some((message.seq(), *checkpoint)),
+            Signed::Rotation(_) | Signed::Unreadable(_) => None,
+        }))
+    }
+
+    /// The public key that signs now; none = none was introduced. Errors: the bus.
+    pub(crate) async fn key(&self) -> Result<Option<String>, ConsumersError> {
+        let last = self.bus.last_message(&self.stream(), &self.rotations()).await?;
+        Ok(last.and_then(|message| match rotation(&message) {
+            Signed::Rotation(rotated) => Some(rotated.key),
+            Signed::Checkpoint(_) | Signed::Unreadable(_) => None,
+        }))
+    }
+
+    /// One checkpoint by its sequence in the target log. Errors: the bus.
+    pub(crate) async fn checkpoint(&self, seq: u64) -> Result<Option<Checkpoint>, ConsumersError> {
+        let message = self.bus.message(&self.stream(), seq).await?;
+        Ok(message.and_then(|message| match checkpoint(&message) {
+            Signed::Checkpoint(checkpoint) => Some(*checkpoint),
+            Signed::Rotation(_) | Signed::Unreadable(_) => None,
+        }))
+    }
+
+    /// Hands on all of them in order of the target log, each with its sequence there. Errors: the bus.
+    pub(crate) async fn each(&self, mut hear: impl FnMut(u64, Signed)) -> Result<(), ConsumersError> {
+        // Rotations are few, checkpoints may be many.
+        let mut rotations = Vec::new();
+        self.read(&self.rotations(), |message| rotations.push((message.seq(), rotation(message)))).await?;
+        let mut rotations = rotations.into_iter().peekable();
+        self.read(&self.checkpoints(), |message| {
+            while let Some((seq, rotation)) = rotations.next_if(|(seq, _)| *seq < message.seq()) {
+                hear(seq, rotation);
+            }
+            hear(message.seq(), checkpoint(message));
+        })
+        .await?;
+        rotations.for_each(|(seq, rotation)| hear(seq, rotation));
+        Ok(())
+    }
+
+    async fn read(&self, subject: &str, mut hear: impl FnMut(&LogMessage)) -> Result<(), ConsumersError> {
+        let stream = self.stream();
+        let Some(last) = self.bus.last_message(&stream, subject).await? else { return Ok(()) };
+        let mut log = self.bus.read_log(&stream, 1, Some(subject)).await?;
+        loop {
+            for message in log.next_chunk(CHUNK_MESSAGES_MAX).await? {
+                if message.seq() <= last.seq() {
+                    hear(&message);
+                }
+                if message.seq() >= last.seq() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn stream(&self) -> String {
+        subject::target_stream(&self.target)
+    }
+
+    fn checkpoints(&self) -> String {
+        subject::fact(&self.target, Stem::Log, self.target.as_str(), "checkpoint")
+    }
+
+    fn rotations(&self) -> String {
+        subject::fact(&self.target, Stem::Key, self.target.as_str(), "rotated")
+    }
+}
+
+fn checkpoint(message: &LogMessage) -> Signed {
+    match LogFact::decode("checkpoint", message.body()) {
+        Ok(LogFact::Checkpoint(checkpoint)) => Signed::Checkpoint(Box::new(checkpoint)),
+        Ok(_) => Signed::Unreadable("it is another fact".to_owned()),
+        Err(error) => Signed::Unreadable(error.to_string()),
+    }
+}
+
+fn rotation(message: &LogMessage) -> Signed {
+    match KeyFact::decode("rotated", message.body()) {
+        Ok(KeyFact::Rotated(rotated)) => Signed::Rotation(rotated),
+        Ok(_) => Signed::Unreadable("it is another fact".to_owned()),
+        Err(error) => Signed::Unreadable(error.to_string()),
+    }
+}
