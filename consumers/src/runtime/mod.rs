@@ -5,6 +5,8 @@
 
 pub mod applied;
 pub mod batching;
+pub mod bounds;
+pub mod export;
 pub mod facts;
 pub mod hello;
 pub mod pump;
@@ -12,6 +14,7 @@ pub mod rebuild;
 pub mod replay;
 pub mod scrub;
 pub mod service;
+pub mod verify;
 
 pub(crate) mod clock;
 pub(crate) mod logs;

@@ -51,14 +51,20 @@ pub async fn replay(
     streams: &[(String, Until)],
     watcher: &dyn Watcher,
 ) -> Result<Replayed, ConsumersError> {
+    let replayed = throw_away()?;
+    for (stream, until) in streams {
+        feed(bus, &replayed.store, stream, *until, watcher).await?;
+    }
+    Ok(replayed)
+}
+
+/// An empty store that is gone with what is returned. Errors: the disk.
+pub(crate) fn throw_away() -> Result<Replayed, ConsumersError> {
     let directory = tempfile::Builder::new().prefix("farside-replay-").tempdir().map_err(|source| {
         let path = std::env::temp_dir().display().to_string();
         ConsumersError::File { verb: "make a directory for the replay in", path, source }
     })?;
     let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default())?;
-    for (stream, until) in streams {
-        feed(bus, &store, stream, *until, watcher).await?;
-    }
     Ok(Replayed { store, _directory: directory })
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use audit::{Expected, Walk, Walked};
+use audit::{Checked, Expected, Ranges, Walk, Walked};
 use bus::{Bus, LogMessage, StreamState};
 use bus_schema::{
     Hash32,
@@ -22,6 +22,8 @@ use crate::error::ConsumersError;
 
 /// Most messages that are compared at once.
 const CHUNK_EVENTS_MAX: usize = 4_096;
+/// Stretches that a log does not have and that are named one by one.
+const ABSENT_MAX: usize = 1_000;
 
 /// How fast a scrub may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +82,14 @@ pub(crate) async fn scrub(
     }
     let stream = stream.to_owned();
     blocking(move || {
-        let (walked, losses) = comparison.finish(&expected)?;
+        let Compared { walked, losses, .. } = comparison.finish(&expected)?;
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(findings(&stream, &state, messages, took_ms, walked, losses, &known))
     })
     .await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ConsumersError> + Send + 'static,
 ) -> Result<T, ConsumersError> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -95,7 +97,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// What is known to be damaged, and what the pool has taken in of each chain.
-fn expectations(reader: &Reader, stream: &str) -> Result<(Vec<DamageRecord>, Vec<Expected>), ConsumersError> {
+pub(super) fn expectations(
+    reader: &Reader,
+    stream: &str,
+) -> Result<(Vec<DamageRecord>, Vec<Expected>), ConsumersError> {
     let mut expected = Vec::new();
     for pool in reader.pools()?.value {
         if subject::site_stream(&pool.pool.site) != stream {
@@ -115,7 +120,7 @@ fn expected_of(owner: &Owner) -> Vec<Expected> {
 }
 
 /// A comparison that is under way.
-struct Comparison {
+pub(super) struct Comparison {
     stream: String,
     reader: Reader,
     walk: Walk,
@@ -124,10 +129,37 @@ struct Comparison {
     read_seq: u64,
     frame: Option<Frame>,
     next_seq: u64,
+    /// What checkpoints sign of it.
+    ranges: Ranges,
+    checked: Vec<Checked>,
+    /// What the log does not have, as far as it was looked at; the first of them only.
+    absent: Vec<(u64, u64)>,
+}
+
+/// What a comparison came to.
+pub(super) struct Compared {
+    /// The chains.
+    pub walked: Walked,
+    /// What is not as it was read.
+    pub losses: Vec<LossFound>,
+    /// What checkpoints sign.
+    pub checked: Vec<Checked>,
+    /// What the log does not have; the first stretches only.
+    pub absent: Vec<(u64, u64)>,
 }
 
 impl Comparison {
-    fn new(stream: &str, state: &StreamState, position: Option<Position>, reader: Reader) -> Self {
+    /// Looks no further than this sequence, and holds the log against what checkpoints sign of it.
+    pub(super) fn signed(self, last_seq: u64, ranges: Ranges) -> Self {
+        Self { read_seq: self.read_seq.min(last_seq), ranges, ..self }
+    }
+
+    /// The next sequence that is to be taken.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    pub(super) fn new(stream: &str, state: &StreamState, position: Option<Position>, reader: Reader) -> Self {
         let (created, read_seq) =
             position.map_or((state.created, 0), |position| (position.created, position.seq));
         Self {
@@ -138,10 +170,13 @@ impl Comparison {
             read_seq,
             frame: None,
             next_seq: 1,
+            ranges: Ranges::new(1, []),
+            checked: Vec::new(),
+            absent: Vec::new(),
         }
     }
 
-    fn take(mut self, chunk: &[LogMessage]) -> Result<Self, ConsumersError> {
+    pub(super) fn take(mut self, chunk: &[LogMessage]) -> Result<Self, ConsumersError> {
         for message in chunk {
             self.miss_up_to(message.seq())?;
             let body = Hash32::of(message.body());
@@ -149,6 +184,10 @@ impl Comparison {
                 self.walk.push(stored, body);
                 stored.hash_with(body)
             });
+            if message.seq() > self.next_seq && self.absent.len() < ABSENT_MAX {
+                self.absent.push((self.next_seq, message.seq() - 1));
+            }
+            self.checked.extend(self.ranges.push(message.seq(), hash));
             self.compare(message.seq(), hash)?;
             self.next_seq = message.seq() + 1;
         }
@@ -182,9 +221,11 @@ impl Comparison {
         Ok(self.frame.as_ref().and_then(|frame| frame.seal(seq)))
     }
 
-    fn finish(mut self, expected: &[Expected]) -> Result<(Walked, Vec<LossFound>), ConsumersError> {
+    pub(super) fn finish(mut self, expected: &[Expected]) -> Result<Compared, ConsumersError> {
         self.miss_up_to(u64::MAX)?;
-        Ok((self.walk.finish(expected), self.losses.found()))
+        self.checked.extend(self.ranges.finish());
+        let (walked, losses) = (self.walk.finish(expected), self.losses.found());
+        Ok(Compared { walked, losses, checked: self.checked, absent: self.absent })
     }
 }
 

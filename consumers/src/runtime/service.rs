@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     applied::{Applied, Progress},
+    bounds::Bounds,
+    export::{Export, Exported, one_log},
     facts::FactPublisher,
     hello::Greeter,
     logs::Logs,
@@ -29,6 +31,7 @@ use super::{
     pump::{Pump, Troubles},
     rebuild::{Rebuilt, rebuild},
     replay::{Replayed, Until, Watcher, replay},
+    verify::{Verification, Verified},
 };
 use crate::{
     config::ServiceConfig,
@@ -87,6 +90,7 @@ pub struct Handle {
     log: log::Seen,
     scrubs: mpsc::Sender<AskedScrub>,
     target: Name,
+    sites: Vec<Name>,
     keys: Option<KeyFile>,
     signing: watch::Receiver<Signing>,
     rotations: mpsc::Sender<AskedRotation>,
@@ -150,6 +154,22 @@ impl Handle {
         done.await.unwrap_or_else(|_| Err(ELSEWHERE.to_owned()))
     }
 
+    /// Holds the logs against everything that is known of them. Errors: the bus, the disk, a range that is none.
+    pub async fn verify(&self, bounds: Bounds, watcher: &dyn Watcher) -> Result<Verified, ConsumersError> {
+        let sites = self.sites.iter().map(subject::site_stream).collect();
+        let (bus, live, target) = (&self.bus, &self.store, &self.target);
+        Verification { bus, live, target, sites, bounds, watcher }.run().await
+    }
+
+    /// A part of one log as evidence. Errors: nothing signs it, this process has not the key, the bus.
+    pub async fn export(&self, bounds: Bounds) -> Result<Exported, ConsumersError> {
+        let bounds = one_log(&self.target, &self.sites, bounds)?;
+        let keys = self.keys.clone().ok_or_else(|| {
+            ConsumersError::Unprovable("this process has no signing key, so it signs nothing".to_owned())
+        })?;
+        Export { bus: self.bus.clone(), target: self.target.clone(), keys, bounds }.begin().await
+    }
+
     /// The watch on whether this process holds the lease.
     pub fn lease(&self) -> watch::Receiver<bool> {
         self.holding.clone()
@@ -193,6 +213,7 @@ impl Service {
             log: log_seen,
             scrubs,
             target: config.target.clone(),
+            sites: config.sites.clone(),
             keys: None,
             signing: signing_seen,
             rotations,
