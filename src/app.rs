@@ -32,6 +32,7 @@ use crate::config::{Config, ConfigError};
 
 mod agents;
 mod desk;
+mod auditor;
 mod durability;
 mod files;
 mod incarnation;
@@ -333,6 +334,7 @@ fn parts(
         rebuilder: ports.clone(),
         scrubber: ports.clone(),
         enrolment: desk,
+        auditor: ports.clone(),
         health: ports,
         operator: files::token(&config.token_file())?,
         scraper: files::token(&config.metrics_token_file())?,

@@ -168,6 +168,11 @@ impl Config {
         self.data_dir.join("metrics.token")
     }
 
+    /// The file of the key that signs checkpoints and evidence.
+    pub(crate) fn signing_key_file(&self) -> PathBuf {
+        self.data_dir.join("keys/signing.nk")
+    }
+
     /// The pool's file.
     pub(crate) fn pool_file(&self) -> PathBuf {
         self.data_dir.join("pool.redb")

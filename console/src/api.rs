@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     auth::{OperatorToken, throttle::Throttle},
-    ports::{Enrolment, Health, PastPools, PortError, Rebuilder, Scrubber},
+    ports::{Auditor, Enrolment, Health, PastPools, PortError, Rebuilder, Scrubber},
     problem::Problem,
 };
 
@@ -45,6 +45,8 @@ pub struct Parts {
     pub scrubber: Arc<dyn Scrubber>,
     /// Who may come in to NATS.
     pub enrolment: Arc<dyn Enrolment>,
+    /// Proves the logs.
+    pub auditor: Arc<dyn Auditor>,
     /// What the reactions know of themselves.
     pub health: Arc<dyn Health>,
     /// What opens everything.

@@ -1,15 +1,20 @@
 //! What the console needs and must not know how to do: the pool as it was, a rebuild, and what the
 //! reactions know of themselves. Each port stands beside its user; `src` of the binary wires them.
 
+mod audit;
+
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
 use bus::managed::{AgentId, AgentIdentity, ReaderIdentity};
 use bus_schema::{Name, PoolId, Timestamp, fact::log::Scrubbed};
-use projector::Reader;
+use projector::{Contradiction, Reader};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::view::{AgentView, EnrolledView, ReaderView, RevokedView};
+pub use audit::{
+    AuditFault, AuditFaultKind, AuditRange, AuditReport, AuditedLog, Auditor, Evidence, SigningKeyView,
+};
 
 /// The answer of a port, on its way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
@@ -139,6 +144,10 @@ pub struct Vitals {
     pub trouble: Option<String>,
     /// Why events that a log lost are not back yet, by their owner and the place of the first.
     pub obstacles: BTreeMap<(String, String), String>,
+    /// Why no checkpoint is signed, in words; none when all is well, or this process does not act.
+    pub unsigned: Option<String>,
+    /// Sources that were told other checkpoints than the target log has.
+    pub contradictions: Vec<Contradiction>,
 }
 
 /// What is under way with one source.

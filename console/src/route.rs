@@ -20,6 +20,7 @@ use crate::{
 
 mod agent;
 mod audit;
+mod audit_verify;
 mod command;
 mod dead_letter;
 mod event;
@@ -92,6 +93,9 @@ fn long() -> Router<Arc<Api>> {
         .route("/v1/recheck", post(command::recheck))
         .route("/v1/rebuild", post(past::rebuild))
         .route("/v1/audit/scrub", post(audit::scrub))
+        .route("/v1/audit/verify", post(audit_verify::verify))
+        .route("/v1/audit/export", get(audit_verify::export))
+        .route("/v1/audit/signing-key", post(audit_verify::rotate_key))
 }
 
 async fn no_route(request: Request) -> Problem {

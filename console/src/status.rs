@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bus_schema::{PoolId, Timestamp, fact::log::LogFact, stream::FULL_ALARM_PERCENT, subject};
-use projector::{DamageRecord, LogFactRecord, Owner, PoolSummary, SyncRecord};
+use projector::{Contradiction, DamageRecord, LogFactRecord, Owner, PoolSummary, SyncRecord};
 
 use crate::{
     ports::Doing,
@@ -310,6 +310,22 @@ pub fn damage_alarm(
         "{text}{why}{more}; if they cannot come back, run 'farside audit acknowledge {damage} --reason ...'"
     );
     Some(Alarm { kind: AlarmKind::LogDamaged, text, since: Some(oldest.found_at) })
+}
+
+/// What needs a person, of what is signed.
+pub fn signing_alarms(unsigned: Option<&str>, contradictions: &[Contradiction]) -> Vec<Alarm> {
+    let alarm = |kind, text| Alarm { kind, text, since: None };
+    let changed = contradictions.iter().map(|Contradiction { owner, seen, known, last, .. }| {
+        let number = seen.number;
+        let what = match known {
+            Some(known) => format!("checkpoint {number} with the hash {}, but the target log has it with {known}: history was written anew", seen.hash),
+            None => format!("checkpoint {number}, but the last one in the target log is {last}: the log has lost its end, or was changed"),
+        };
+        let text = format!("{owner} was told {what}; keep the logs and the agents' files as they are, and find out who did that: 'farside audit verify' and docs/audit.md say how");
+        alarm(AlarmKind::HistoryChanged, text)
+    });
+    let unsigned = unsigned.map(|why| alarm(AlarmKind::Unsigned, format!("no checkpoint is signed: {why}")));
+    changed.chain(unsigned).collect()
 }
 
 /// The messages that became dead letters of late. It ends by itself: what is in them is the publisher's to

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use audit::KeyFile;
 use bus::Bus;
 use consumers::{Handle, Service, ServiceConfig};
 use projector::{Reader, Store, StoreOptions};
@@ -50,6 +51,7 @@ pub(super) struct Incarnations {
     options: StoreOptions,
     bus: Bus,
     file: PathBuf,
+    keys: KeyFile,
     next: Service,
     current: watch::Sender<Current>,
     reader: watch::Sender<Reader>,
@@ -64,14 +66,16 @@ fn rebuild_file(pool: &Path) -> PathBuf {
 
 impl Incarnations {
     pub(super) fn new(config: &Config, bus: Bus, store: Store) -> Result<Self, AppError> {
-        let next = Service::build(config.service.clone(), bus.clone(), store.clone())?;
+        let keys = KeyFile::new(&config.signing_key_file());
+        let next =
+            Service::build(config.service.clone(), bus.clone(), store.clone())?.signing_with(keys.clone());
         let (ask, swaps) = mpsc::channel(SWAPS_MAX);
         let reader = watch::Sender::new(store.reader());
         let current = watch::Sender::new(Current { handle: next.handle(), store });
         let (service, options, file) = (config.service.clone(), store_options(config), config.pool_file());
         // A rebuild that was killed left it.
         forget(&rebuild_file(&file));
-        Ok(Self { config: service, options, bus, file, next, current, reader, swaps, ask })
+        Ok(Self { config: service, options, bus, file, keys, next, current, reader, swaps, ask })
     }
 
     pub(super) fn reader(&self) -> watch::Receiver<Reader> {
@@ -109,7 +113,8 @@ impl Incarnations {
                 Ok(()) => open_store(&self.file, self.options.clone()).await?,
                 Err(_) => self.current.borrow().store.clone(),
             };
-            self.next = Service::build(self.config.clone(), self.bus.clone(), store.clone())?;
+            let next = Service::build(self.config.clone(), self.bus.clone(), store.clone())?;
+            self.next = next.signing_with(self.keys.clone());
             self.reader.send_replace(store.reader());
             self.current.send_replace(Current { handle: self.next.handle(), store });
             // Whoever asked may have gone away.

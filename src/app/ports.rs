@@ -63,7 +63,7 @@ impl Ports {
         ports
     }
 
-    fn current(&self) -> Current {
+    pub(super) fn current(&self) -> Current {
         self.control.current.borrow().clone()
     }
 
@@ -232,7 +232,7 @@ impl Health for Ports {
         let troubles = handle.troubles();
         let trouble =
             troubles.iter().map(|(stream, why)| format!("{stream} is not being applied: {why}")).next();
-        let size = self.size();
+        let (size, signing) = (self.size(), handle.signing());
         Vitals {
             lease_held: handle.holds_lease(),
             next_syncs,
@@ -241,6 +241,8 @@ impl Health for Ports {
             live_bytes: size.map_or(0, |size| size.live_bytes),
             trouble,
             obstacles: handle.obstacles(),
+            unsigned: signing.trouble,
+            contradictions: signing.contradictions,
         }
     }
 
@@ -303,8 +305,8 @@ impl Watcher for Unwatched {
 }
 
 /// Tells a client how far a rebuild is; drops what the client is too slow for.
-struct Told {
-    to: mpsc::Sender<JobProgress>,
+pub(super) struct Told {
+    pub(super) to: mpsc::Sender<JobProgress>,
 }
 
 impl Watcher for Told {

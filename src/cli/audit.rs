@@ -9,12 +9,19 @@ use console::{
 
 use super::{CliError, Context, Ended, client::query, progress::Shown, render::Table};
 
+mod export;
+mod rotate;
+mod verify;
+
 /// Look whether the logs are what they were
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     Scrub(Scrub),
     Damage(Damage),
     Acknowledge(Acknowledge),
+    Verify(verify::Verify),
+    Export(export::Export),
+    RotateKey(rotate::RotateKey),
 }
 
 /// Read a log again and compare it with what was read of it before; exit code 1 if a log lacks what is not healed
@@ -59,6 +66,9 @@ impl Audit {
         match self {
             Self::Scrub(scrub) => scrub.run(context).await,
             Self::Damage(damage) => damage.run(context).await,
+            Self::Verify(verify) => verify.run(context).await,
+            Self::Export(export) => export.run(context).await,
+            Self::RotateKey(rotate) => rotate.run(context).await,
             Self::Acknowledge(Acknowledge { damage, reason }) => {
                 let wanted = request::Acknowledge { damage: damage.clone(), reason };
                 let stated: StatedView = context.client.post("/v1/audit/acknowledge", &wanted).await?;

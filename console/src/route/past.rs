@@ -62,7 +62,7 @@ pub(super) async fn reader_at(api: &Arc<Api>, pool: &PoolId, at: Option<&str>) -
     Ok(Then { reader: past.reader.clone(), _keep: Some((past, permit)) })
 }
 
-fn heavy(api: &Api) -> Result<OwnedSemaphorePermit, Problem> {
+pub(super) fn heavy(api: &Api) -> Result<OwnedSemaphorePermit, Problem> {
     api.heavy.clone().try_acquire_owned().map_err(|_| {
         Problem::throttled(5, "other replays and exports are running; ask again when they have ended")
     })

@@ -4,7 +4,7 @@ use bus_schema::{
     Epoch, Hash32,
     chain::ChainPoint,
     digest::Digest,
-    event::resource::SyncScope,
+    event::{agent::CheckpointSeen, resource::SyncScope},
     fact::{
         log::{Parked, Rewound},
         resource::{SyncCompleted, SyncFailed},
@@ -285,4 +285,32 @@ fn a_rewind_is_an_alarm_until_every_agent_of_the_site_was_proved_again() {
     let pools = [read(vec![owner()])];
     assert_eq!(log_alarms(&[], &facts(ago(4_000)), &pools)[0].kind, AlarmKind::Rewound);
     assert!(log_alarms(&[], &facts(ago(6_000)), &pools).is_empty(), "proved five seconds ago");
+}
+
+#[test]
+fn an_agent_that_was_told_another_checkpoint_is_an_alarm_that_says_what_to_do() {
+    let seen = CheckpointSeen { target: "local".parse().unwrap(), number: 7, hash: Hash32::ZERO };
+    let told = |known, last| Contradiction {
+        pool: owner().pool,
+        owner: owner().source,
+        seen: seen.clone(),
+        known,
+        last,
+    };
+    let rewritten = told(Some(Hash32::of(b"x")), 9);
+    let alarms = signing_alarms(Some("the disk is full"), &[rewritten, told(None, 5)]);
+    let text = |at: usize| alarms[at].text.as_str();
+    assert!(
+        text(0).contains("was told checkpoint 7") && text(0).contains("history was written anew"),
+        "{}",
+        text(0)
+    );
+    assert!(
+        text(1).contains("the last one in the target log is 5") && text(1).contains("farside audit verify")
+    );
+    assert_eq!(
+        alarms.iter().map(|alarm| alarm.kind).collect::<Vec<_>>(),
+        [AlarmKind::HistoryChanged, AlarmKind::HistoryChanged, AlarmKind::Unsigned]
+    );
+    assert_eq!(signing_alarms(None, &[]), []);
 }

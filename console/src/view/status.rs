@@ -202,6 +202,8 @@ pub struct OwnerView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlarmKind {
+    /// An agent was told another checkpoint than the target log has.
+    HistoryChanged,
     /// The log lost events that had been applied.
     Rewound,
     /// A chain has two branches.
@@ -226,6 +228,8 @@ pub enum AlarmKind {
     SyncFailed,
     /// The projector does not apply.
     Projector,
+    /// No checkpoint is signed.
+    Unsigned,
     /// Messages could not be taken in.
     DeadLetters,
 }
