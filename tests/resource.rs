@@ -20,6 +20,7 @@ use source::{ScriptedSource, Serving};
 use target::Target;
 
 mod agent;
+mod checkpoint;
 mod damage;
 mod runtime;
 mod source;

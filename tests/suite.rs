@@ -13,5 +13,6 @@ mod disk;
 mod flip;
 mod interop;
 mod kill;
+mod proof;
 mod resource;
 mod support;

@@ -16,7 +16,7 @@ use bus_schema::{
     },
     digest::{Address, Digest, Trie, item},
     event::{
-        agent::{AgentEvent, Heartbeat, Started},
+        agent::{AgentEvent, CheckpointSeen, Heartbeat, Started},
         key::{Announced, KeyEvent},
         resource::{Changed, Deleted, Noticed, ResourceEvent, SyncClosed, SyncOpened, SyncScope},
     },
@@ -183,13 +183,22 @@ impl ScriptedSource {
 
     /// A heartbeat with the digest of everything that the source has.
     pub(crate) async fn heartbeat(&self) {
+        self.beat(None).await;
+    }
+
+    /// A heartbeat that names a checkpoint that it was told of.
+    pub(crate) async fn echo(&self, checkpoint: CheckpointSeen) {
+        self.beat(Some(checkpoint)).await;
+    }
+
+    async fn beat(&self, checkpoint: Option<CheckpointSeen>) {
         let inner = self.inner.lock().await;
         let now = now();
         let heartbeat = Heartbeat {
             agent: self.source.agent.clone(),
             at: inner.at,
             hash: (inner.at.seq > 0).then_some(inner.prev),
-            checkpoint: None,
+            checkpoint,
             digest: Some(trie(&inner.resources).digest()),
             sent_at: now,
             outbox_events: 0,

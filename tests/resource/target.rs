@@ -1,7 +1,12 @@
 //! A target service of a test: a pool of its own, run until the test stops it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use audit::KeyFile;
 use bus::{Bus, RequestError};
 use bus_schema::{PoolId, ResourceKey, Stem, command::target::Reply, subject};
 use consumers::{ConsumersError, Handle, Service, ServiceConfig};
@@ -38,11 +43,17 @@ impl Target {
     }
 
     async fn start_in(bus: &Bus, config: Value, directory: Arc<TempDir>) -> Self {
+        // Who names a key signs with it; the others sign nothing.
+        let mut config = config;
+        let keys = config.as_object_mut().unwrap().remove("signing_key");
         let mut config: ServiceConfig = serde_json::from_value(config).unwrap();
         config.log_bytes_max = Some(TEST_LOG_BYTES);
         let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
         let reader = store.reader();
-        let service = Service::build(config, bus.clone(), store).unwrap();
+        let mut service = Service::build(config, bus.clone(), store).unwrap();
+        if let Some(keys) = keys {
+            service = service.signing_with(KeyFile::new(Path::new(keys.as_str().unwrap())));
+        }
         let (handle, shutdown) = (service.handle(), CancellationToken::new());
         let running = tokio::spawn(service.run(shutdown.clone()));
         Self { bus: bus.clone(), reader, handle, directory, shutdown, running }

@@ -90,13 +90,18 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn start(nats: &str) -> Self {
+        Self::start_with(nats, "")
+    }
+
+    /// Starts them with these lines more under `[service]`.
+    pub(crate) fn start_with(nats: &str, service: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
         fs::create_dir(dir.path().join("source")).unwrap();
         let listen = format!("127.0.0.1:{}", free_port());
         let config = format!(
             "data_dir = {data:?}\n[nats]\nservers = {nats:?}\n[console]\nlisten = {listen:?}\n\
-             [service]\nlog_bytes_max = 1073741824\nlease_ttl = \"1s\"\n[service.schedule]\nevery = \"2s\"\n\
+             [service]\nlog_bytes_max = 1073741824\nlease_ttl = \"1s\"\n{service}\n[service.schedule]\nevery = \"2s\"\n\
              [service.patience]\nstalled = \"3s\"\n\
              [[agent.resource]]\nname = \"inv\"\nledger = {ledger:?}\nheartbeat_s = 1\n\
              [[agent.resource.clusters]]\nname = \"kill\"\n\
