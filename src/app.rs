@@ -31,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError};
 
 mod agents;
-mod desk;
 mod auditor;
+mod desk;
 mod durability;
 mod files;
 mod incarnation;
