@@ -175,7 +175,7 @@ impl Enroll {
             return Ok(Ended::Done);
         }
         tell(&format!(
-            "farside: this NATS is not farside's own, so nobody is enrolled yet: put the lines above into its configuration and reload it{}",
+            "farside: this NATS is not farside's own, so nobody is enrolled yet: put the lines above into its configuration and reload it, twice (nats-server ties a new account to the others only at the second time){}",
             pair.where_it_is()
         ));
         Ok(Ended::NotWell)
