@@ -56,7 +56,7 @@ interop-tools:
 kill:
 	@$(NATS) && FARSIDE_KILL_ROUNDS=$${ROUNDS:-200} $(CARGO) test --locked $(QUIET) --test suite kill:: -- --nocapture
 
-# A bit is flipped at a random place of JetStream's files, NATS started again; prints its seed.
+# A bit is flipped at a random place of JetStream's files, NATS started again.
 flip:
 	@$(NATS) && FARSIDE_FLIP_ROUNDS=$${ROUNDS:-20} $(CARGO) test --locked $(QUIET) --test suite flip:: -- --nocapture
 
