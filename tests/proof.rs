@@ -264,7 +264,7 @@ impl Tampering<'_> {
         self.refused("the count is changed", &["trailer", "count"], |lines| {
             lines.last_mut().unwrap()["trailer"]["count"] = json!("1");
         });
-        self.refused("the header's range is changed", &["trailer", "to"], |lines| {
+        self.refused("the header's range is changed", &["the trailer says"], |lines| {
             lines[0]["header"]["to"] = json!("3");
         });
         self.checkpoints();

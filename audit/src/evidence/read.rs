@@ -263,7 +263,7 @@ impl<'k> Examination<'k> {
         if let Some(header) = &self.found.header
             && (header.from, header.to) != (*from, *to)
         {
-            let text = format!("the header says {}-{}, the trailer {from}-{to}", header.from, header.to);
+            let text = format!("the trailer says {from}-{to}, but the header {}-{}", header.from, header.to);
             self.fault(text);
         }
         if self.next_seq != to.saturating_add(1) {

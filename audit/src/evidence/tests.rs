@@ -300,7 +300,8 @@ fn every_careless_tampering_is_named() {
     trailer("signature", json!(BASE64.encode(&[7; 64])))
         .is_refused("the trailer: its signature is not one of");
     trailer("to", json!("13")).is_refused("the trailer says that the file ends with 13");
-    tampered(&|hand| hand.lines[0]["header"]["to"] = json!("11")).is_refused("the header says 4-11");
+    tampered(&|hand| hand.lines[0]["header"]["to"] = json!("11"))
+        .is_refused("the trailer says 4-12, but the header 4-11");
     tampered(&|hand| hand.lines[0]["header"]["from"] = json!("3")).is_refused("3 is missing");
     tampered(&|hand| {
         let at = hand.checkpoint(2);
