@@ -129,6 +129,7 @@ impl Verb {
         match self {
             Self::Up(_) | Self::Serve(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => false,
             Self::Agent(agent) => !agent.runs(),
+            Self::Audit(verb) => verb.asks(),
             _ => true,
         }
     }

@@ -73,7 +73,7 @@ fn refused(error: ConsumersError) -> PortError {
 }
 
 fn report(verified: Verified) -> AuditReport {
-    let Verified { logs, checkpoints, ranges, rows, faults, notes, took_ms } = verified;
+    let Verified { logs, checkpoints, key, ranges, rows, faults, notes, took_ms } = verified;
     let logs = logs.into_iter().map(|VerifiedLog { stream, from, to, signed_seq, messages }| AuditedLog {
         stream,
         from,
@@ -84,6 +84,7 @@ fn report(verified: Verified) -> AuditReport {
     AuditReport {
         logs: logs.collect(),
         checkpoints,
+        key,
         ranges,
         owners: rows.map_or(0, |(owners, _)| owners),
         rows_of_checkpoint: rows.map(|(_, number)| number),

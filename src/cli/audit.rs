@@ -62,6 +62,11 @@ pub(crate) struct Acknowledge {
 }
 
 impl Audit {
+    /// Whether it asks a running farside: evidence is examined without one.
+    pub(crate) fn asks(&self) -> bool {
+        !matches!(self, Self::Verify(verify) if verify.is_offline())
+    }
+
     pub(crate) async fn run(self, context: &Context) -> Result<Ended, CliError> {
         match self {
             Self::Scrub(scrub) => scrub.run(context).await,

@@ -25,11 +25,14 @@ const ABSENT: u64 = 7;
 /// The marks, one per checkpoint.
 const MARKS: [u64; 3] = [3, 6, 10];
 
+/// Sequence, headers and body of a message.
+type Kept = (u64, Vec<(String, String)>, Vec<u8>);
+
 /// A log with a chain, its target's checkpoints, and their keys.
 struct World {
     first: SigningKey,
     second: SigningKey,
-    messages: Vec<(u64, Vec<(String, String)>, Vec<u8>)>,
+    messages: Vec<Kept>,
     rotations: [Rotated; 2],
     checkpoints: Vec<Checkpoint>,
 }
@@ -46,17 +49,14 @@ fn running(world: &World, seq: u64) -> Hash32 {
     })
 }
 
-fn with_stored<T>(
-    (seq, headers, body): &(u64, Vec<(String, String)>, Vec<u8>),
-    with: impl FnOnce(Stored<'_>) -> T,
-) -> T {
+fn with_stored<T>((seq, headers, body): &Kept, with: impl FnOnce(Stored<'_>) -> T) -> T {
     let headers: Vec<_> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let (subject, stream, stored_at) = (SUBJECT, STREAM, at(*seq));
     with(Stored { subject, headers: &headers, body, stream, seq: *seq, stored_at })
 }
 
 /// Every fourth message is of plain form, the others are a chain.
-fn messages() -> Vec<(u64, Vec<(String, String)>, Vec<u8>)> {
+fn messages() -> Vec<Kept> {
     let (mut prev, mut place, mut messages) = (Hash32::ZERO, 0, vec![]);
     for seq in (1..=TO).filter(|seq| *seq != ABSENT) {
         let body = format!(r#"{{"kind":"Pod","id":"a","revision":"{seq}","state":{{}}}}"#).into_bytes();
@@ -134,10 +134,7 @@ fn evidence(world: &World) -> Vec<u8> {
     written(world, &world.messages).unwrap()
 }
 
-fn written(
-    world: &World,
-    messages: &[(u64, Vec<(String, String)>, Vec<u8>)],
-) -> Result<Vec<u8>, EvidenceError> {
+fn written(world: &World, messages: &[Kept]) -> Result<Vec<u8>, EvidenceError> {
     let mut writer = Writer::begin(Vec::new(), header(world))?;
     writer.rotation(&world.rotations[0])?;
     writer.checkpoint(&world.checkpoints[0])?;
@@ -203,11 +200,13 @@ impl<'w> Hand<'w> {
     }
 
     fn message(&self, seq: u64) -> usize {
-        self.index(|line| line["message"]["seq"] == seq.to_string())
+        let seq = seq.to_string();
+        self.index(|line| line["message"]["seq"] == seq.as_str())
     }
 
     fn checkpoint(&self, number: u64) -> usize {
-        self.index(|line| line["checkpoint"]["number"] == number.to_string())
+        let number = number.to_string();
+        self.index(|line| line["checkpoint"]["number"] == number.as_str())
     }
 
     fn file(&self) -> Vec<u8> {

@@ -25,6 +25,9 @@ pub struct AuditReport {
     pub logs: Vec<AuditedLog>,
     /// Checkpoints of the target that were followed.
     pub checkpoints: u64,
+    /// The public key that signs now; absent = nothing was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Ranges between two of them that were held against the logs.
     pub ranges: u64,
     /// Sources whose rows, projected once more from the logs, were compared with what is signed.

@@ -117,6 +117,8 @@ impl Stater {
         let asked = Arc::clone(&self.asked);
         let mut asked = asked.lock().await;
         let mut known = Known::default();
+        // Whoever shall know its public key need not wait for the first event. What is wrong shows when it is used.
+        let _ = self.keys.load_or_make();
         loop {
             let rotation = tokio::select! {
                 () = stop.cancelled() => break,

@@ -293,6 +293,13 @@ mod tests {
     fn nobody_states_what_the_service_states_itself() {
         let pause = r#"{"pool":"local/dc1","paused":true,"actor":"op"}"#;
         assert_eq!(check("resource.schedule_paused", pause), Ok(()));
+        let rotated = r#"{"target":"local","key":"U","signature":"","actor":"op"}"#;
+        assert!(check("key.rotated", rotated).unwrap_err().contains("itself"));
+        let zero = Hash32::ZERO;
+        let checkpoint = format!(
+            r#"{{"target":"local","number":"1","previous":"{zero}","stated_at":"1970-01-01T00:00:00Z","logs":[],"owners":[],"key":"U","signature":""}}"#
+        );
+        assert!(check("log.checkpoint", &checkpoint).unwrap_err().contains("itself"));
         let lease = r#"{"lease":"main","holder":"me"}"#;
         assert!(check("log.lease_acquired", lease).unwrap_err().contains("itself"));
     }

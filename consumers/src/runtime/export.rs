@@ -126,9 +126,9 @@ impl Export {
         let (from, to) = self.bounds.of(&self.bus, state).await?;
         let last = marked.iter().filter_map(mark).map(|mark| mark.seq).max().unwrap_or(0);
         let to = if self.bounds.to.is_some() { to } else { last };
-        let base =
+        let mut base =
             marked.iter().enumerate().filter_map(|(at, marked)| Some((at, marked.number, mark(marked)?)));
-        let base = base.filter(|(_, _, mark)| mark.seq < from && mark.seq > 0).last();
+        let base = base.rfind(|(_, _, mark)| mark.seq < from && mark.seq > 0);
         let (first, checkpoint, from, running) = match base {
             Some((at, number, mark)) => (at, number, mark.seq + 1, mark.running),
             None => {

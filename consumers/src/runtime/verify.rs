@@ -81,6 +81,8 @@ pub struct Verified {
     pub logs: Vec<VerifiedLog>,
     /// Checkpoints of the target.
     pub checkpoints: u64,
+    /// The public key that signs now; none = nothing was signed.
+    pub key: Option<String>,
     /// Ranges between two of them that were held against the logs.
     pub ranges: u64,
     /// Owners whose rows were compared, and the checkpoint that signs them; none = there is none in the range.
@@ -208,6 +210,7 @@ impl Verification<'_> {
             })
             .await?;
         found.faults.append(&mut faults);
+        found.key = statements.history.keys().last().cloned();
         if found.checkpoints == 0 {
             found.notes.push("no checkpoint was stated yet: only seals and chains prove anything".to_owned());
         }

@@ -39,6 +39,11 @@ pub(crate) struct Verify {
 }
 
 impl Verify {
+    /// Whether nothing but a file is needed.
+    pub(super) fn is_offline(&self) -> bool {
+        self.offline.is_some()
+    }
+
     pub(crate) async fn run(self, context: &Context) -> Result<Ended, CliError> {
         let Self { from, to, stream, offline, key } = self;
         if let Some((file, key)) = offline.zip(key) {
@@ -69,7 +74,7 @@ impl Verify {
 }
 
 fn text(report: &AuditReport) -> String {
-    let AuditReport { logs, checkpoints, ranges, owners, rows_of_checkpoint, faults, notes, took_ms } =
+    let AuditReport { logs, checkpoints, key, ranges, owners, rows_of_checkpoint, faults, notes, took_ms } =
         report;
     let mut text = String::new();
     for log in logs {
@@ -92,6 +97,9 @@ fn text(report: &AuditReport) -> String {
         text += &format!(", the rows of {owners} held against checkpoint {number}");
     }
     text += &format!(" in {took_ms} ms\n");
+    if let Some(key) = key {
+        text += &format!("the key that signs now is {}\n", one_line(key));
+    }
     for note in notes {
         text += &format!("note: {}\n", one_line(note));
     }
