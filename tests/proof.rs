@@ -167,8 +167,8 @@ async fn signed_up_to(up: &Up, seq: u64) {
 
 /// Publishes some resources; answers the sequence of the last one.
 fn publish(up: &Up, round: u32) -> u64 {
-    let places = (0..6).map(|n| up.publish("dc1", &format!("VM/{round}-{n}"), "1", "{}"));
-    places.last().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
+    let places: Vec<_> = (0..6).map(|n| up.publish("dc1", &format!("VM/{round}-{n}"), "1", "{}")).collect();
+    places[5].rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
 fn export(up: &Up, name: &str, more: &[&str]) -> (Vec<u8>, String) {
