@@ -154,7 +154,9 @@ impl App {
         shutdown: &CancellationToken,
     ) -> Result<Option<Self>, AppError> {
         config.service.check()?;
-        files::make_private_dir(&config.data_dir, &config.nats_dir())?;
+        let signing_key = config.signing_key_file();
+        let keys = signing_key.parent().unwrap_or(&config.data_dir);
+        files::make_private_dir(&config.data_dir, &[&config.nats_dir(), keys])?;
         let (path, address) = (config.socket(), config.nats_address_file());
         let socket = console::bind_socket(&path).await?;
         let built = Self::behind(socket, config, nats, shutdown).await;

@@ -34,7 +34,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AppError
 
 /// Makes the data directory, mode 0700, or takes from others what one that is there lets them have. One with
 /// directories besides `own` is not farside's alone, so it is left to its owner.
-pub(super) fn make_private_dir(path: &Path, own: &Path) -> Result<(), AppError> {
+pub(super) fn make_private_dir(path: &Path, own: &[&Path]) -> Result<(), AppError> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed("make", path))?;
     let mode = fs::metadata(path).map_err(failed("look at", path))?.permissions().mode();
     if mode & OTHERS == 0 {
@@ -42,7 +42,7 @@ pub(super) fn make_private_dir(path: &Path, own: &Path) -> Result<(), AppError> 
     }
     for entry in fs::read_dir(path).map_err(failed("look into", path))? {
         let entry = entry.map_err(failed("look into", path))?.path();
-        if entry.is_dir() && entry != own && !entry.ends_with(FOUND) {
+        if entry.is_dir() && !own.contains(&entry.as_path()) && !entry.ends_with(FOUND) {
             return Err(AppError::Shared { path: path.to_owned(), holds: entry });
         }
     }
@@ -171,12 +171,12 @@ mod tests {
         fs::write(path.join("secret"), "x").unwrap();
         let open = || fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         open();
-        make_private_dir(&path, &own).unwrap();
+        make_private_dir(&path, &[&own]).unwrap();
         assert_eq!(mode(&path), 0o700);
 
         open();
         fs::create_dir(path.join("photos")).unwrap();
-        let error = make_private_dir(&path, &own).unwrap_err().to_string();
+        let error = make_private_dir(&path, &[&own]).unwrap_err().to_string();
         assert!(error.contains("photos") && error.contains("chmod go="), "{error}");
         assert_eq!(mode(&path), 0o755);
     }
@@ -185,7 +185,7 @@ mod tests {
     fn a_token_is_made_once_and_is_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/er");
-        make_private_dir(&path, &path.join("nats")).unwrap();
+        make_private_dir(&path, &[&path.join("nats")]).unwrap();
         let file = path.join("operator.token");
         token(&file).unwrap();
         let first = fs::read_to_string(&file).unwrap();

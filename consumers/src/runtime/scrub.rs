@@ -15,11 +15,13 @@ use bus_schema::{
     subject,
 };
 use projector::{DamageFound, DamageRecord, Frame, Owner, Position, Reader, Store};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{facts::FactPublisher, losses::Losses, replay::Watcher};
 use crate::error::ConsumersError;
 
+/// How long the next messages of a log may take: longer than NATS takes to start again.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Most messages that are compared at once.
 const CHUNK_EVENTS_MAX: usize = 4_096;
 /// Stretches that a log does not have and that are named one by one.
@@ -72,7 +74,12 @@ pub(crate) async fn scrub(
     if state.messages > 0 {
         let mut log = bus.read_log(stream, 1, None).await?;
         while comparison.next_seq <= state.last_seq {
-            let chunk = log.next_chunk(CHUNK_EVENTS_MAX).await?;
+            let seq = comparison.next_seq - 1;
+            let Ok(chunk) = timeout(SILENCE_MAX, log.next_chunk(CHUNK_EVENTS_MAX)).await else {
+                let (stream, last_seq) = (stream.to_owned(), state.last_seq);
+                return Err(ConsumersError::Undelivered { stream, seq, last_seq });
+            };
+            let chunk = chunk?;
             messages += chunk.len() as u64;
             read += chunk.iter().map(|message| message.body().len() as u64).sum::<u64>();
             comparison = blocking(move || comparison.take(&chunk)).await?;
@@ -80,10 +87,12 @@ pub(crate) async fn scrub(
             pace.keep(start, read).await;
         }
     }
-    let stream = stream.to_owned();
+    let (stream, reached) = (stream.to_owned(), comparison.next_seq - 1);
     blocking(move || {
         let Compared { walked, losses, .. } = comparison.finish(&expected)?;
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // The log goes on while it is read.
+        let state = StreamState { last_seq: state.last_seq.max(reached), ..state };
         Ok(findings(&stream, &state, messages, took_ms, walked, losses, &known))
     })
     .await
