@@ -54,7 +54,10 @@ enum Counts {
     No,
     Yes,
     /// It fills a hole: what came after it is newer.
-    Late,
+    Late {
+        /// Whether it may write a row: no full answer has come since, which said what there was.
+        rows: bool,
+    },
 }
 
 /// What of a run counts.
@@ -130,7 +133,7 @@ impl<'t> Commit<'t, '_> {
                 }
                 self.park(letter)
             }
-            effect if counts == Counts::Late => item
+            effect if matches!(counts, Counts::Late { .. }) => item
                 .run
                 .map_or(Ok(()), |run| self.late_event(run, item.chain_seq, item.seq, item.stored_at, effect)),
             effect => item
@@ -150,8 +153,8 @@ impl<'t> Commit<'t, '_> {
         if is_new {
             return Counts::Yes;
         }
-        let is_late = outcome.late.iter().any(|late| late.counts && late.has(chain_seq));
-        if is_late { Counts::Late } else { Counts::No }
+        let late = outcome.late.iter().find(|late| late.has(chain_seq));
+        late.map_or(Counts::No, |late| Counts::Late { rows: late.rows })
     }
 
     /// The tables of a pool, made if the pool is new.

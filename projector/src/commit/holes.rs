@@ -2,7 +2,8 @@
 //!
 //! A copy is told from a mere repeat by its place, and taken in only when its hashes join the chain on both sides.
 //! It may come long after what follows it, so of its event only that counts which cannot undo anything newer: a
-//! row that nothing later has touched. When a full answer came in between, not even that: it said what there was.
+//! row that nothing later has touched, a key of which nothing was said. When a full answer came in between, no row:
+//! it said which there were.
 
 use bus_schema::{Epoch, Hash32, Timestamp, chain::ChainPoint};
 use redb::{ReadableTable, Table};
@@ -41,8 +42,8 @@ pub(super) struct Late {
     pub(super) first_seq: u64,
     /// The place of the last one.
     pub(super) last_seq: u64,
-    /// Whether their events count for rows.
-    pub(super) counts: bool,
+    /// Whether their events may write rows.
+    pub(super) rows: bool,
 }
 
 impl Late {
@@ -128,7 +129,7 @@ fn copies(hole: &Hole, chain: &RunChain) -> Option<(Late, Hash32)> {
         last_seq -= 1;
     }
     let joins = hole.joins.is_none_or(|hash| hash == prev) && first_seq <= last_seq;
-    let late = Late { first_seq, last_seq, counts: !hole.is_mended };
+    let late = Late { first_seq, last_seq, rows: !hole.is_mended };
     hash_at(last_seq).filter(|_| joins).map(|last| (late, last))
 }
 

@@ -67,8 +67,12 @@ impl Commit<'_, '_> {
     fn counted(&self, candidate: Candidate) -> Option<Counted> {
         let run = candidate.run as usize;
         let counts = self.counts(run, candidate.chain_seq, candidate.seq, candidate.stored_at);
-        let outcome = self.outcomes[run].as_ref().filter(|_| counts != Counts::No)?;
-        let is_late = counts == Counts::Late;
+        let is_late = match counts {
+            Counts::No | Counts::Late { rows: false } => return None,
+            Counts::Late { rows: true } => true,
+            Counts::Yes => false,
+        };
+        let outcome = self.outcomes[run].as_ref()?;
         Some(Counted { owner: outcome.owner, epoch: outcome.epoch, is_late, candidate })
     }
 }

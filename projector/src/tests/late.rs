@@ -144,6 +144,21 @@ fn a_key_that_was_withdrawn_stays_so_when_its_lost_announcement_comes_after_all(
 }
 
 #[test]
+fn a_key_whose_announcement_was_lost_comes_back_with_it_although_everything_was_sent_since() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let hash = Hash32::of(b"x");
+    let body = format!(r#"{{"key_id":"ak","tenant":"acme","salt":"{hash}","hash":"{hash}"}}"#);
+    let announced = agent.say("key", "ak", "announced", body.into_bytes());
+    let low = agent.open(&mut log, "s1", SyncScope::Full);
+    agent.changed(&mut log, "Pod/a", "1", "{}");
+    let digest = given(&log).digest(&agent);
+    agent.close(&mut log, "s1", SyncScope::Full, low, digest);
+    log.repeat(&announced);
+    let pool = given(&log);
+    assert_eq!(pool.reader().key(&"ak".parse().unwrap()).unwrap().value.len(), 1, "no answer speaks of keys");
+}
+
+#[test]
 fn every_message_has_its_seal_and_the_running_hash_covers_all() {
     let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
     for n in 0..1_200 {
