@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     io::{Read, Seek, SeekFrom, Write},
     path::Path,
 };
@@ -16,7 +16,12 @@ use bus::Bus;
 use bus_schema::Hash32;
 use serde_json::Value;
 
-use crate::support::{eventually, nats::Nats, world::World};
+use crate::support::{
+    eventually,
+    nats::Nats,
+    random::{Random, number},
+    world::World,
+};
 
 /// The site's log.
 const LOG: &str = "FARSIDE_LOCAL";
@@ -306,20 +311,4 @@ fn flip(block: &Path, random: &mut Random) {
     file.seek(SeekFrom::Start(at)).unwrap();
     file.write_all(&byte).unwrap();
     file.sync_all().unwrap();
-}
-
-fn number(variable: &str) -> Option<u64> {
-    env::var(variable).ok()?.parse().ok()
-}
-
-/// A small generator (xorshift64, Marsaglia 2003), so that a seed is a schedule.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }

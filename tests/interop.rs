@@ -29,15 +29,13 @@ use bus::{Bus, dead_letter};
 use serde_json::{Value, json};
 
 use self::language::Language;
-use crate::support::{eventually, farside::Up};
+use crate::support::{eventually, farside::Up, pip};
 
 /// The site log and the dead letters of `farside up`.
 const LOG: &str = "FARSIDE_LOCAL";
 const DLQ: &str = "FARSIDE_DLQ_LOCAL";
 /// Most lines of code that a publisher may need.
 const LINES_MAX: usize = 10;
-/// What pip says when a file is not the one that was pinned.
-const WRONG_HASH: &str = "DO NOT MATCH THE HASHES";
 
 /// A snippet, and what the pool must have of its event.
 struct Snippet {
@@ -156,7 +154,7 @@ async fn nats_py_gets_its_events_into_the_pool_in_each_of_the_three_forms() {
     let library = match nats_py() {
         Ok(library) => library,
         Err(why) => {
-            assert!(!why.contains(WRONG_HASH), "{why}");
+            assert!(!why.contains(pip::WRONG_HASH), "{why}");
             // Not `eprintln`, which a test that passes does not show.
             let line = format!("\nSKIPPED the publishers with nats-py: pip does not bring it: {why}\n");
             std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -277,29 +275,5 @@ async fn reason_of(bus: &Bus, origin: &str) -> String {
 
 /// The folder with nats-py in it, brought by pip when it is not there yet. Error: what pip says.
 fn nats_py() -> Result<PathBuf, String> {
-    let wanted = folder().join("nats_py.txt");
-    let version = fs::read_to_string(&wanted).unwrap();
-    let version = version.split_once("nats-py==").unwrap().1.split(' ').next().unwrap();
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let library = cache.join(format!("nats-py-{version}"));
-    if library.exists() {
-        return Ok(library);
-    }
-    let fresh = tempfile::tempdir_in(cache).unwrap();
-    let output = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"])
-        .args(["--only-binary", ":all:", "--require-hashes", "--requirement"])
-        .arg(wanted)
-        .arg("--target")
-        .arg(fresh.path())
-        // A user's settings may demand a virtual environment; this installs nothing but into the folder.
-        .env("PIP_REQUIRE_VIRTUALENV", "0")
-        .output()
-        .map_err(|error| format!("python3: {error}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-    }
-    // It appears whole or not at all; another run of the tests may have been faster.
-    let _ = fs::rename(fresh.path(), &library);
-    Ok(library)
+    pip::library("nats-py", &folder().join("nats_py.txt"))
 }

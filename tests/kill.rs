@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -16,7 +16,12 @@ use std::{
     thread,
 };
 
-use crate::support::{eventually, nats::Nats, world::World};
+use crate::support::{
+    eventually,
+    nats::Nats,
+    random::{Random, number},
+    world::World,
+};
 
 /// Rounds of a plain `make test`.
 const ROUNDS_DEFAULT: u64 = 12;
@@ -77,22 +82,6 @@ async fn nothing_is_lost_and_nothing_is_applied_twice_when_anything_is_killed_at
     assert_eq!(world.status().await.unwrap()["dead_letters"].to_string(), "0");
     let log = fs::read_to_string(&world.service.log).unwrap();
     assert!(!log.contains("does not hold any more"), "NATS lost what it had acknowledged: {log}");
-}
-
-fn number(variable: &str) -> Option<u64> {
-    env::var(variable).ok()?.parse().ok()
-}
-
-/// A small generator (xorshift64, Marsaglia 2003), so that a seed is a schedule.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }
 
 /// Changes the source all the time, and knows what it holds.

@@ -19,12 +19,11 @@ use tempfile::TempDir;
 
 use crate::support::{
     eventually,
-    farside::{Up, farside, with_files},
+    farside::{Up, farside},
+    pip,
 };
 
 const LOG: &str = "FARSIDE_LOCAL";
-/// What pip says when a file is not the one that was pinned.
-const WRONG_HASH: &str = "DO NOT MATCH THE HASHES";
 /// Most lines of the verifier that needs no farside.
 const VERIFIER_LINES_MAX: usize = 150;
 
@@ -38,7 +37,7 @@ struct Examiners {
 impl Examiners {
     fn new() -> Self {
         let library = cryptography().map_err(|why| {
-            assert!(!why.contains(WRONG_HASH), "{why}");
+            assert!(!why.contains(pip::WRONG_HASH), "{why}");
             // Not `eprintln`, which a test that passes does not show.
             let line = format!("\nSKIPPED docs/verify.py: pip does not bring cryptography: {why}\n");
             std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -84,30 +83,7 @@ impl Examiners {
 /// The folder with `cryptography` in it, brought by pip when it is not there yet. Error: what pip says.
 fn cryptography() -> Result<PathBuf, String> {
     let wanted = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/proof/cryptography.txt");
-    let version = fs::read_to_string(&wanted).unwrap();
-    let version = version.split_once("cryptography==").unwrap().1.split(' ').next().unwrap().to_owned();
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let library = cache.join(format!("cryptography-{version}"));
-    if library.exists() {
-        return Ok(library);
-    }
-    let fresh = tempfile::tempdir_in(cache).unwrap();
-    let output = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"])
-        .args(["--only-binary", ":all:", "--require-hashes", "--requirement"])
-        .arg(wanted)
-        .arg("--target")
-        .arg(fresh.path())
-        // A user's settings may demand a virtual environment; this installs nothing but into the folder.
-        .env("PIP_REQUIRE_VIRTUALENV", "0")
-        .output()
-        .map_err(|error| format!("python3: {error}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-    }
-    // It appears whole or not at all; another run of the tests may have been faster.
-    let _ = fs::rename(fresh.path(), &library);
-    Ok(library)
+    pip::library("cryptography", &wanted)
 }
 
 #[test]
@@ -126,30 +102,8 @@ fn the_verifier_without_farside_is_short_and_needs_cryptography_only() {
 
 /// A farside with a source of its own whose checkpoints come quickly, and the key that it began with.
 async fn signing_up() -> (Up, String) {
-    let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
-    let config = r#"
-        [service]
-        checkpoint = { events = 10, every = "1s" }
-        [service.schedule]
-        every = "1h"
-        [[agent.resource]]
-        name = "inv"
-        ledger = "inv.redb"
-        heartbeat_s = 1
-        [[agent.resource.clusters]]
-        name = "dc1"
-        [agent.resource.clusters.source]
-        adapter = "directory"
-        path = "source"
-        [[agent.resource.clusters.keys]]
-        id = "ak-dc1"
-        tenant = "acme"
-        secret_file = "ak.secret"
-    "#;
-    with_files(dir.path(), &[("farside.toml", config), ("ak.secret", "correct horse battery staple")]);
-    crate::support::farside::private(&dir.path().join("ak.secret"));
-    with_files(dir.path(), &[("source/a.json", r#"{"kind":"Pod","id":"a","state":{"n":1}}"#)]);
-    let up = Up::start_in(dir);
+    let quickly = r#"checkpoint = { events = 10, every = "1s" }"#;
+    let up = Up::with_agent_and(quickly, &[("source/a.json", r#"{"kind":"Pod","id":"a","state":{"n":1}}"#)]);
     let keys = KeyFile::new(&up.dir().join("data/keys/signing.nk"));
     let first = eventually("the first checkpoint is signed", async || keys.load().ok().flatten()).await;
     (up, first.public())

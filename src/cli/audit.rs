@@ -4,10 +4,10 @@ use bus_schema::fact::log::Scrubbed;
 use clap::{Args, Subcommand};
 use console::{
     request,
-    view::{JobLine, StatedView, audit::DamagesView},
+    view::{StatedView, audit::DamagesView},
 };
 
-use super::{CliError, Context, Ended, client::query, progress::Shown, render::Table};
+use super::{CliError, Context, Ended, client::query, progress::job, render::Table};
 
 mod export;
 mod rotate;
@@ -87,27 +87,12 @@ impl Audit {
 
 impl Scrub {
     async fn run(self, context: &Context) -> Result<Ended, CliError> {
-        let (mut shown, mut end) = (Shown::new(), None);
         let path = format!("/v1/audit/scrub{}", query(&[("stream", self.stream)]));
-        let lines = context.client.post_lines(&path, |line: JobLine<Scrubbed>| {
-            match line {
-                JobLine::Progress(progress) => shown.progress(&progress),
-                last => end = Some(last),
-            }
-            Ok(())
-        });
-        lines.await?;
-        shown.clear();
-        match end {
-            Some(JobLine::Report(scrubbed)) => {
-                context.show(&scrubbed, text)?;
-                let damages: DamagesView = context.client.get("/v1/audit/damage").await?;
-                let is_open = damages.items.iter().any(|damage| damage.open);
-                Ok(if is_open || scrubbed.gaps > 0 { Ended::NotWell } else { Ended::Done })
-            }
-            Some(JobLine::Failed(why)) => Err(CliError::Failed(format!("the scrub did not end: {why}"))),
-            _ => Err(CliError::Failed("farside ended before the scrub did; look at its log".to_owned())),
-        }
+        let scrubbed: Scrubbed = job(context, &path, "the scrub", "the scrub did not end").await?;
+        context.show(&scrubbed, text)?;
+        let damages: DamagesView = context.client.get("/v1/audit/damage").await?;
+        let is_open = damages.items.iter().any(|damage| damage.open);
+        Ok(if is_open || scrubbed.gaps > 0 { Ended::NotWell } else { Ended::Done })
     }
 }
 

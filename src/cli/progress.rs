@@ -1,20 +1,46 @@
-//! Progress of what takes long, for people.
+//! What takes long: asked for, its progress shown to people, its end handed over.
 
 use std::io::{self, IsTerminal};
 
-use console::ports::JobProgress;
+use console::{ports::JobProgress, view::JobLine};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
 
-use super::tell;
+use super::{CliError, Context, tell};
+
+/// Has something done that takes long, and shows how far it is. Errors: `failed` and why, when it failed; `what` names
+/// it when farside ended before it did.
+pub(super) async fn job<T: DeserializeOwned>(
+    context: &Context,
+    path: &str,
+    what: &str,
+    failed: &str,
+) -> Result<T, CliError> {
+    let (mut shown, mut end) = (Shown::new(), None);
+    let lines = context.client.post_lines(path, |line: JobLine<T>| {
+        match line {
+            JobLine::Progress(progress) => shown.progress(&progress),
+            last => end = Some(last),
+        }
+        Ok(())
+    });
+    lines.await?;
+    shown.clear();
+    match end {
+        Some(JobLine::Report(report)) => Ok(report),
+        Some(JobLine::Failed(why)) => Err(CliError::Failed(format!("{failed}: {why}"))),
+        _ => Err(CliError::Failed(format!("farside ended before {what} did; look at its log"))),
+    }
+}
 
 /// A bar on a terminal, plain lines elsewhere.
-pub(super) enum Shown {
+enum Shown {
     Bar(ProgressBar),
     Lines { last: String },
 }
 
 impl Shown {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         if !io::stderr().is_terminal() {
             return Self::Lines { last: String::new() };
         }
@@ -25,7 +51,7 @@ impl Shown {
         Self::Bar(bar)
     }
 
-    pub(super) fn progress(&mut self, progress: &JobProgress) {
+    fn progress(&mut self, progress: &JobProgress) {
         match self {
             Self::Bar(bar) => {
                 bar.set_length(progress.total);
@@ -40,7 +66,7 @@ impl Shown {
         }
     }
 
-    pub(super) fn clear(&self) {
+    fn clear(&self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
         }

@@ -1,9 +1,9 @@
 //! `farside rebuild`: the pool once more from the log, compared with the live one, then put in its place.
 
 use clap::Args;
-use console::{ports::RebuildReport, view::JobLine};
+use console::ports::RebuildReport;
 
-use super::{CliError, Context, Ended, progress::Shown, render::one_line};
+use super::{CliError, Context, Ended, progress::job, render::one_line};
 
 /// Build the pool again from the log, beside the live one, compare, and swap; exit code 3 if they differed
 ///
@@ -19,28 +19,11 @@ pub(crate) struct Rebuild {
 
 impl Rebuild {
     pub(crate) async fn run(self, context: &Context) -> Result<Ended, CliError> {
-        let mut shown = Shown::new();
-        let mut end = None;
         let path = if self.swap { "/v1/rebuild?swap=always" } else { "/v1/rebuild" };
-        let lines = context.client.post_lines(path, |line: JobLine<RebuildReport>| {
-            match line {
-                JobLine::Progress(progress) => shown.progress(&progress),
-                last => end = Some(last),
-            }
-            Ok(())
-        });
-        lines.await?;
-        shown.clear();
-        match end {
-            Some(JobLine::Report(report)) => {
-                context.show(&report, text)?;
-                Ok(if report.differences.is_empty() { Ended::Done } else { Ended::NotTrue })
-            }
-            Some(JobLine::Failed(why)) => {
-                Err(CliError::Failed(format!("the rebuild failed, and the live pool is as it was: {why}")))
-            }
-            _ => Err(CliError::Failed("farside ended before the rebuild did; look at its log".to_owned())),
-        }
+        let failed = "the rebuild failed, and the live pool is as it was";
+        let report: RebuildReport = job(context, path, "the rebuild", failed).await?;
+        context.show(&report, text)?;
+        Ok(if report.differences.is_empty() { Ended::Done } else { Ended::NotTrue })
     }
 }
 

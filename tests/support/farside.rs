@@ -94,8 +94,13 @@ impl Up {
 
     /// Starts it with one agent, `inv` of the cluster `dc1`, that reads the files below `source`.
     pub(crate) fn with_agent(sources: &[(&str, &str)]) -> Self {
+        Self::with_agent_and("", sources)
+    }
+
+    /// The same, with more in the configuration's table `service`.
+    pub(crate) fn with_agent_and(service: &str, sources: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
-        let config = r#"
+        let agent = r#"
             [service.schedule]
             every = "1h"
             [[agent.resource]]
@@ -112,7 +117,8 @@ impl Up {
             tenant = "acme"
             secret_file = "ak.secret"
         "#;
-        with_files(dir.path(), &[("farside.toml", config), ("ak.secret", "correct horse battery staple")]);
+        let config = format!("[service]\n{service}\n{agent}");
+        with_files(dir.path(), &[("farside.toml", &config), ("ak.secret", "correct horse battery staple")]);
         private(&dir.path().join("ak.secret"));
         with_files(dir.path(), sources);
         Self::start_in(dir)

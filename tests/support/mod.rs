@@ -9,6 +9,8 @@ pub(crate) mod disk;
 pub(crate) mod farside;
 pub(crate) mod log;
 pub(crate) mod nats;
+pub(crate) mod pip;
+pub(crate) mod random;
 pub(crate) mod world;
 
 /// How long anything that a test waits for may take; a busy machine needs seconds, and a

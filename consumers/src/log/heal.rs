@@ -79,11 +79,17 @@ impl Healer {
                 .values()
                 .any(|attempt: &Attempt| attempt.not_before.is_some_and(|at| at <= Instant::now()));
             if looked_at != Some(target_seq) || is_due {
-                tokio::select! {
+                let healed = tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    healed = self.heal_all(&mut attempts) => healed?,
+                    healed = self.heal_all(&mut attempts) => healed,
+                };
+                match healed {
+                    Ok(()) => looked_at = Some(target_seq),
+                    // Nothing else that acts shall end because of it.
+                    Err(error) => {
+                        tracing::warn!(%error, "what the logs lost could not be looked at; it is tried again")
+                    }
                 }
-                looked_at = Some(target_seq);
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),

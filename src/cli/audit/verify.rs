@@ -4,12 +4,10 @@ use std::{fs::File, io::BufReader, path::PathBuf};
 
 use audit::evidence::{Examined, Fault, Header, examine};
 use clap::Args;
-use console::{ports::AuditReport, view::JobLine};
+use console::ports::AuditReport;
 use serde::Serialize;
 
-use super::super::{
-    CliError, Context, Ended, client::query, progress::Shown, render::count, render::one_line,
-};
+use super::super::{CliError, Context, Ended, client::query, progress::job, render::count, render::one_line};
 
 /// Check logs, chains, signatures and rows; exit code 1 names what is wrong, sequence by sequence
 ///
@@ -49,27 +47,11 @@ impl Verify {
         if let Some((file, key)) = offline.zip(key) {
             return offline_file(context, &file, &key);
         }
-        let (mut shown, mut end) = (Shown::new(), None);
         let path = format!("/v1/audit/verify{}", query(&[("from", from), ("to", to), ("stream", stream)]));
-        let lines = context.client.post_lines(&path, |line: JobLine<AuditReport>| {
-            match line {
-                JobLine::Progress(progress) => shown.progress(&progress),
-                last => end = Some(last),
-            }
-            Ok(())
-        });
-        lines.await?;
-        shown.clear();
-        match end {
-            Some(JobLine::Report(report)) => {
-                context.show(&report, text)?;
-                Ok(if report.faults.is_empty() { Ended::Done } else { Ended::NotWell })
-            }
-            Some(JobLine::Failed(why)) => Err(CliError::Failed(format!("nothing could be verified: {why}"))),
-            _ => {
-                Err(CliError::Failed("farside ended before the verification did; look at its log".to_owned()))
-            }
-        }
+        let failed = "nothing could be verified";
+        let report: AuditReport = job(context, &path, "the verification", failed).await?;
+        context.show(&report, text)?;
+        Ok(if report.faults.is_empty() { Ended::Done } else { Ended::NotWell })
     }
 }
 
