@@ -14,6 +14,7 @@ mod position;
 mod publish;
 mod reader;
 mod request;
+mod rotten;
 mod stream;
 
 /// An event of the site log.

@@ -7,13 +7,17 @@
 //! ```
 //! A message whose headers the client library cannot read breaks the connection each time it is
 //! delivered. The reader notices that it comes no further and gets that one message through the API.
+//! What NATS itself cannot read (a rotten block) it neither delivers nor skips: the reader notices that
+//! too, and goes on behind it (`readable.rs`).
+
+mod readable;
 
 use std::{sync::Arc, time::Duration};
 
 use bus_schema::Timestamp;
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     Bus, BusError, LinkState, LogMessage,
@@ -36,6 +40,9 @@ const GATHER_PENDING: u64 = 512;
 const GATHER_PAUSE: Duration = Duration::from_millis(1);
 /// How often it gathers for one chunk; together some ten milliseconds.
 const GATHER_PAUSES: usize = 8;
+/// A consumer that has more to deliver and is silent for so long is suspected to stand still. A server that is only
+/// slow is asked for its next message then, and loses nothing.
+const STANDSTILL: Duration = Duration::from_secs(3);
 /// Pause before a failed open is tried again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -52,11 +59,13 @@ pub struct LogReader {
     pull: Option<Pull>,
     /// Read, but not given out yet: a cancelled call leaves it here.
     taken: Vec<LogMessage>,
-    /// How many more the log had behind the last message that was read.
+    /// How many more the log had behind the last message that was read, or when the consumer was made.
     pending: u64,
     consumer_seq: u64,
     progress: bool,
     losses: u32,
+    /// Nothing came although there is more.
+    stands_still: bool,
     /// When a message came last, or reading began.
     came_at: Instant,
 }
@@ -85,6 +94,7 @@ impl Bus {
             consumer_seq: 0,
             progress: false,
             losses: 0,
+            stands_still: false,
             came_at: Instant::now(),
         })
     }
@@ -106,17 +116,53 @@ impl LogReader {
     /// Errors: [`BusError::LogChanged`] when the stream is another one, or does not hold any more what
     /// was read; [`BusError::NoStream`]. After an error, check the position and open a new reader.
     pub async fn next_chunk(&mut self, max: usize) -> Result<Vec<LogMessage>, BusError> {
-        let max = max.max(1);
         while self.taken.is_empty() {
-            let Some(pull) = &mut self.pull else {
-                if let Some(message) = self.reopen().await? {
-                    self.taken.push(message);
-                }
-                continue;
-            };
-            let pulled = pull.next().await;
-            self.accept(pulled);
+            self.step().await?;
         }
+        Ok(self.gather(max).await)
+    }
+
+    /// The same for a part of the log that is stored already: the next messages up to and with `last_seq`, and none
+    /// when there are no more of them, be it that the last ones are gone or that NATS cannot read them. It never
+    /// waits for a message that is yet to be published. Cancel safe. Errors: as [`LogReader::next_chunk`].
+    pub async fn next_stored(
+        &mut self,
+        max: usize,
+        last_seq: u64,
+    ) -> Result<Option<Vec<LogMessage>>, BusError> {
+        while self.taken.is_empty() {
+            let is_drained = self.pull.is_some() && self.pending == 0;
+            if is_drained || self.next_seq > last_seq {
+                return Ok(None);
+            }
+            self.step().await?;
+        }
+        let mut chunk = self.gather(max).await;
+        chunk.truncate(chunk.partition_point(|message| message.seq() <= last_seq));
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
+
+    /// Comes one step further: a consumer that is open, a message that is taken, or a loss that is noticed.
+    async fn step(&mut self) -> Result<(), BusError> {
+        let Some(pull) = &mut self.pull else {
+            let message = self.reopen().await?;
+            self.taken.extend(message);
+            return Ok(());
+        };
+        let pulled = match self.pending {
+            0 => pull.next().await,
+            _ => timeout(STANDSTILL, pull.next()).await.unwrap_or_else(|_| {
+                self.stands_still = true;
+                Pulled::Gone("nothing came although the log has more".to_owned())
+            }),
+        };
+        self.accept(pulled);
+        Ok(())
+    }
+
+    /// What was taken, and what is on its way.
+    async fn gather(&mut self, max: usize) -> Vec<LogMessage> {
+        let max = max.max(1);
         self.take_ready(max);
         for _ in 0..GATHER_PAUSES {
             // Far behind, the rest is on its way. Woken for each message, this task would spend more on
@@ -128,7 +174,7 @@ impl LogReader {
             self.take_ready(max);
         }
         self.last = self.taken.last().cloned();
-        Ok(std::mem::take(&mut self.taken))
+        std::mem::take(&mut self.taken)
     }
 
     /// How many more messages the log had behind the last one that was given out, when that was delivered.
@@ -190,20 +236,15 @@ impl LogReader {
     }
 
     async fn try_open(&mut self, link: LinkState) -> Result<Option<LogMessage>, BusError> {
-        self.check_log().await?;
-        if self.losses >= LOSSES_SUSPECT {
-            self.losses = 0;
-            if let Some(message) = self.fetch_next().await? {
-                // It may break the connection, or server and disk may just be slow: nobody can tell from here.
-                let (seq, silent) = (message.seq(), self.came_at.elapsed());
-                tracing::warn!(stream = %self.stream, seq, ?silent, "no message came for a while although the log has more; read the next one through the API");
-                self.next_seq = seq + 1;
-                self.came_at = Instant::now();
+        let last_seq = self.check_log().await?;
+        if self.losses >= LOSSES_SUSPECT || self.stands_still {
+            if let Some(message) = self.get_past(last_seq).await? {
                 return Ok(Some(message));
             }
+            (self.losses, self.stands_still) = (0, false);
         }
         let consumer = format!("reader-{:016x}", getrandom::u64().unwrap_or(self.next_seq));
-        self.make_consumer(&consumer).await?;
+        self.pending = self.make_consumer(&consumer).await?;
         let call = Call { verb: "read", object: &self.stream };
         let pull = Pull::open(&self.bus, &self.stream, &consumer, link, PULL).await;
         self.pull = Some(pull.map_err(|e| call.link(e))?);
@@ -212,18 +253,40 @@ impl LogReader {
         Ok(None)
     }
 
-    async fn fetch_next(&self) -> Result<Option<LogMessage>, BusError> {
-        self.bus.next_message(&self.stream, self.next_seq, self.filter.as_deref().unwrap_or(">")).await
+    /// Gets the next message through the API, be it behind what NATS cannot read.
+    async fn get_past(&mut self, last_seq: u64) -> Result<Option<LogMessage>, BusError> {
+        let (stream, first) = (Arc::clone(&self.stream), self.next_seq);
+        let filter = self.filter.as_deref().unwrap_or(readable::ALL);
+        let mut found = self.bus.next_message(&stream, first, filter).await?;
+        if found.is_none() && self.stands_still {
+            found = self.bus.first_readable(&stream, filter, first, last_seq).await?;
+            // The next one was not there, or NATS would have given it.
+            let next_seq = found.as_ref().map_or(last_seq + 1, LogMessage::seq);
+            self.next_seq = next_seq.max(first);
+            if self.next_seq > first {
+                let last = self.next_seq - 1;
+                tracing::error!(%stream, first, last, "NATS cannot read what it has stored of these sequences; went on behind them. What was lost is found by the chains and the scrub; look at the log of nats-server, and at the disk");
+            }
+        } else if let Some(message) = &found {
+            // It may break the connection, or server and disk may just be slow: nobody can tell from here.
+            let (seq, silent) = (message.seq(), self.came_at.elapsed());
+            tracing::warn!(%stream, seq, ?silent, "no message came for a while although the log has more; read the next one through the API");
+        }
+        let Some(message) = found else { return Ok(None) };
+        (self.losses, self.stands_still) = (0, false);
+        self.next_seq = message.seq() + 1;
+        self.came_at = Instant::now();
+        Ok(Some(message))
     }
 
-    /// Whether the log still is the one that was read so far.
-    async fn check_log(&self) -> Result<(), BusError> {
+    /// Whether the log still is the one that was read so far; answers its last sequence.
+    async fn check_log(&self) -> Result<u64, BusError> {
         let changed = |reason| BusError::LogChanged { stream: self.stream.to_string(), reason };
         let state = self.bus.stream_state(&self.stream).await?;
         if state.created != self.created {
             return Err(changed(format!("it was made anew at {}, not at {}", state.created, self.created)));
         }
-        let Some(last) = &self.last else { return Ok(()) };
+        let Some(last) = &self.last else { return Ok(state.last_seq) };
         let seq = last.seq();
         if state.last_seq < seq {
             return Err(changed(format!(
@@ -232,13 +295,14 @@ impl LogReader {
             )));
         }
         match self.bus.message(&self.stream, seq).await? {
-            Some(message) if message.hash() == last.hash() => Ok(()),
+            Some(message) if message.hash() == last.hash() => Ok(state.last_seq),
             Some(_) => Err(changed(format!("another message stands at sequence {seq}"))),
             None => Err(changed(format!("the message at sequence {seq} is gone"))),
         }
     }
 
-    async fn make_consumer(&self, name: &str) -> Result<(), BusError> {
+    /// Makes a consumer; answers how much it has to deliver.
+    async fn make_consumer(&self, name: &str) -> Result<u64, BusError> {
         let stream = &self.stream;
         let mut config = json!({
             "name": name,
@@ -258,7 +322,13 @@ impl LogReader {
         }
         let request = json!({ "stream_name": &**stream, "config": config, "action": "create" });
         let call = Call { verb: "read", object: stream };
-        let made = self.bus.call::<_, IgnoredAny>(call, &subject, &request).await;
-        made.map(|_| ()).map_err(|e| no_stream(stream, e))
+        let made = self.bus.call::<_, Made>(call, &subject, &request).await;
+        made.map(|made| made.num_pending).map_err(|e| no_stream(stream, e))
     }
+}
+
+/// What the server answers about a consumer that it made.
+#[derive(Deserialize)]
+struct Made {
+    num_pending: u64,
 }

@@ -23,18 +23,6 @@ pub enum ConsumersError {
         /// The target.
         target: String,
     },
-    /// NATS says that a log has messages, and does not deliver them.
-    #[error(
-        "the log {stream} says that it ends at {last_seq}, and NATS delivers nothing behind {seq}: its file may be damaged in a way that shows when nats-server is started again; restart nats-server, then run 'farside audit scrub'"
-    )]
-    Undelivered {
-        /// The log.
-        stream: String,
-        /// The last sequence that came.
-        seq: u64,
-        /// The last one that the log says it has.
-        last_seq: u64,
-    },
     /// The configuration says something that cannot be.
     #[error("the configuration of {what} is wrong: {reason}")]
     Config {

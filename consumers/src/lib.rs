@@ -9,6 +9,7 @@ pub mod log;
 pub mod resource;
 pub mod runtime;
 pub mod span;
+mod task;
 
 pub use config::ServiceConfig;
 pub use error::ConsumersError;

@@ -31,6 +31,7 @@ use crate::{
         facts::FactPublisher,
         signed::SignedFacts,
     },
+    task::blocking,
 };
 
 /// How often it is looked whether one is due.
@@ -206,7 +207,7 @@ impl Stater {
         };
         let reader = self.store.reader();
         let named = std::mem::take(&mut known.named);
-        let (stand, named) = blocking(move || {
+        let (stand, named) = blocking("checkpoint", move || {
             let stand = reader.stand(|owners| changed(owners, &named))?;
             Ok((stand, named))
         })
@@ -261,7 +262,7 @@ impl Stater {
     /// What agents know otherwise, as far as the pool has read what they may know; said in the log once.
     async fn hear_echoes(&self) -> Result<(), ConsumersError> {
         let (reader, target) = (self.store.reader(), self.facts.target().clone());
-        let found = blocking(move || Ok(reader.contradictions(&target)?)).await?;
+        let found = blocking("checkpoint", move || Ok(reader.contradictions(&target)?)).await?;
         let stream = self.facts.stream();
         // Asked after the pool was read: what an agent had been told by then is in the log by now.
         let stated = self.bus.stream_state(stream).await?.last_seq;
@@ -350,13 +351,6 @@ fn hash_of(checkpoint: &Checkpoint) -> Result<Hash32, ConsumersError> {
 
 fn signature(error: audit::SignatureError) -> ConsumersError {
     ConsumersError::Signature(error)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ConsumersError> + Send + 'static,
-) -> Result<T, ConsumersError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|source| ConsumersError::Task { task: "checkpoint", source })?
 }
 
 #[cfg(test)]

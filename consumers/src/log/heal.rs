@@ -205,14 +205,12 @@ impl Healer {
         end: u64,
         copies: &mut Copies,
     ) -> Result<Option<u64>, ConsumersError> {
-        let (mut next, mut found) = (begin, None);
-        if end < begin {
-            return Ok(None);
-        }
+        let mut found = None;
         let mut log = self.bus.read_log(stream, begin, None).await?;
-        while next <= end && copies.next_seq().is_some() {
-            for message in log.next_chunk(CHUNK_EVENTS_MAX).await? {
-                next = message.seq() + 1;
+        while copies.next_seq().is_some()
+            && let Some(messages) = log.next_stored(CHUNK_EVENTS_MAX, end).await?
+        {
+            for message in messages {
                 let is_copy = message.with_stored(|stored| {
                     let Ok(envelope) = Envelope::read(stored) else { return false };
                     let link = envelope.link.zip(envelope.hash);

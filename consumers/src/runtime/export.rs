@@ -16,10 +16,9 @@ use tokio::sync::mpsc;
 use super::{
     bounds::Bounds,
     pump::CHUNK_EVENTS_MAX,
-    scrub::blocking,
     signed::{Signed, SignedFacts},
 };
-use crate::error::ConsumersError;
+use crate::{error::ConsumersError, task::blocking};
 
 /// Pieces of a file that wait for a slow reader.
 const PIECES_MAX: usize = 4;
@@ -159,17 +158,14 @@ impl Export {
         let mut log = self.bus.read_log(&header.stream, header.from, None).await?;
         let mut last = header.from - 1;
         beside.put(&mut draft, &header, last, &facts).await?;
-        while last < to {
-            let mut chunk = log.next_chunk(CHUNK_EVENTS_MAX).await?;
-            let is_over = log.pending() == 0 || chunk.last().is_none_or(|message| message.seq() >= to);
-            chunk.truncate(chunk.partition_point(|message| message.seq() <= to));
+        while let Some(mut chunk) = log.next_stored(CHUNK_EVENTS_MAX, to).await? {
             while !chunk.is_empty() {
                 // Up to the next mark, which its checkpoint stands behind.
                 let mark = beside.next_mark(&header).unwrap_or(u64::MAX).min(to);
                 let rest = chunk.split_off(chunk.partition_point(|message| message.seq() <= mark));
                 if let Some(read) = chunk.last() {
                     last = read.seq();
-                    draft = blocking(move || messages(draft, &chunk)).await?;
+                    draft = blocking("export", move || messages(draft, &chunk)).await?;
                 }
                 if !rest.is_empty() {
                     last = rest.first().map_or(last, LogMessage::seq) - 1;
@@ -179,9 +175,6 @@ impl Export {
             }
             if out.send(Ok(std::mem::take(draft.output()))).await.is_err() {
                 return Ok(());
-            }
-            if is_over {
-                break;
             }
         }
         beside.put(&mut draft, &header, to, &facts).await?;

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{facts::FactPublisher, logs::Logs};
-use crate::error::ConsumersError;
+use crate::{error::ConsumersError, task::blocking};
 
 /// Entries that are stated before they are settled in one transaction.
 const ENTRIES_MAX: usize = 256;
@@ -63,7 +63,8 @@ impl Outbox {
 
     async fn empty(&self) -> Result<(), ConsumersError> {
         loop {
-            let entries = self.blocking(|store| store.pending(ENTRIES_MAX)).await?;
+            let store = self.store.clone();
+            let entries = blocking("outbox", move || Ok(store.pending(ENTRIES_MAX)?)).await?;
             let mut done = Vec::with_capacity(entries.len());
             let mut failed = None;
             for entry in &entries {
@@ -78,7 +79,8 @@ impl Outbox {
             }
             let (more, settled) = (entries.len() == ENTRIES_MAX, !done.is_empty());
             if settled {
-                self.blocking(move |store| store.settle(&done)).await?;
+                let store = self.store.clone();
+                blocking("outbox", move || Ok(store.settle(&done)?)).await?;
             }
             match failed {
                 Some(error) => return Err(error),
@@ -86,15 +88,6 @@ impl Outbox {
                 None => return Ok(()),
             }
         }
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(Store) -> Result<T, projector::StoreError> + Send + 'static,
-    ) -> Result<T, ConsumersError> {
-        let store = self.store.clone();
-        let done = tokio::task::spawn_blocking(move || work(store)).await;
-        Ok(done.map_err(|source| ConsumersError::Task { task: "outbox", source })??)
     }
 
     /// Whether the entry is stated now, by this process or by another one.

@@ -12,7 +12,7 @@ use super::{
     pipeline::Gate,
     replay::{Until, Watcher, feed},
 };
-use crate::error::ConsumersError;
+use crate::{error::ConsumersError, task::blocking};
 
 /// What the name of a target's log begins with.
 const TARGET_LOGS: &str = "FARSIDE_TGT_";
@@ -56,8 +56,7 @@ pub(crate) async fn rebuild(
     let _live_stands_still = gate.lock().await;
     let positions = catch_up(bus, live, &store, watcher).await?;
     let (left, right) = (live.reader(), store.reader());
-    let comparison = tokio::task::spawn_blocking(move || compare::diff(&left, &right)).await;
-    let differences = comparison.map_err(|source| ConsumersError::Task { task: "compare", source })??;
+    let differences = blocking("comparison", move || Ok(compare::diff(&left, &right)?)).await?;
     Ok(Rebuilt { path: path.to_owned(), positions, differences })
 }
 

@@ -91,12 +91,10 @@ pub(crate) async fn feed(
     let mut reader = bus.read_log(stream, position.seq + 1, None).await?;
     let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), |_| {});
     let mut reached = position.seq;
-    while reached < last {
-        let mut messages = reader.next_chunk(CHUNK_EVENTS_MAX).await?;
-        let read = messages.last().map_or(last, bus::LogMessage::seq);
+    while let Some(mut messages) = reader.next_stored(CHUNK_EVENTS_MAX, last).await? {
         let wanted = messages.iter().take_while(|message| match until {
             Until::Time(time) => message.stored_at() <= time,
-            Until::Seq(_) | Until::Now => message.seq() <= last,
+            Until::Seq(_) | Until::Now => true,
         });
         let wanted = wanted.count();
         let past_the_point = wanted < messages.len();
@@ -106,8 +104,7 @@ pub(crate) async fn feed(
         if !messages.is_empty() && pipeline.input.send(Chunk { messages, behind: true }).await.is_err() {
             break;
         }
-        // The last messages before the point may have been deleted.
-        if past_the_point || read >= last {
+        if past_the_point {
             break;
         }
     }

@@ -15,13 +15,11 @@ use bus_schema::{
     subject,
 };
 use projector::{DamageFound, DamageRecord, Frame, Owner, Position, Reader, Store};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{facts::FactPublisher, losses::Losses, replay::Watcher};
-use crate::error::ConsumersError;
+use crate::{error::ConsumersError, task::blocking};
 
-/// How long the next messages of a log may take: longer than NATS takes to start again.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Most messages that are compared at once.
 const CHUNK_EVENTS_MAX: usize = 4_096;
 /// Stretches that a log does not have and that are named one by one.
@@ -66,43 +64,28 @@ pub(crate) async fn scrub(
     let reader = store.reader();
     // The pool first: what it has must be in the log, which may have more by the time that it is read.
     let of = stream.to_owned();
-    let (known, expected) = blocking(move || expectations(&reader, &of)).await?;
+    let (known, expected) = blocking("scrub", move || expectations(&reader, &of)).await?;
     let position = store.position(stream)?;
     let state = bus.stream_state(stream).await?;
     let mut comparison = Comparison::new(stream, &state, position, store.reader());
     let (mut read, mut messages) = (0, 0);
     if state.messages > 0 {
         let mut log = bus.read_log(stream, 1, None).await?;
-        while comparison.next_seq <= state.last_seq {
-            let seq = comparison.next_seq - 1;
-            let Ok(chunk) = timeout(SILENCE_MAX, log.next_chunk(CHUNK_EVENTS_MAX)).await else {
-                let (stream, last_seq) = (stream.to_owned(), state.last_seq);
-                return Err(ConsumersError::Undelivered { stream, seq, last_seq });
-            };
-            let chunk = chunk?;
+        while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, state.last_seq).await? {
             messages += chunk.len() as u64;
             read += chunk.iter().map(|message| message.body().len() as u64).sum::<u64>();
-            comparison = blocking(move || comparison.take(&chunk)).await?;
+            comparison = blocking("scrub", move || comparison.take(&chunk)).await?;
             watcher.read(stream, comparison.next_seq - 1, state.last_seq);
             pace.keep(start, read).await;
         }
     }
-    let (stream, reached) = (stream.to_owned(), comparison.next_seq - 1);
-    blocking(move || {
+    let stream = stream.to_owned();
+    blocking("scrub", move || {
         let Compared { walked, losses, .. } = comparison.finish(&expected)?;
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        // The log goes on while it is read.
-        let state = StreamState { last_seq: state.last_seq.max(reached), ..state };
         Ok(findings(&stream, &state, messages, took_ms, walked, losses, &known))
     })
     .await
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ConsumersError> + Send + 'static,
-) -> Result<T, ConsumersError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|source| ConsumersError::Task { task: "scrub", source })?
 }
 
 /// What is known to be damaged, and what the pool has taken in of each chain.
@@ -161,11 +144,6 @@ impl Comparison {
     /// Looks no further than this sequence, and holds the log against what checkpoints sign of it.
     pub(super) fn signed(self, last_seq: u64, ranges: Ranges) -> Self {
         Self { read_seq: self.read_seq.min(last_seq), ranges, ..self }
-    }
-
-    /// The next sequence that is to be taken.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.next_seq
     }
 
     pub(super) fn new(stream: &str, state: &StreamState, position: Option<Position>, reader: Reader) -> Self {

@@ -85,16 +85,10 @@ impl SignedFacts {
         let stream = self.stream();
         let Some(last) = self.bus.last_message(&stream, subject).await? else { return Ok(()) };
         let mut log = self.bus.read_log(&stream, 1, Some(subject)).await?;
-        loop {
-            for message in log.next_chunk(CHUNK_MESSAGES_MAX).await? {
-                if message.seq() <= last.seq() {
-                    hear(&message);
-                }
-                if message.seq() >= last.seq() {
-                    return Ok(());
-                }
-            }
+        while let Some(messages) = log.next_stored(CHUNK_MESSAGES_MAX, last.seq()).await? {
+            messages.iter().for_each(&mut hear);
         }
+        Ok(())
     }
 
     fn stream(&self) -> String {

@@ -21,10 +21,10 @@ use super::{
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
     replay::{Watcher, throw_away},
-    scrub::{Comparison, blocking, expectations},
+    scrub::{Comparison, expectations},
     signed::{Signed, SignedFacts},
 };
-use crate::error::ConsumersError;
+use crate::{error::ConsumersError, task::blocking};
 
 /// Faults that are told one by one.
 const FAULTS_MAX: usize = 1_000;
@@ -228,7 +228,7 @@ impl Verification<'_> {
         let Part { state, to, .. } = part;
         let stream = &state.stream;
         let (reader, of) = (self.live.reader(), stream.clone());
-        let (_, mut expected) = blocking(move || expectations(&reader, &of)).await?;
+        let (_, mut expected) = blocking("verification", move || expectations(&reader, &of)).await?;
         if *to < state.last_seq {
             // What the pool knows of the chains' ends is of the log's end.
             expected.clear();
@@ -243,12 +243,11 @@ impl Verification<'_> {
         let mut messages = 0;
         if state.messages > 0 && state.first_seq <= *to {
             let mut log = self.bus.read_log(stream, 1, None).await?;
-            while comparison.next_seq() <= *to {
-                let mut chunk = log.next_chunk(CHUNK_EVENTS_MAX).await?;
-                chunk.truncate(chunk.partition_point(|message| message.seq() <= *to));
-                let Some(last) = chunk.last().map(LogMessage::seq) else { break };
+            while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, *to).await? {
+                let last = chunk.last().map_or(*to, LogMessage::seq);
                 messages += chunk.len() as u64;
-                let (compared, mut chunk) = blocking(move || Ok((comparison.take(&chunk)?, chunk))).await?;
+                let (compared, mut chunk) =
+                    blocking("verification", move || Ok((comparison.take(&chunk)?, chunk))).await?;
                 comparison = compared;
                 chunk.truncate(chunk.partition_point(|message| message.seq() <= projected));
                 if !chunk.is_empty()
@@ -257,14 +256,10 @@ impl Verification<'_> {
                     break;
                 }
                 self.watcher.read(stream, last, *to);
-                // The last messages may have been lost.
-                if log.pending() == 0 {
-                    break;
-                }
             }
         }
         pipeline.finish().await?;
-        let compared = blocking(move || comparison.finish(&expected)).await?;
+        let compared = blocking("verification", move || comparison.finish(&expected)).await?;
         judge::judge(part, compared, messages, found);
         Ok(())
     }
@@ -300,7 +295,8 @@ impl Verification<'_> {
             super::replay::feed(self.bus, replayed, &target, until, self.watcher).await?;
         }
         let reader = replayed.reader();
-        let stand = blocking(move || Ok(reader.stand(|owners| vec![true; owners.len()])?)).await?;
+        let stand =
+            blocking("verification", move || Ok(reader.stand(|owners| vec![true; owners.len()])?)).await?;
         let has: BTreeMap<_, _> = stand
             .owners
             .into_iter()
