@@ -9,7 +9,7 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
 # A progress bar on a terminal, silence in a log; warnings and errors always show.
 QUIET = $$(test -t 2 || echo --quiet)
 
-.PHONY: help build demo up test interop interop-tools kill flip lint bench doc schema check-schemas tools clean-data
+.PHONY: help build demo up test container interop interop-tools kill flip releases lint bench doc schema check-schemas tools clean-data
 
 help:
 	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
@@ -18,6 +18,8 @@ help:
 	@echo 'make interop     publishers and audit readers of five languages: installs what it can, prints the table'
 	@echo 'make kill        200 random kill -9 of NATS, agent and service under load'
 	@echo 'make flip        20 flipped bits of each kind in the files of JetStream: found, healed, recorded'
+	@echo 'make container   the integration tests once more, against NATS in a container; needs Docker'
+	@echo 'make releases    agents and services of this release and the one before it, with each other'
 	@echo 'make lint        formatting, clippy, docs, dependencies, scripts: warnings are errors'
 	@echo 'make bench       the measurements; writes docs/performance.md'
 	@echo 'make build       the binary, target/debug/farside'
@@ -45,6 +47,14 @@ test:
 	@$(CARGO) test --locked --workspace --no-run $(QUIET)
 	@$(NATS) && $(CARGO) test --locked --workspace --no-fail-fast
 
+# The integration tests against NATS in a container, through testcontainers; skipped loudly without Docker.
+container:
+	@$(NATS) && { image="$$(tools/nats_container.sh "$$server")" || test $$? -eq 3; } && \
+	  if test -n "$$image"; then \
+	    FARSIDE_TESTKIT_NATS=container FARSIDE_TESTKIT_NATS_IMAGE="$$image" \
+	      $(CARGO) test --locked $(QUIET) --features container --test suite --no-fail-fast; \
+	  fi
+
 # Python, JavaScript, Go, Java and C against the real server; `make test` runs those that are there, too.
 interop: interop-tools
 	@$(NATS) && $(CARGO) test --locked $(QUIET) --test suite interop::
@@ -59,6 +69,13 @@ kill:
 # A bit is flipped at a random place of JetStream's files, NATS started again.
 flip:
 	@$(NATS) && FARSIDE_FLIP_ROUNDS=$${ROUNDS:-20} $(CARGO) test --locked $(QUIET) --test suite flip:: -- --nocapture
+
+# The release before is built from its commit (minutes the first time).
+releases:
+	@$(NATS) && { other="$$(tools/other_release.sh)" || test $$? -eq 3; } && \
+	  if test -n "$$other"; then \
+	    FARSIDE_OTHER_RELEASE="$$other" $(CARGO) test --locked $(QUIET) --test suite releases:: -- --nocapture; \
+	  fi
 
 lint:
 	@$(CARGO) fmt --check

@@ -287,7 +287,7 @@ async fn a_killed_nats_server_in_the_middle_of_a_burst_loses_nothing() {
         bench.bus.stream_state(STREAM).await.ok().filter(|state| state.messages > 300)
     })
     .await;
-    bench.nats.kill();
+    bench.nats.kill().await;
     bench.write("burst.jsonl", &burst(2));
     bench.nats.start_again().await;
     let all = |log: &[Told]| {
@@ -307,7 +307,7 @@ async fn an_agent_that_died_goes_on_with_its_ledger() {
     let agent = bench.run(bench.directory("drain_s = 0")).await;
     let one = |told: &Told| beat(told).and_then(|beat| beat.digest).is_some_and(|digest| digest.count == 1);
     bench.until("nothing waits any more", |log| log.iter().any(one)).await;
-    bench.nats.kill();
+    bench.nats.kill().await;
     let written = || fs::metadata(bench.path("agent.redb")).unwrap().modified().unwrap();
     let before = written();
     bench.vm("b", 1);
@@ -490,7 +490,7 @@ async fn an_outbox_at_its_cap_closes_the_epoch_and_a_full_window_mends_the_log()
     bench.vm("second", 1);
     let agent = bench.run(bench.directory("outbox_bytes_max = 100000")).await;
     bench.until("the resources are in the log", |log| pool(log).len() == 2).await;
-    bench.nats.kill();
+    bench.nats.kill().await;
     let line = |id: u64| json!({"kind": "Vm", "id": id.to_string(), "state": {"n": 1}}).to_string();
     bench.write("many.jsonl", &(0..500).map(line).collect::<Vec<_>>().join("\n"));
     fs::remove_file(bench.path("source/first.json")).unwrap();

@@ -403,7 +403,7 @@ async fn without_nats_nothing_is_in_sync_and_questions_to_the_log_fail_at_once()
     let up = Up::start_as("serve", dir);
     up.publish("dc1", "Pod/a", "1", "{}");
     assert_eq!(up.json(&["status"])["pools"][0]["in_sync"], json!("unproven"));
-    nats.kill();
+    nats.kill().await;
     let status = eventually("the link is known to be down", async || {
         let status = up.verb(&["-o", "json", "status"]).json();
         (status["nats"]["up"] == json!(false)).then_some(status)

@@ -68,6 +68,13 @@ const ROOMS: &[Room] = &[
         never_itself: &["async-nats", "redb", "axum"],
     },
     Room {
+        // What users of Farside take into their own tests: it uses what everybody can use.
+        name: "testkit",
+        may_know: &["bus", "bus-schema"],
+        never_below: &["redb", "axum"],
+        never_itself: &["async-nats"],
+    },
+    Room {
         // Measures what the rooms offer to everybody, and what the client library can do without them.
         name: "bench",
         may_know: &["audit", "bus", "bus-schema", "consumers", "producers", "projector"],

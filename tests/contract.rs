@@ -71,7 +71,10 @@ fn every_event_fact_and_command_has_a_golden_sample() {
     let replies = messages.iter().filter(|message| message.reply.is_some()).map(Described::reply_path);
     let expected: BTreeSet<_> =
         paths.chain(replies).map(|path| path.replacen("schema", "golden", 1)).collect();
-    let vectors = |name: &String| !name.contains("/envelope/") && name.contains('.') && !is_vector(name);
+    let elsewhere = ["golden/envelope/", "golden/older/", "golden/newer/"];
+    let vectors = |name: &String| {
+        !elsewhere.iter().any(|folder| name.starts_with(folder)) && name.contains('.') && !is_vector(name)
+    };
     let found: BTreeSet<_> = names_below("golden").into_iter().filter(vectors).collect();
     assert_eq!(found, expected);
 }
@@ -151,6 +154,36 @@ fn every_golden_sample_reads_back_to_itself() {
             assert_eq!(serde_json::from_slice::<Value>(&encoded).unwrap(), sample, "{path}");
         }
     }
+}
+
+/// What agents and targets say to each other was stored as the release before wrote it (`older`), and as one may that
+/// knows more (`newer`): both mean what they say, and a field that nobody knows here changes nothing.
+#[test]
+fn what_agents_and_targets_of_other_releases_say_is_understood() {
+    let understood = |path: &str| -> Value {
+        let sample = json(path).to_string();
+        let name = path.rsplit('/').next().unwrap().trim_end_matches(".json");
+        let described = schema::messages().into_iter().find(|described| described.title() == name);
+        described
+            .map_or_else(
+                || command_again(name, sample.as_bytes()).map(|data| serde_json::from_slice(&data).unwrap()),
+                |described| again(&described, sample.as_bytes()),
+            )
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let (mut older, mut newer) = (0, 0);
+    for name in names_below("golden") {
+        let name = name.trim_start_matches("golden/");
+        if name.starts_with("older/") {
+            assert_eq!(understood(name), json(name), "{name}: nothing is added to it, nothing is lost");
+            older += 1;
+        }
+        if let Some(known) = name.strip_prefix("newer/") {
+            assert_eq!(understood(name), json(known), "{name} means what it did");
+            newer += 1;
+        }
+    }
+    assert_eq!((older, newer), (19, 19));
 }
 
 #[test]

@@ -247,7 +247,7 @@ async fn a_nats_on_a_full_disk_is_named_and_nothing_is_lost_when_it_is_started_a
     assert!(world.status()["alarms"].to_string().contains(advice));
     disk.make_room();
     // Room alone changes nothing for this server; that is why the advice says more.
-    nats.kill();
+    nats.kill().await;
     nats.start_again().await;
     world.agrees().await;
 }

@@ -151,7 +151,7 @@ impl Rounds {
     async fn lose(&mut self) -> Vec<u64> {
         for _ in 0..PLACES_MAX {
             let before = messages(&self.nats.bus().await).await;
-            self.end_nats();
+            self.end_nats().await;
             self.flip();
             self.nats.start_again().await;
             let after = messages(&self.nats.bus().await).await;
@@ -175,7 +175,7 @@ impl Rounds {
             let before = messages(&self.nats.bus().await).await;
             let last = *before.keys().last().unwrap();
             self.world.service.stand_still();
-            self.end_nats();
+            self.end_nats().await;
             for _ in 0..CHANGES {
                 let id = self.random.below(RESOURCES);
                 self.write(id);
@@ -206,10 +206,10 @@ impl Rounds {
         panic!("no sequence was given twice with {PLACES_MAX} flipped bits");
     }
 
-    fn end_nats(&mut self) {
+    async fn end_nats(&mut self) {
         match self.end {
-            End::Clean => self.nats.stop(),
-            End::Kill => self.nats.kill(),
+            End::Clean => self.nats.stop().await,
+            End::Kill => self.nats.kill().await,
         }
     }
 

@@ -58,7 +58,7 @@ async fn nothing_is_lost_and_nothing_is_applied_twice_when_anything_is_killed_at
         let victim = [Victim::Nats, Victim::Agent, Victim::Service][random.below(3) as usize];
         match victim {
             Victim::Nats => {
-                nats.kill();
+                nats.kill().await;
                 load.goes_on_for(random.below(10)).await;
                 nats.start_again().await;
             }

@@ -13,6 +13,8 @@ mod disk;
 mod flip;
 mod interop;
 mod kill;
+mod kit;
 mod proof;
+mod releases;
 mod resource;
 mod support;

@@ -70,7 +70,7 @@ pub(crate) async fn run(
     Ok(section)
 }
 
-async fn raw_read(server: &ManagedServer, stream: &str, events: u64) -> Outcome<f64> {
+pub(crate) async fn raw_read(server: &ManagedServer, stream: &str, events: u64) -> Outcome<f64> {
     let client = crate::raw_client(server).await?;
     let stream = async_nats::jetstream::new(client).get_stream(stream).await?;
     let config = OrderedConfig { deliver_policy: DeliverPolicy::All, ..OrderedConfig::default() };

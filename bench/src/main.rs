@@ -17,6 +17,7 @@ mod catch_up;
 mod latency;
 mod load;
 mod million;
+mod proof;
 mod publish;
 mod read;
 mod reconcile;
@@ -83,6 +84,10 @@ async fn main() -> Outcome<()> {
         let section =
             catch_up::run(&server, &bus, &stream, options.events, options.rounds, scratch.path()).await?;
         report.add(section);
+    }
+    if options.wants("proof") {
+        eprintln!("proof: storing {} events twice …", proof::EVENTS);
+        report.add(proof::run(&server, &bus, options.rounds, scratch.path()).await?);
     }
     if options.wants("latency") {
         eprintln!("latency …");

@@ -114,7 +114,7 @@ async fn a_durable_loop_goes_on_where_it_was_over_a_killed_server() {
     let durable = bus.subscribe(options(1)).await.unwrap();
     let running = tokio::spawn(durable.run(done, handler));
     within("half is handled", half.cancelled()).await;
-    nats.kill();
+    nats.kill().await;
     nats.start_again().await;
     let mut link = bus.link();
     within("up", link.wait_for(|state| matches!(state, bus::LinkState::Up { generation: 2.. })))

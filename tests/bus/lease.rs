@@ -76,7 +76,7 @@ async fn a_holder_without_a_link_gives_up_before_it_can_be_taken_over_and_resume
     let lease = contend(&bus, "first").await;
     let mut token = lease.token();
     let before = held(lease.token()).await;
-    nats.kill();
+    nats.kill().await;
     let killed = tokio::time::Instant::now();
     within("it gives up", token.wait_for(Option::is_none)).await.unwrap();
     assert!(killed.elapsed() < TTL, "{:?}", killed.elapsed());
@@ -91,7 +91,7 @@ async fn a_holder_without_a_link_gives_up_before_it_can_be_taken_over_and_resume
 /// Three servers with a target log of three copies, and a connection that knows them all.
 async fn cluster() -> ([Nats; 3], Bus) {
     let cluster = Nats::start_cluster().await;
-    let servers = cluster.iter().map(Nats::url).collect::<Vec<_>>().join(",");
+    let servers = cluster.iter().map(|nats| nats.url()).collect::<Vec<_>>().join(",");
     let bus = Bus::connect(ConnectOptions { servers, ..ConnectOptions::default() }).await.unwrap();
     let log = StreamSpec { replicas: 3, ..target_log() };
     eventually("the cluster has a leader and room", async || bus.ensure_stream(&log).await.ok()).await;
@@ -128,7 +128,7 @@ async fn a_cluster_that_loses_the_node_with_the_renewals_does_not_stop_the_targe
     let lease = contend_with(&bus, "first", 3).await;
     held(lease.token()).await;
     let leader = leader_of_renewals(&cluster, 3).await;
-    cluster.iter_mut().find(|nats| nats.name() == leader).unwrap().kill();
+    cluster.iter_mut().find(|nats| nats.name() == leader).unwrap().kill().await;
     goes_on(&bus, &lease).await;
 }
 

@@ -29,7 +29,7 @@ async fn a_reader_resumes_over_a_killed_server_without_loss_or_repeat() {
                 next += 1;
             }
         }
-        nats.kill();
+        nats.kill().await;
         within("the loss is seen", link.wait_for(|state| matches!(state, LinkState::Down { .. })))
             .await
             .unwrap();
@@ -105,7 +105,7 @@ async fn a_stream_that_was_made_anew_is_an_error_and_not_a_pause() {
     let error = refused(within("the change is seen", reader.next_chunk(100)).await);
     assert!(matches!(error, BusError::LogChanged { .. }), "{error}");
     jetstream.delete_stream(SITE).await.unwrap();
-    nats.kill();
+    nats.kill().await;
     nats.start_again().await;
     let error = refused(within("the loss is seen", reader.next_chunk(100)).await);
     assert!(matches!(error, BusError::NoStream { .. }), "{error}");

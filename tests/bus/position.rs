@@ -27,7 +27,7 @@ async fn a_position_is_rewound_when_the_tail_was_damaged_and_its_sequences_were_
     let position = Position { stream: SITE.into(), created, seq, hash };
     assert!(matches!(bus.check_position(&position).await.unwrap(), PositionVerdict::Same(_)));
 
-    nats.kill();
+    nats.kill().await;
     let block = nats.blocks(SITE).pop().unwrap();
     let bytes = fs::metadata(&block).unwrap().len();
     fs::OpenOptions::new().write(true).open(&block).unwrap().set_len(bytes / 2).unwrap();
@@ -56,7 +56,7 @@ async fn a_position_is_the_same_over_a_restart_and_rewound_on_another_stream() {
     bus.publisher().publish_batch(SITE, "b", &events(0..5), None).await.unwrap();
     let hash = bus.message(SITE, 5).await.unwrap().unwrap().hash();
     let position = Position { stream: SITE.into(), created, seq: 5, hash };
-    nats.kill();
+    nats.kill().await;
     nats.start_again().await;
     within("up", link.wait_for(|state| *state == LinkState::Up { generation: 2 })).await.unwrap();
     assert!(matches!(bus.check_position(&position).await.unwrap(), PositionVerdict::Same(_)));

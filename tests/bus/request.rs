@@ -57,7 +57,7 @@ async fn while_the_link_is_down_nothing_is_sent_that_would_come_late() {
     let mut nats = Nats::start().await;
     let bus = nats.bus().await;
     let mut link = bus.link();
-    nats.kill();
+    nats.kill().await;
     within("down", link.wait_for(|state| matches!(state, bus::LinkState::Down { .. }))).await.unwrap();
     let error = refused(bus.request::<_, Value>(SUBJECT, &json!({}), SHORT).await);
     assert!(matches!(error, RequestError::Bus(BusError::Link { .. })), "{error}");

@@ -44,7 +44,7 @@ async fn filled() -> (Nats, RangeInclusive<u64>) {
 
 /// Ends the server, spoils a block in its middle, starts it again.
 async fn rot(nats: &mut Nats, block: usize) {
-    nats.stop();
+    nats.stop().await;
     let path = nats.blocks(SITE)[block].clone();
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;

@@ -19,7 +19,7 @@ async fn killed_while_making(nats: &mut Nats, spec: &StreamSpec) {
     let bus = nats.bus().await;
     bus.ensure_stream(spec).await.unwrap();
     bus.drain().await;
-    nats.kill();
+    nats.kill().await;
     fs::remove_file(nats.stream_dir(SITE).join("meta.sum")).unwrap();
     nats.start_again().await;
 }
@@ -34,7 +34,7 @@ async fn a_stream_that_is_made_over_the_remains_of_a_killed_making_outlives_the_
     for n in 0..5 {
         bus.publisher().publish(SITE, &event(n), None).await.unwrap();
     }
-    nats.kill();
+    nats.kill().await;
     nats.start_again().await;
     let found = eventually("the server answers", async || bus.ensure_stream(&site_log()).await.ok()).await;
     assert_eq!((found.created, found.messages), (made.created, 5), "the same stream, with all of it");

@@ -34,7 +34,7 @@ impl Bench {
 
     /// The server is killed, and knows none of its streams when it comes back.
     async fn lose_the_logs(&mut self) {
-        self.nats.kill();
+        self.nats.kill().await;
         for stream in [LOG, "FARSIDE_TGT_LOCAL", "FARSIDE_DLQ_LOCAL", "FARSIDE_LEASE_LOCAL"] {
             fs::remove_dir_all(self.nats.stream_dir(stream)).unwrap();
         }

@@ -241,7 +241,7 @@ async fn a_message_that_the_log_lost_is_named_by_its_sequence_and_hides_no_other
         covered(&target).await;
     }
     let seq = seq_of(&target.bus, "2-7").await;
-    nats.stop();
+    nats.stop().await;
     flip_state_of(&nats, "2-7");
     nats.start_again().await;
     eventually("the service is connected", async || target.bus.stream_state(LOG).await.ok()).await;

@@ -108,7 +108,7 @@ async fn the_pump_survives_kill_9_of_nats() {
         for n in 0..20 {
             source.change(&format!("Pod/{n}"), &format!("{round}-{n}")).await;
         }
-        nats.kill();
+        nats.kill().await;
         nats.start_again().await;
     }
     source.change("Pod/last", "1").await;
@@ -136,7 +136,7 @@ async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
     let (target, source, mut serving) = synced(&nats, quiet()).await;
     source.change("Pod/early", "1").await;
     target.caught_up(LOG).await;
-    nats.kill();
+    nats.kill().await;
     let blocks = nats.blocks(LOG);
     let log = blocks[0].parent().unwrap().parent().unwrap().to_owned();
     let kept = target.path("log-as-it-was");
@@ -146,7 +146,7 @@ async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
         source.change(&format!("Pod/{n}"), "1").await;
     }
     target.caught_up(LOG).await;
-    nats.kill();
+    nats.kill().await;
     fs::remove_dir_all(&log).unwrap();
     copy(&kept, &log);
     nats.start_again().await;

@@ -17,21 +17,22 @@ use super::{eventually, nats::free_port};
 
 /// A farside process that is started again with the same arguments.
 pub(crate) struct Process {
+    binary: PathBuf,
     arguments: Vec<String>,
     pub(crate) log: PathBuf,
     child: Child,
 }
 
 impl Process {
-    fn start(arguments: &[&str], log: PathBuf) -> Self {
+    fn start(binary: &Path, arguments: &[&str], log: PathBuf) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let child = Self::spawn(&arguments, &log);
-        Self { arguments, log, child }
+        let (binary, child) = (binary.to_owned(), Self::spawn(binary, &arguments, &log));
+        Self { binary, arguments, log, child }
     }
 
-    fn spawn(arguments: &[String], log: &Path) -> Child {
+    fn spawn(binary: &Path, arguments: &[String], log: &Path) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_farside"));
+        let mut command = Command::new(binary);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().unwrap()
     }
@@ -61,7 +62,7 @@ impl Process {
             "it ended by itself before it was killed: {ended}; {}",
             self.tail()
         );
-        self.child = Self::spawn(&self.arguments, &self.log);
+        self.child = Self::spawn(&self.binary, &self.arguments, &self.log);
     }
 
     fn tail(&self) -> String {
@@ -81,9 +82,23 @@ impl Drop for Process {
     }
 }
 
+/// The programs of a world.
+pub(crate) struct Releases {
+    pub(crate) agent: PathBuf,
+    pub(crate) service: PathBuf,
+}
+
+impl Default for Releases {
+    fn default() -> Self {
+        let ours = PathBuf::from(env!("CARGO_BIN_EXE_farside"));
+        Self { agent: ours.clone(), service: ours }
+    }
+}
+
 /// One agent and one service in a directory of their own.
 pub(crate) struct World {
     dir: tempfile::TempDir,
+    binary: PathBuf,
     pub(crate) agent: Process,
     pub(crate) service: Process,
 }
@@ -95,28 +110,42 @@ impl World {
 
     /// Starts them with these lines more under `[service]`.
     pub(crate) fn start_with(nats: &str, service: &str) -> Self {
+        Self::start_of(Releases::default(), nats, service)
+    }
+
+    /// Starts them from these programs.
+    pub(crate) fn start_of(releases: Releases, nats: &str, service: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
         fs::create_dir(dir.path().join("source")).unwrap();
         let listen = format!("127.0.0.1:{}", free_port());
-        let config = format!(
-            "data_dir = {data:?}\n[nats]\nservers = {nats:?}\n[console]\nlisten = {listen:?}\n\
+        let config = |service: &str| {
+            format!(
+                "data_dir = {data:?}\n[nats]\nservers = {nats:?}\n[console]\nlisten = {listen:?}\n\
              [service]\nlog_bytes_max = 1073741824\nlease_ttl = \"1s\"\n{service}\n[service.schedule]\nevery = \"2s\"\n\
              [service.patience]\nstalled = \"3s\"\n\
              [[agent.resource]]\nname = \"inv\"\nledger = {ledger:?}\nheartbeat_s = 1\n\
              [[agent.resource.clusters]]\nname = \"kill\"\n\
              source = {{ adapter = \"directory\", path = {source:?}, every_s = 5 }}\n\
              keys = [{{ id = \"ak\", tenant = \"acme\", salt = \"{salt}\", hash = \"{salt}\" }}]\n",
-            data = path("data"),
-            ledger = path("ledger.redb"),
-            source = path("source"),
-            salt = "0".repeat(64),
+                data = path("data"),
+                ledger = path("ledger.redb"),
+                source = path("source"),
+                salt = "0".repeat(64),
+            )
+        };
+        // An agent of another release may not know what the service is told.
+        let (file, agents) = (path("farside.toml"), path("agent.toml"));
+        fs::write(&file, config(service)).unwrap();
+        fs::write(&agents, config("")).unwrap();
+        let service =
+            Process::start(&releases.service, &["serve", "-c", &file], dir.path().join("service.log"));
+        let agent = Process::start(
+            &releases.agent,
+            &["agent", "resource", "-c", &agents],
+            dir.path().join("agent.log"),
         );
-        let file = path("farside.toml");
-        fs::write(&file, config).unwrap();
-        let service = Process::start(&["serve", "-c", &file], dir.path().join("service.log"));
-        let agent = Process::start(&["agent", "resource", "-c", &file], dir.path().join("agent.log"));
-        Self { dir, agent, service }
+        Self { dir, binary: releases.service, agent, service }
     }
 
     pub(crate) fn source(&self) -> PathBuf {
@@ -125,7 +154,7 @@ impl World {
 
     pub(crate) async fn ask(&self, arguments: &[&str]) -> Output {
         let config = self.dir.path().join("farside.toml");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_farside"));
+        let mut command = Command::new(&self.binary);
         command.arg("-c").arg(config).args(arguments).stdin(Stdio::null());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }

@@ -1,0 +1,20 @@
+#!/bin/sh
+# The image nats:<version> of the tests, made from nothing but the nats-server binary that they use elsewhere, so that
+# nothing is pulled. Says on standard error why there is none, and ends with 3 then: no Docker is no fault.
+set -eu
+server=${1:?usage: nats_container.sh NATS_SERVER}
+
+skip() {
+  echo "SKIPPED the tests against NATS in a container: $1" >&2
+  exit 3
+}
+
+command -v docker >/dev/null 2>&1 || skip 'there is no docker (Debian: apt-get install docker.io)'
+docker info >/dev/null 2>&1 || skip 'the Docker daemon does not answer; start it (as root: dockerd &)'
+version=$("$server" --version | sed 's/^nats-server: v//')
+[ -n "$version" ] || skip "$server does not say its version"
+if ! docker image inspect "nats:$version" >/dev/null 2>&1; then
+  tar -C "$(dirname "$server")" -hc "$(basename "$server")" |
+    docker import --change "ENTRYPOINT [\"/$(basename "$server")\"]" - "nats:$version" >/dev/null
+fi
+echo "nats:$version"
