@@ -156,7 +156,7 @@ impl App {
         config.service.check()?;
         let signing_key = config.signing_key_file();
         let keys = signing_key.parent().unwrap_or(&config.data_dir);
-        files::make_private_dir(&config.data_dir, &[&config.nats_dir(), keys])?;
+        files::make_private_dir(&config.data_dir, &[&config.nats_dir(), &config.snapshot_dir(), keys])?;
         let (path, address) = (config.socket(), config.nats_address_file());
         let socket = console::bind_socket(&path).await?;
         let built = Self::behind(socket, config, nats, shutdown).await;

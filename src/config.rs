@@ -178,6 +178,11 @@ impl Config {
         self.data_dir.join("pool.redb")
     }
 
+    /// The directory of the snapshots.
+    pub(crate) fn snapshot_dir(&self) -> PathBuf {
+        self.data_dir.join("snapshots")
+    }
+
     /// The directory of the managed NATS.
     pub(crate) fn nats_dir(&self) -> PathBuf {
         self.data_dir.join("nats")

@@ -23,6 +23,7 @@ mod agent;
 mod checkpoint;
 mod damage;
 mod runtime;
+mod snapshot;
 mod source;
 mod target;
 

@@ -22,6 +22,7 @@ use crate::{
         threshold::Limits,
     },
     runtime::scrub::Pace,
+    snapshot::{self, thin::Bounds},
     span::Span,
 };
 
@@ -60,6 +61,8 @@ pub struct ServiceConfig {
     pub scrub: ScrubConfig,
     /// When signed checkpoints are stated.
     pub checkpoint: CheckpointConfig,
+    /// When pools are stored to start a replay from, and how many are kept.
+    pub snapshot: SnapshotConfig,
     /// Policies of single pools, by `site/cluster`.
     pub pools: BTreeMap<PoolId, PoolConfig>,
 }
@@ -139,6 +142,35 @@ pub struct CheckpointConfig {
     pub every: Span,
 }
 
+/// When pools are stored at a signed checkpoint: whichever comes first, if anything has changed.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotConfig {
+    /// After so many events of a site log; 0 = not by their number.
+    pub events: u64,
+    /// After this time; 0s = not by time. With neither, none is taken.
+    pub every: Span,
+    /// Most that are kept of one log; the newest two always are.
+    pub keep: usize,
+    /// Most room that those of one log may take, in MiB; the newest two always are kept.
+    pub keep_mib: u32,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self { events: 250_000, every: Span::from_ms(3_600_000), keep: 64, keep_mib: 8_192 }
+    }
+}
+
+impl SnapshotConfig {
+    /// As the keeper uses it.
+    pub(crate) fn read(self) -> snapshot::keeper::When {
+        let is_on = |value: u64| (value > 0).then_some(value);
+        let bounds = Bounds { count_max: self.keep, bytes_max: u64::from(self.keep_mib) << 20 };
+        snapshot::keeper::When { events: is_on(self.events), every_ms: is_on(self.every.ms()), bounds }
+    }
+}
+
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { events: 100_000, every: Span::from_ms(600_000) }
@@ -199,6 +231,7 @@ impl Default for ServiceConfig {
             patience: PatienceConfig::default(),
             scrub: ScrubConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            snapshot: SnapshotConfig::default(),
             pools: BTreeMap::new(),
         }
     }

@@ -80,6 +80,18 @@ pub enum ConsumersError {
     /// A log makes no evidence.
     #[error(transparent)]
     Evidence(#[from] audit::evidence::EvidenceError),
+    /// A log begins behind the moment that was asked for.
+    #[error("{floor}: the log {stream} was trimmed, and begins with {stream}:{first_seq}; {cure}")]
+    Trimmed {
+        /// The earliest moment that can be shown, in words.
+        floor: String,
+        /// The log.
+        stream: String,
+        /// The first sequence that it has.
+        first_seq: u64,
+        /// What to do.
+        cure: &'static str,
+    },
     /// What was asked cannot be shown.
     #[error("{0}")]
     Unprovable(String),

@@ -8,6 +8,7 @@ pub mod error;
 pub mod log;
 pub mod resource;
 pub mod runtime;
+pub mod snapshot;
 pub mod span;
 mod task;
 

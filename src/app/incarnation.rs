@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use audit::KeyFile;
 use bus::Bus;
-use consumers::{Handle, Service, ServiceConfig};
+use consumers::{Handle, Service, ServiceConfig, snapshot::Shelf};
 use projector::{Reader, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ pub(super) struct Incarnations {
     bus: Bus,
     file: PathBuf,
     keys: KeyFile,
+    shelf: Shelf,
     next: Service,
     current: watch::Sender<Current>,
     reader: watch::Sender<Reader>,
@@ -67,15 +68,17 @@ fn rebuild_file(pool: &Path) -> PathBuf {
 impl Incarnations {
     pub(super) fn new(config: &Config, bus: Bus, store: Store) -> Result<Self, AppError> {
         let keys = KeyFile::new(&config.signing_key_file());
-        let next =
-            Service::build(config.service.clone(), bus.clone(), store.clone())?.signing_with(keys.clone());
+        let shelf = Shelf::open(&config.snapshot_dir())?;
+        let next = Service::build(config.service.clone(), bus.clone(), store.clone())?
+            .signing_with(keys.clone())
+            .keeping(shelf.clone());
         let (ask, swaps) = mpsc::channel(SWAPS_MAX);
         let reader = watch::Sender::new(store.reader());
         let current = watch::Sender::new(Current { handle: next.handle(), store });
         let (service, options, file) = (config.service.clone(), store_options(config), config.pool_file());
         // A rebuild that was killed left it.
         forget(&rebuild_file(&file));
-        Ok(Self { config: service, options, bus, file, keys, next, current, reader, swaps, ask })
+        Ok(Self { config: service, options, bus, file, keys, shelf, next, current, reader, swaps, ask })
     }
 
     pub(super) fn reader(&self) -> watch::Receiver<Reader> {
@@ -114,7 +117,7 @@ impl Incarnations {
                 Err(_) => self.current.borrow().store.clone(),
             };
             let next = Service::build(self.config.clone(), self.bus.clone(), store.clone())?;
-            self.next = next.signing_with(self.keys.clone());
+            self.next = next.signing_with(self.keys.clone()).keeping(self.shelf.clone());
             self.reader.send_replace(store.reader());
             self.current.send_replace(Current { handle: self.next.handle(), store });
             // Whoever asked may have gone away.

@@ -17,6 +17,7 @@ use console::ports::{
     Rebuilder, Scrubber, Vitals,
 };
 use consumers::{
+    ConsumersError,
     log::ScrubProgress,
     resource::{Shown, state::Activity},
     runtime::replay::{Until, Watcher},
@@ -109,7 +110,10 @@ impl Ports {
         let facts = subject::target_stream(&self.target);
         let streams = [(facts, facts_until), (stream.to_owned(), until)];
         let replayed = self.current().handle.replay(&streams, &Unwatched).await;
-        let replayed = replayed.map_err(|e| PortError::Failed(format!("the replay failed: {e}")))?;
+        let replayed = replayed.map_err(|e| match e {
+            ConsumersError::Trimmed { .. } => PortError::Refused(e.to_string()),
+            _ => PortError::Failed(format!("the replay failed: {e}")),
+        })?;
         Ok(Past { reader: replayed.store.reader(), keep: Box::new(replayed) })
     }
 

@@ -71,7 +71,7 @@ async fn signed(bus: &Bus) -> (Vec<Rotated>, Vec<Checkpoint>) {
 }
 
 /// Waits until a checkpoint signs everything that the site log has now; answers its number.
-async fn covered(target: &Target) -> u64 {
+pub(super) async fn covered(target: &Target) -> u64 {
     let last = target.bus.stream_state(LOG).await.unwrap().last_seq;
     target
         .until("a checkpoint signs the whole log", |reader| {
@@ -205,7 +205,7 @@ async fn a_rotated_key_is_introduced_by_the_old_one_and_all_of_it_verifies() {
 }
 
 /// Flips a bit in the state of a resource as the log's file has it.
-fn flip_state_of(nats: &Nats, revision: &str) {
+pub(super) fn flip_state_of(nats: &Nats, revision: &str) {
     let wanted = format!(r#""revision":"{revision}""#);
     for block in nats.blocks(LOG) {
         let mut bytes = fs::read(&block).unwrap();

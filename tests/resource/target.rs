@@ -9,7 +9,7 @@ use std::{
 use audit::KeyFile;
 use bus::{Bus, RequestError};
 use bus_schema::{PoolId, ResourceKey, Stem, command::target::Reply, subject};
-use consumers::{ConsumersError, Handle, Service, ServiceConfig};
+use consumers::{ConsumersError, Handle, Service, ServiceConfig, snapshot::Shelf};
 use projector::{Owner, Reader, Row, Store, StoreOptions};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -46,6 +46,9 @@ impl Target {
         // Who names a key signs with it; the others sign nothing.
         let mut config = config;
         let keys = config.as_object_mut().unwrap().remove("signing_key");
+        // Who says when takes snapshots.
+        let snapshots = directory.path().join("snapshots");
+        let shelf = config.get("snapshot").map(|_| Shelf::open(&snapshots).unwrap());
         let mut config: ServiceConfig = serde_json::from_value(config).unwrap();
         config.log_bytes_max = Some(TEST_LOG_BYTES);
         let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
@@ -53,6 +56,9 @@ impl Target {
         let mut service = Service::build(config, bus.clone(), store).unwrap();
         if let Some(keys) = keys {
             service = service.signing_with(KeyFile::new(Path::new(keys.as_str().unwrap())));
+        }
+        if let Some(shelf) = shelf {
+            service = service.keeping(shelf);
         }
         let (handle, shutdown) = (service.handle(), CancellationToken::new());
         let running = tokio::spawn(service.run(shutdown.clone()));

@@ -12,7 +12,10 @@ use super::{
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
 };
-use crate::error::ConsumersError;
+use crate::{
+    error::ConsumersError,
+    snapshot::{self, Label, Shelf},
+};
 
 /// How far to read a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,21 +41,39 @@ impl Watcher for Unwatched {
     fn read(&self, _: &str, _: u64, _: u64) {}
 }
 
+/// The pool's file in the directory of a replay.
+pub(crate) const POOL: &str = "pool.redb";
+
 /// A store that holds a moment of the past, gone with its directory when this is dropped.
 pub struct Replayed {
     /// The store.
     pub store: Store,
-    _directory: TempDir,
+    /// The snapshot that it started from; none = it started with the logs.
+    pub started_from: Option<Label>,
+    pub(crate) directory: TempDir,
 }
 
-/// Projects each stream up to its point. Errors: the bus, the disk.
+impl Replayed {
+    /// With nothing in it yet. Errors: the disk.
+    pub(crate) fn empty(directory: TempDir) -> Result<Self, ConsumersError> {
+        let store = Store::open(&directory.path().join(POOL), StoreOptions::default())?;
+        Ok(Self { store, started_from: None, directory })
+    }
+}
+
+/// Projects each stream up to its point, from the nearest snapshot on. Errors: the bus, the disk.
 pub async fn replay(
     bus: &Bus,
+    shelf: Option<&Shelf>,
     streams: &[(String, Until)],
     watcher: &dyn Watcher,
 ) -> Result<Replayed, ConsumersError> {
-    let replayed = throw_away()?;
+    let replayed = match shelf {
+        Some(shelf) => snapshot::started(bus, shelf, streams, directory()?).await?,
+        None => throw_away()?,
+    };
     for (stream, until) in streams {
+        snapshot::reaches(bus, shelf, &replayed.store, stream).await?;
         feed(bus, &replayed.store, stream, *until, watcher).await?;
     }
     Ok(replayed)
@@ -60,12 +81,14 @@ pub async fn replay(
 
 /// An empty store that is gone with what is returned. Errors: the disk.
 pub(crate) fn throw_away() -> Result<Replayed, ConsumersError> {
-    let directory = tempfile::Builder::new().prefix("farside-replay-").tempdir().map_err(|source| {
+    Replayed::empty(directory()?)
+}
+
+fn directory() -> Result<TempDir, ConsumersError> {
+    tempfile::Builder::new().prefix("farside-replay-").tempdir().map_err(|source| {
         let path = std::env::temp_dir().display().to_string();
         ConsumersError::File { verb: "make a directory for the replay in", path, source }
-    })?;
-    let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default())?;
-    Ok(Replayed { store, _directory: directory })
+    })
 }
 
 /// Reads a log on from where the store is, up to a point. Answers the sequence that was reached.

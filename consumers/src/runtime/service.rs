@@ -42,6 +42,7 @@ use crate::{
         heal::Obstacles,
     },
     resource::{Acting, Shown},
+    snapshot::{Shelf, keeper::Keeper},
 };
 
 /// The wait before the service begins again, when NATS went away meanwhile.
@@ -92,6 +93,7 @@ pub struct Handle {
     target: Name,
     sites: Vec<Name>,
     keys: Option<KeyFile>,
+    shelf: Option<Shelf>,
     signing: watch::Receiver<Signing>,
     rotations: mpsc::Sender<AskedRotation>,
 }
@@ -175,13 +177,18 @@ impl Handle {
         self.holding.clone()
     }
 
-    /// The logs up to a point in a throw-away store. Errors: the bus, the disk.
+    /// The logs up to a point in a throw-away store, from the nearest snapshot on. Errors: the bus, the disk.
     pub async fn replay(
         &self,
         streams: &[(String, Until)],
         watcher: &dyn Watcher,
     ) -> Result<Replayed, ConsumersError> {
-        replay(&self.bus, streams, watcher).await
+        replay(&self.bus, self.shelf.as_ref(), streams, watcher).await
+    }
+
+    /// Where snapshots are kept; none = nowhere.
+    pub fn shelf(&self) -> Option<&Shelf> {
+        self.shelf.as_ref()
     }
 
     /// The pool once more from the logs in a new file, compared with the live one. Errors: the bus, the disk.
@@ -215,6 +222,7 @@ impl Service {
             target: config.target.clone(),
             sites: config.sites.clone(),
             keys: None,
+            shelf: None,
             signing: signing_seen,
             rotations,
         };
@@ -229,6 +237,13 @@ impl Service {
     #[must_use]
     pub fn signing_with(mut self, keys: KeyFile) -> Self {
         self.handle.keys = Some(keys);
+        self
+    }
+
+    /// Lets it keep snapshots there. Without a shelf it takes none, and every replay starts with the logs.
+    #[must_use]
+    pub fn keeping(mut self, shelf: Shelf) -> Self {
+        self.handle.shelf = Some(shelf);
         self
     }
 
@@ -254,6 +269,9 @@ impl Service {
         let emptying = Outbox { bus, store, facts: facts.clone(), called: outbox, logs: self.logs.clone() };
         tasks.spawn(emptying.run(shutdown.clone()));
         tasks.spawn(self.actor(facts).run(shutdown.clone()));
+        if let Some(shelf) = self.handle.shelf.clone() {
+            tasks.spawn(self.keeper(shelf).run(shutdown.clone()));
+        }
         let result = join_all(tasks, &shutdown).await;
         lease.release().await;
         result
@@ -304,6 +322,17 @@ impl Service {
             gate: self.handle.gate.clone(),
             troubles: self.ends.troubles.clone(),
             logs: self.logs.clone(),
+        }
+    }
+
+    fn keeper(&self, shelf: Shelf) -> Keeper {
+        Keeper {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            target: self.config.target.clone(),
+            sites: self.config.sites.clone(),
+            shelf,
+            when: self.config.snapshot.read(),
         }
     }
 

@@ -68,9 +68,9 @@ impl SignedFacts {
     pub(crate) async fn each(&self, mut hear: impl FnMut(u64, Signed)) -> Result<(), ConsumersError> {
         // Rotations are few, checkpoints may be many.
         let mut rotations = Vec::new();
-        self.read(&self.rotations(), |message| rotations.push((message.seq(), rotation(message)))).await?;
+        self.read(&self.rotations(), 1, |message| rotations.push((message.seq(), rotation(message)))).await?;
         let mut rotations = rotations.into_iter().peekable();
-        self.read(&self.checkpoints(), |message| {
+        self.read(&self.checkpoints(), 1, |message| {
             while let Some((seq, rotation)) = rotations.next_if(|(seq, _)| *seq < message.seq()) {
                 hear(seq, rotation);
             }
@@ -81,10 +81,33 @@ impl SignedFacts {
         Ok(())
     }
 
-    async fn read(&self, subject: &str, mut hear: impl FnMut(&LogMessage)) -> Result<(), ConsumersError> {
+    /// Hands on the checkpoints behind a sequence of the target log, up to and with this number. Errors: the bus.
+    pub(crate) async fn checkpoints_behind(
+        &self,
+        seq: u64,
+        number_max: u64,
+        mut hear: impl FnMut(Checkpoint),
+    ) -> Result<(), ConsumersError> {
+        self.read(&self.checkpoints(), seq + 1, |message| {
+            if let Signed::Checkpoint(found) = checkpoint(message)
+                && found.number <= number_max
+            {
+                hear(*found);
+            }
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        subject: &str,
+        from_seq: u64,
+        mut hear: impl FnMut(&LogMessage),
+    ) -> Result<(), ConsumersError> {
         let stream = self.stream();
-        let Some(last) = self.bus.last_message(&stream, subject).await? else { return Ok(()) };
-        let mut log = self.bus.read_log(&stream, 1, Some(subject)).await?;
+        let last = self.bus.last_message(&stream, subject).await?;
+        let Some(last) = last.filter(|last| last.seq() >= from_seq) else { return Ok(()) };
+        let mut log = self.bus.read_log(&stream, from_seq, Some(subject)).await?;
         while let Some(messages) = log.next_stored(CHUNK_MESSAGES_MAX, last.seq()).await? {
             messages.iter().for_each(&mut hear);
         }

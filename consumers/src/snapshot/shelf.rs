@@ -1,0 +1,367 @@
+//! The shelf: the directory in which snapshots lie, each a pool's file with a label beside it. The label is written
+//! last and taken away first, so a file without one is half made, and means nothing.
+//!
+//! ```text
+//! <data_dir>/snapshots/FARSIDE_LOCAL-00000000000000250000.redb   the pool
+//!                      FARSIDE_LOCAL-00000000000000250000.json   what it is, and its SHA-256
+//! ```
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use bus_schema::{Hash32, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempDir};
+
+use super::thin::{self, Bounds, Kept};
+use crate::error::ConsumersError;
+
+/// The form of the labels that this build writes and reads.
+const FORM: u32 = 1;
+/// Only the owner may enter.
+const DIRECTORY_MODE: u32 = 0o700;
+/// What a file is called until it is whole.
+const DRAFT: &str = "draft-";
+/// Bytes that are copied and hashed at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// The form of the label.
+    form: u32,
+    /// The site log that it holds, and how far.
+    pub site: Place,
+    /// The target log, and how far.
+    pub target: Place,
+    /// The number of the checkpoint that it was held against: both places are its marks.
+    pub checkpoint: u64,
+    /// That checkpoint's sequence in the target log.
+    pub checkpoint_seq: u64,
+    /// When that checkpoint was stated.
+    pub stated_at: Timestamp,
+    /// Owners whose rows are what was signed of them.
+    pub owners: u64,
+    /// Whether both logs are to the letter what was signed of them; else one has lost something that matters to no row.
+    pub is_whole: bool,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Its hash.
+    pub sha256: Hash32,
+}
+
+/// How far a log is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The stream.
+    pub stream: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The last sequence.
+    pub seq: u64,
+    /// That message's hash.
+    pub hash: Hash32,
+    /// The largest time at which the log stored a message up to there.
+    pub time: Timestamp,
+    /// The running hash behind it.
+    pub running: Hash32,
+}
+
+impl From<projector::Position> for Place {
+    fn from(position: projector::Position) -> Self {
+        let projector::Position { stream, created, seq, hash, time, running, .. } = position;
+        Self { stream, created, seq, hash, time, running }
+    }
+}
+
+impl Label {
+    fn stem(&self) -> String {
+        format!("{}-{:020}", self.site.stream, self.site.seq)
+    }
+
+    /// Whether it is the label of a pool that is here in these logs.
+    pub(super) fn is_of(&self, positions: &[projector::Position]) -> bool {
+        let of =
+            |stream: &str| positions.iter().find(|found| found.stream == stream).cloned().map(Place::from);
+        of(&self.site.stream).as_ref() == Some(&self.site)
+            && of(&self.target.stream).as_ref() == Some(&self.target)
+    }
+}
+
+/// What is known of a snapshot that is to be put on the shelf.
+pub(super) struct Fresh {
+    pub(super) site: Place,
+    pub(super) target: Place,
+    pub(super) checkpoint: u64,
+    pub(super) checkpoint_seq: u64,
+    pub(super) stated_at: Timestamp,
+    pub(super) owners: u64,
+    pub(super) is_whole: bool,
+}
+
+/// The directory of the snapshots. Clones mean the same one.
+#[derive(Clone, Debug)]
+pub struct Shelf {
+    directory: PathBuf,
+}
+
+impl Shelf {
+    /// Opens the directory, or makes it, and takes away what was half made when a process ended. Errors: the disk.
+    pub fn open(directory: &Path) -> Result<Self, ConsumersError> {
+        let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory);
+        made.map_err(failed("make", directory))?;
+        let shelf = Self { directory: directory.to_owned() };
+        shelf.sweep().map_err(failed("tidy", directory))?;
+        Ok(shelf)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The file of a snapshot.
+    pub fn file(&self, label: &Label) -> PathBuf {
+        self.directory.join(label.stem() + ".redb")
+    }
+
+    /// The file of its label.
+    pub fn label_file(&self, label: &Label) -> PathBuf {
+        self.directory.join(label.stem() + ".json")
+    }
+
+    /// The labels, in order of the logs' names, and of time. One that cannot be read is told, and passed over.
+    /// Errors: the disk.
+    pub fn labels(&self) -> Result<Vec<Label>, ConsumersError> {
+        let names = self.names().map_err(failed("look into", &self.directory))?;
+        let mut labels: Vec<_> =
+            names.iter().filter(|name| name.ends_with(".json")).filter_map(|name| self.read(name)).collect();
+        labels.sort_by(|a, b| (&a.site.stream, a.site.seq).cmp(&(&b.site.stream, b.site.seq)));
+        Ok(labels)
+    }
+
+    fn read(&self, name: &str) -> Option<Label> {
+        let path = self.directory.join(name);
+        let read = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::other));
+        match read {
+            Ok(label @ Label { form: FORM, .. }) => Some(label),
+            Ok(Label { form, .. }) => {
+                tracing::warn!(path = %path.display(), form, "a snapshot of another build of farside is passed over");
+                None
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "the label of a snapshot cannot be read; the snapshot is passed over: remove both its files");
+                None
+            }
+        }
+    }
+
+    /// A directory for what is not on the shelf yet, on the same disk; gone when it is dropped. Errors: the disk.
+    pub(super) fn drafts(&self) -> Result<TempDir, ConsumersError> {
+        let made = tempfile::Builder::new().prefix(DRAFT).tempdir_in(&self.directory);
+        made.map_err(failed("make a directory in", &self.directory))
+    }
+
+    /// Copies a snapshot, and answers whether the copy is what the label says. Errors: the disk.
+    pub(super) fn take(&self, label: &Label, to: &Path) -> Result<bool, ConsumersError> {
+        let path = self.file(label);
+        let from = match File::open(&path) {
+            Ok(from) => from,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed("open", &path)(error)),
+        };
+        let into = File::create(to).map_err(failed("write", to))?;
+        let (bytes, sha256) = hashed(from, into).map_err(failed("copy", &path))?;
+        Ok((bytes, sha256) == (label.bytes, label.sha256))
+    }
+
+    /// Puts a whole file of the same disk on the shelf. Errors: the disk.
+    pub(super) fn put(&self, draft: &Path, fresh: Fresh) -> Result<Label, ConsumersError> {
+        let file = File::open(draft).map_err(failed("open", draft))?;
+        file.sync_all().map_err(failed("sync", draft))?;
+        let (bytes, sha256) = hashed(file, io::sink()).map_err(failed("read", draft))?;
+        let Fresh { site, target, checkpoint, checkpoint_seq, stated_at, owners, is_whole } = fresh;
+        let form = FORM;
+        let label = Label {
+            form,
+            site,
+            target,
+            checkpoint,
+            checkpoint_seq,
+            stated_at,
+            owners,
+            is_whole,
+            bytes,
+            sha256,
+        };
+        let (path, label_path) = (self.file(&label), self.label_file(&label));
+        fs::rename(draft, &path).map_err(failed("name", &path))?;
+        self.write_label(&label, &label_path).map_err(failed("write", &label_path))?;
+        Ok(label)
+    }
+
+    fn write_label(&self, label: &Label, path: &Path) -> io::Result<()> {
+        let mut draft: NamedTempFile = tempfile::Builder::new().prefix(DRAFT).tempfile_in(&self.directory)?;
+        serde_json::to_writer_pretty(&mut draft, label)?;
+        draft.as_file().sync_all()?;
+        draft.persist(path).map_err(|error| error.error)?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Takes a snapshot away. Errors: the disk.
+    pub(super) fn remove(&self, label: &Label) -> Result<(), ConsumersError> {
+        for path in [self.label_file(label), self.file(label)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what the bounds do not leave of one log. Errors: the disk.
+    pub(super) fn thin(&self, stream: &str, bounds: Bounds) -> Result<(), ConsumersError> {
+        let labels: Vec<_> = self.labels()?.into_iter().filter(|label| label.site.stream == stream).collect();
+        let kept: Vec<_> =
+            labels.iter().map(|label| Kept { at: label.stated_at, bytes: label.bytes }).collect();
+        for place in thin::superfluous(&kept, bounds) {
+            self.remove(&labels[place])?;
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.directory)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn sweep(&self) -> io::Result<()> {
+        let names = self.names()?;
+        let is_half_made = |name: &&String| {
+            let pool = name.strip_suffix(".redb");
+            name.starts_with(DRAFT) || pool.is_some_and(|stem| !names.contains(&format!("{stem}.json")))
+        };
+        names
+            .iter()
+            .filter(is_half_made)
+            .map(|name| self.directory.join(name))
+            .try_for_each(|path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) })
+    }
+}
+
+/// Copies a file; answers its size and its hash.
+fn hashed(mut from: impl Read, mut to: impl Write) -> io::Result<(u64, Hash32)> {
+    let (mut hasher, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; PIECE_BYTES]);
+    loop {
+        let read = match from.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&piece[..read]);
+        to.write_all(&piece[..read])?;
+        bytes += read as u64;
+    }
+    Ok((bytes, Hash32(hasher.finalize().into())))
+}
+
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConsumersError {
+    let path = path.display().to_string();
+    move |source| ConsumersError::File { verb, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn fresh(seq: u64) -> Fresh {
+        let place = |stream: &str| Place {
+            stream: stream.to_owned(),
+            created: Timestamp::default(),
+            seq,
+            hash: Hash32::ZERO,
+            time: Timestamp::default(),
+            running: Hash32::ZERO,
+        };
+        let (site, target) = (place("FARSIDE_LOCAL"), place("FARSIDE_TGT_LOCAL"));
+        let stated_at = Timestamp::from_unix_ms(i64::try_from(seq).unwrap());
+        Fresh { site, target, checkpoint: seq, checkpoint_seq: seq, stated_at, owners: 1, is_whole: true }
+    }
+
+    fn put(shelf: &Shelf, seq: u64) -> Label {
+        let drafts = shelf.drafts().unwrap();
+        let draft = drafts.path().join("pool.redb");
+        fs::write(&draft, format!("pool {seq}")).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).unwrap();
+        shelf.put(&draft, fresh(seq)).unwrap()
+    }
+
+    #[test]
+    fn what_was_put_on_the_shelf_is_there_for_its_owner_alone_and_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(&directory.path().join("snapshots")).unwrap();
+        let (second, first) = (put(&shelf, 20), put(&shelf, 10));
+        assert_eq!(shelf.labels().unwrap(), [first.clone(), second]);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let modes = [shelf.directory(), &shelf.file(&first), &shelf.label_file(&first)].map(mode);
+        assert_eq!(modes, [0o700, 0o600, 0o600]);
+        let copy = directory.path().join("copy");
+        assert!(shelf.take(&first, &copy).unwrap());
+        assert_eq!(fs::read_to_string(copy).unwrap(), "pool 10");
+    }
+
+    #[test]
+    fn a_file_that_is_not_what_its_label_says_is_not_taken_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let copy = directory.path().join("draft-copy");
+        for damage in ["pool 1", "pool 11", "pool 10 and more", ""] {
+            let label = put(&shelf, 10);
+            fs::write(shelf.file(&label), damage).unwrap();
+            assert!(!shelf.take(&label, &copy).unwrap(), "{damage:?}");
+        }
+        let label = put(&shelf, 10);
+        fs::remove_file(shelf.file(&label)).unwrap();
+        assert!(!shelf.take(&label, &copy).unwrap());
+        fs::write(shelf.label_file(&label), "{").unwrap();
+        assert_eq!(shelf.labels().unwrap(), []);
+    }
+
+    #[test]
+    fn what_was_half_made_is_gone_at_the_next_start_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let whole = put(&shelf, 10);
+        for half in ["draft-x.redb", "draft-y", "FARSIDE_LOCAL-00000000000000000020.redb"] {
+            fs::write(directory.path().join(half), "half").unwrap();
+        }
+        std::mem::forget(shelf.drafts().unwrap());
+        let shelf = Shelf::open(directory.path()).unwrap();
+        assert_eq!(shelf.labels().unwrap(), [whole]);
+        assert_eq!(shelf.names().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn thinning_takes_files_and_labels_of_one_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        (1..=5).for_each(|seq| drop(put(&shelf, seq)));
+        shelf.thin("FARSIDE_OTHER", Bounds { count_max: 0, bytes_max: 0 }).unwrap();
+        assert_eq!(shelf.labels().unwrap().len(), 5);
+        shelf.thin("FARSIDE_LOCAL", Bounds { count_max: 3, bytes_max: u64::MAX }).unwrap();
+        let left: Vec<_> = shelf.labels().unwrap().iter().map(|label| label.site.seq).collect();
+        assert_eq!((left.first(), left.last(), left.len()), (Some(&1), Some(&5), 3));
+        assert_eq!(shelf.names().unwrap().len(), 6);
+    }
+}
