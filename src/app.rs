@@ -32,6 +32,7 @@ use crate::config::{Config, ConfigError};
 
 mod agents;
 mod auditor;
+mod backups;
 mod desk;
 mod durability;
 mod files;
@@ -206,7 +207,8 @@ impl App {
         let (target, control) = (&config.service.target, service.control());
         let desk = Desk::new(managed.as_ref(), bus.clone(), target, control, service.reader());
         let desk = Arc::new(desk);
-        front.console.open(parts(&config, &bus, &service, desk.clone())?);
+        let keeper = backups::Keeper::new(&config, bus.clone(), managed.is_some(), service.shelf());
+        front.console.open(parts(&config, &bus, &service, desk.clone(), keeper)?);
         Ok(Some(Self { config, managed, bus, service, front, agents, desk }))
     }
 
@@ -324,6 +326,7 @@ fn parts(
     bus: &Bus,
     service: &Incarnations,
     desk: Arc<Desk>,
+    keeper: backups::Keeper,
 ) -> Result<console::Parts, AppError> {
     let ports = Arc::new(ports::Ports::new(bus.clone(), &config.service.target, service.control()));
     Ok(console::Parts {
@@ -337,6 +340,7 @@ fn parts(
         scrubber: ports.clone(),
         enrolment: desk,
         auditor: ports.clone(),
+        backups: Arc::new(keeper),
         health: ports,
         operator: files::token(&config.token_file())?,
         scraper: files::token(&config.metrics_token_file())?,

@@ -19,6 +19,7 @@ use crate::{
 
 mod agent;
 mod audit;
+mod backup;
 mod client;
 mod completions;
 mod confirm;
@@ -33,6 +34,7 @@ mod publish;
 mod reader;
 mod rebuild;
 mod render;
+mod restore;
 mod serve;
 mod status;
 mod sync;
@@ -118,6 +120,8 @@ enum Verb {
     #[command(subcommand)]
     Reader(reader::Reader),
     Rebuild(rebuild::Rebuild),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     Completions(completions::Completions),
     #[command(hide = true)]
     Man(man::Man),
@@ -127,7 +131,12 @@ impl Verb {
     /// Whether it asks a running farside, and fails without one.
     fn asks(&self) -> bool {
         match self {
-            Self::Up(_) | Self::Serve(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => false,
+            Self::Up(_)
+            | Self::Serve(_)
+            | Self::Doctor(_)
+            | Self::Restore(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
             Self::Agent(agent) => !agent.runs(),
             Self::Audit(verb) => verb.asks(),
             _ => true,
@@ -365,6 +374,8 @@ impl Cli {
             Verb::Key(verb) => verb.run(&context).await,
             Verb::Reader(verb) => verb.run(&context).await,
             Verb::Rebuild(verb) => verb.run(&context).await,
+            Verb::Backup(verb) => verb.run(&context).await,
+            Verb::Restore(verb) => verb.run(context).await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
         }

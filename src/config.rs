@@ -9,7 +9,7 @@ use std::{
 };
 
 use bus::{ConnectOptions, Credentials, managed::ManagedTls};
-use bus_schema::Name;
+use bus_schema::{Hash32, Name};
 use clap::Args;
 use consumers::ServiceConfig;
 use producers::config::AgentConfig;
@@ -37,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) service: ServiceConfig,
     /// The agents that run with `farside up`, or with `farside agent`.
     pub(crate) agent: AgentsConfig,
+    /// The hash of the file that it was read from.
+    #[serde(skip)]
+    pub(crate) sha256: Option<Hash32>,
 }
 
 /// The NATS that is used, or run.
@@ -118,6 +121,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             service: ServiceConfig::default(),
             agent: AgentsConfig::default(),
+            sha256: None,
         }
     }
 }
@@ -147,6 +151,7 @@ impl Config {
         };
         let wrong = |source| ConfigError::Wrong { path: path.to_owned(), source: Box::new(source) };
         let mut config: Self = toml::from_str(&text).map_err(wrong)?;
+        config.sha256 = Some(Hash32::of(text.as_bytes()));
         for agent in &mut config.agent.resource {
             agent.config_file = Some(path.to_owned());
         }

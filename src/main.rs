@@ -3,6 +3,7 @@
 //! Must not know: any rule of the five systems.
 
 mod app;
+mod backup;
 mod cli;
 mod config;
 

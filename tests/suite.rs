@@ -17,4 +17,5 @@ mod kit;
 mod proof;
 mod releases;
 mod resource;
+mod restore;
 mod support;

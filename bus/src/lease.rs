@@ -61,7 +61,8 @@ pub struct LeaseToken {
     pub seq: u64,
     /// The subject of the acquisition.
     pub subject: String,
-    /// When the target log was made: sequences of another log are not compared with this one.
+    /// When the target log was made, or came back with its renewals made anew: sequences of before are not compared with
+    /// this one.
     pub log_created: Timestamp,
 }
 
@@ -275,7 +276,10 @@ impl Contender {
     }
 
     async fn token(&self, seq: u64) -> Result<LeaseToken, BusError> {
+        // A log that came back out of a backup gives sequences out again; the stream of renewals is in no backup, so it
+        // is younger then, and nobody takes the new holder for an old one.
         let log_created = self.bus.stream_state(&self.log).await?.created;
+        let log_created = log_created.max(self.bus.stream_state(&self.renewals).await?.created);
         Ok(LeaseToken { seq, subject: self.lease_subject.clone(), log_created })
     }
 

@@ -21,6 +21,7 @@ mod request;
 mod server;
 mod stream;
 mod subscription;
+mod transfer;
 
 pub mod dead_letter;
 pub mod doctor;
@@ -41,3 +42,4 @@ pub use request::{Request, Requests};
 pub use server::{ServerFacts, ServerVerdict};
 pub use stream::StreamState;
 pub use subscription::{Durable, DurableOptions, Outcome};
+pub use transfer::{PIECE_BYTES, PackedStream, UnpackedStream};

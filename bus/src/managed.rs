@@ -35,6 +35,7 @@ use child::{Launch, Supervisor};
 mod binary;
 mod child;
 mod config;
+pub mod description;
 pub mod exec;
 mod health;
 pub mod identity;
@@ -165,6 +166,9 @@ pub struct ManagedOptions {
     pub tls: Option<ManagedTls>,
     /// The agents that run with the server's owner: each gets a key of its own.
     pub agents: Vec<AgentScope>,
+    /// Whether each message is on the disk before it is acknowledged. Not for a store that is being filled and nobody
+    /// relies on yet: who fills it syncs its files when it is full.
+    pub syncs_each: bool,
 }
 
 impl ManagedOptions {
@@ -178,6 +182,7 @@ impl ManagedOptions {
             port: None,
             tls: None,
             agents: vec![],
+            syncs_each: true,
         }
     }
 }

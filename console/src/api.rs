@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     auth::{OperatorToken, throttle::Throttle},
-    ports::{Auditor, Enrolment, Health, PastPools, PortError, Rebuilder, Scrubber},
+    ports::{Auditor, Backups, Enrolment, Health, PastPools, PortError, Rebuilder, Scrubber},
     problem::Problem,
 };
 
@@ -47,6 +47,8 @@ pub struct Parts {
     pub enrolment: Arc<dyn Enrolment>,
     /// Proves the logs.
     pub auditor: Arc<dyn Auditor>,
+    /// Writes backups.
+    pub backups: Arc<dyn Backups>,
     /// What the reactions know of themselves.
     pub health: Arc<dyn Health>,
     /// What opens everything.

@@ -2,6 +2,7 @@
 //! reactions know of themselves. Each port stands beside its user; `src` of the binary wires them.
 
 mod audit;
+mod backup;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
@@ -15,6 +16,7 @@ use crate::view::{AgentView, EnrolledView, ReaderView, RevokedView};
 pub use audit::{
     AuditFault, AuditFaultKind, AuditRange, AuditReport, AuditedLog, Auditor, Evidence, SigningKeyView,
 };
+pub use backup::{Backup, Backups};
 
 /// The answer of a port, on its way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;

@@ -21,6 +21,7 @@ use crate::{
 mod agent;
 mod audit;
 mod audit_verify;
+mod backup;
 mod command;
 mod dead_letter;
 mod event;
@@ -96,6 +97,7 @@ fn long() -> Router<Arc<Api>> {
         .route("/v1/audit/verify", post(audit_verify::verify))
         .route("/v1/audit/export", get(audit_verify::export))
         .route("/v1/audit/signing-key", post(audit_verify::rotate_key))
+        .route("/v1/backup", get(backup::backup))
 }
 
 async fn no_route(request: Request) -> Problem {

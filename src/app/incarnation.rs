@@ -90,6 +90,11 @@ impl Incarnations {
         self.current.borrow().handle.lease()
     }
 
+    /// Where snapshots are kept.
+    pub(super) fn shelf(&self) -> Option<Shelf> {
+        Some(self.shelf.clone())
+    }
+
     pub(super) fn control(&self) -> Control {
         Control {
             current: self.current.subscribe(),

@@ -26,7 +26,7 @@ const PUBLISHER_MAY_NOT: [&str; 2] =
     ["far.v1.*.evt.*.resource.*.sync_opened", "far.v1.*.evt.*.resource.*.sync_closed"];
 
 /// The account with the logs and the service's user.
-const MAIN: &str = "FARSIDE";
+pub(crate) const MAIN: &str = "FARSIDE";
 
 /// What the configuration is made of, but for who may come in.
 #[derive(Debug)]
@@ -61,12 +61,13 @@ impl Config {
              host: {host}\nport: {port}\nserver_name: {name}\n\
              pid_file: {pid}\nlog_file: {log}\nlog_size_limit: {LOG_BYTES_MAX}\n\
              max_payload: {PAYLOAD_BYTES_MAX}\nwrite_deadline: \"10s\"\n\
-             jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {STORE_BYTES_MAX} }}\n\
+             jetstream {{ store_dir: {store}, sync_interval: {sync}, max_file_store: {STORE_BYTES_MAX} }}\n\
              {tls}{accounts}",
             host = quoted(&options.host.to_string()),
             pid = file("nats-server.pid"),
             log = file("nats-server.log"),
             store = quoted(&store_dir.to_string_lossy()),
+            sync = if options.syncs_each { "always" } else { "\"2m\"" },
             accounts = self.accounts(members),
         )
     }
