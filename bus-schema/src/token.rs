@@ -48,6 +48,23 @@ pub fn matches(token: &str, key: &str) -> bool {
     same && rest.next().is_none() && token.len() <= TOKEN_BYTES_MAX
 }
 
+/// The key that a token was made of; none = it was too long to be literal, or this is no token.
+pub fn key(token: &str) -> Option<String> {
+    let mut key = Vec::with_capacity(token.len());
+    let mut rest = token.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'=' => {
+                let mut digit = || rest.next().and_then(|byte| HEX.iter().position(|hex| *hex == byte));
+                key.push((digit()? * 16 + digit()?) as u8);
+            }
+            byte if literal(byte) => key.push(byte),
+            _ => return None,
+        }
+    }
+    String::from_utf8(key).ok()
+}
+
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 fn literal(byte: u8) -> bool {
@@ -66,6 +83,10 @@ mod tests {
             assert!(matches(&token, key), "{key:?} -> {token}");
             assert!(token.bytes().all(|b| b.is_ascii_graphic() && !b".*>".contains(&b)), "{token}");
             assert!(!matches(&token, &format!("{key}x")) && !matches(&format!("{token}x"), key));
+            assert_eq!(super::key(&token), (!token.starts_with('~')).then(|| key.to_owned()));
+        }
+        for token in ["a=2", "a=zz", "=FF", "a b", "~AB"] {
+            assert_eq!(super::key(token), None, "{token}");
         }
         assert_ne!(of("a/b"), of("a=2Fb"), "an escaped key must not meet a key that looks escaped");
     }

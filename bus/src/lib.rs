@@ -18,6 +18,7 @@ mod publisher;
 mod pull;
 mod reader;
 mod request;
+mod seek;
 mod server;
 mod stream;
 mod subscription;

@@ -30,6 +30,8 @@ use crate::{
 /// One request's size: large enough that its round trip is lost among the deliveries, and a bound
 /// for what waits in this process.
 const PULL: PullSize = PullSize { messages: 8_192, bytes: 16 << 20 };
+/// The same for a reader that somebody slow may leave waiting: the largest message of the bus fits, and not much more.
+const PULL_SMALL: PullSize = PullSize { messages: 256, bytes: 2 << 20 };
 /// The server drops a reader's consumer after this time without a request.
 const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Links lost without progress before the next message is suspected of breaking them.
@@ -57,6 +59,7 @@ pub struct LogReader {
     /// The last message that was given out: what the log is compared with before reading goes on.
     last: Option<LogMessage>,
     pull: Option<Pull>,
+    size: PullSize,
     /// Read, but not given out yet: a cancelled call leaves it here.
     taken: Vec<LogMessage>,
     /// How many more the log had behind the last message that was read, or when the consumer was made.
@@ -89,6 +92,7 @@ impl Bus {
             next_seq: from_seq.max(1),
             last: None,
             pull: None,
+            size: PULL,
             taken: Vec::new(),
             pending: 0,
             consumer_seq: 0,
@@ -101,6 +105,18 @@ impl Bus {
 }
 
 impl LogReader {
+    /// Asks for little at a time, for somebody slow: no more than 2 MiB wait in this process.
+    #[must_use]
+    pub fn in_small_steps(mut self) -> Self {
+        self.size = PULL_SMALL;
+        self
+    }
+
+    /// Whether it reads this log.
+    pub fn is_of(&self, stream: &str) -> bool {
+        &*self.stream == stream
+    }
+
     /// The next message; waits for it. Cancel safe. See [`LogReader::next_chunk`] for the errors.
     pub async fn next(&mut self) -> Result<LogMessage, BusError> {
         loop {
@@ -246,7 +262,7 @@ impl LogReader {
         let consumer = format!("reader-{:016x}", getrandom::u64().unwrap_or(self.next_seq));
         self.pending = self.make_consumer(&consumer).await?;
         let call = Call { verb: "read", object: &self.stream };
-        let pull = Pull::open(&self.bus, &self.stream, &consumer, link, PULL).await;
+        let pull = Pull::open(&self.bus, &self.stream, &consumer, link, self.size).await;
         self.pull = Some(pull.map_err(|e| call.link(e))?);
         self.consumer_seq = 0;
         self.progress = false;
