@@ -1,12 +1,15 @@
 //! Compares two stores, for the parity of a rebuild.
 
-use bus_schema::{PoolId, Timestamp};
+use std::collections::BTreeMap;
+
+use bus_schema::{PoolId, Stem, Timestamp};
 use serde::Serialize;
 
 use crate::{
     error::StoreError,
-    owner::Owner,
+    owner::{AgentState, Owner},
     reader::{Answer, Filter, Reader, line},
+    records::{AccessKey, KeyOrigin},
     row::{Order, Row},
     tables::Db,
 };
@@ -31,6 +34,33 @@ pub struct Difference {
     pub left: Option<String>,
     /// What the right store has; absent = nothing.
     pub right: Option<String>,
+    /// What wrote the left one; absent = there is none, or nobody knows.
+    pub left_cause: Option<Cause>,
+    /// What wrote the right one.
+    pub right_cause: Option<Cause>,
+}
+
+/// The event that wrote something last, as far as a store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It stands there, `stream:seq`.
+    Place(String),
+    /// The last event about this entity in the log of the pool's site.
+    Event {
+        /// Its stem.
+        stem: Stem,
+        /// The entity's key.
+        entity: String,
+    },
+    /// The last fact about this entity in the target log.
+    Fact {
+        /// Its stem.
+        stem: Stem,
+        /// The entity's key.
+        entity: String,
+        /// Facts of this name only; none = of any.
+        name: Option<&'static str>,
+    },
 }
 
 /// What a difference is about.
@@ -61,9 +91,51 @@ pub fn diff(left: &Reader, right: &Reader) -> Result<Vec<Difference>, StoreError
     for pool in right_pools.iter().filter(|pool| !left_pools.contains(pool)) {
         found.note(pool, "pool", None, Some(pool.to_string()));
     }
-    found.records(&"target", "tenants", left.tenants(), right.tenants())?;
-    found.records(&"target", "issued keys", left.issued_keys(), right.issued_keys())?;
+    let of_tenant =
+        |entity: &str| Some(Cause::Fact { stem: Stem::Tenant, entity: entity.to_owned(), name: None });
+    let tenants = |reader: &Reader| records(reader.tenants(), |tenant| tenant.tenant.to_string(), of_tenant);
+    found.records(&"target", "tenant", tenants(left)?, tenants(right)?);
+    let of_key = |entity: &str| Some(Cause::Fact { stem: Stem::Key, entity: entity.to_owned(), name: None });
+    let issued = |reader: &Reader| records(reader.issued_keys(), |key| key.key_id.to_string(), of_key);
+    found.records(&"target", "issued key", issued(left)?, issued(right)?);
     Ok(found.differences)
+}
+
+/// One side of a record: its text, and what wrote it.
+type Record = (String, Option<Cause>);
+/// Records by their names.
+type Records = BTreeMap<String, Record>;
+
+/// Records by their names, each with what wrote it, which its name tells.
+fn records<T: Serialize>(
+    answer: Result<Answer<Vec<T>>, StoreError>,
+    name: impl Fn(&T) -> String,
+    cause: impl Fn(&str) -> Option<Cause>,
+) -> Result<Records, StoreError> {
+    let named = |record: &T| {
+        let name = name(record);
+        let of = (text(record), cause(&name));
+        (name, of)
+    };
+    Ok(answer?.value.iter().map(named).collect())
+}
+
+/// Records by their names, each with the place of its event, and compared without it: when a log lost an event and has
+/// it again as a copy, it stands elsewhere.
+fn placed<T: Serialize>(
+    answer: Result<Answer<Vec<T>>, StoreError>,
+    name: impl Fn(&T) -> String,
+    take_place: impl Fn(&mut T) -> String,
+) -> Result<Records, StoreError> {
+    let named = |mut record: T| {
+        let (name, place) = (name(&record), take_place(&mut record));
+        (name, (text(&record), Some(Cause::Place(place))))
+    };
+    Ok(answer?.value.into_iter().map(named).collect())
+}
+
+fn text(record: &impl Serialize) -> String {
+    serde_json::to_string(record).unwrap_or_else(|error| format!("unreadable: {error}"))
 }
 
 #[derive(Default)]
@@ -73,13 +145,16 @@ struct Found {
 
 impl Found {
     fn note(&mut self, pool: &dyn ToString, what: &str, left: Option<String>, right: Option<String>) {
-        self.add(Of::Content, pool, what, left, right);
+        let bare = |side: Option<String>| side.map(|text| (text, None));
+        self.add(Of::Content, pool, what, bare(left), bare(right));
     }
 
-    fn add(&mut self, of: Of, pool: &dyn ToString, what: &str, left: Option<String>, right: Option<String>) {
+    fn add(&mut self, of: Of, pool: &dyn ToString, what: &str, left: Option<Record>, right: Option<Record>) {
+        let ((left, left_cause), (right, right_cause)) = (left.unzip(), right.unzip());
         if left != right && self.differences.len() < DIFFERENCES_MAX {
             let (pool, what) = (pool.to_string(), what.to_owned());
-            self.differences.push(Difference { of, pool, what, left, right });
+            let (left_cause, right_cause) = (left_cause.flatten(), right_cause.flatten());
+            self.differences.push(Difference { of, pool, what, left, right, left_cause, right_cause });
         }
     }
 
@@ -87,66 +162,88 @@ impl Found {
         self.differences.len() >= DIFFERENCES_MAX
     }
 
-    fn records<T: Serialize>(
-        &mut self,
-        pool: &dyn ToString,
-        what: &str,
-        left: Result<Answer<T>, StoreError>,
-        right: Result<Answer<T>, StoreError>,
-    ) -> Result<(), StoreError> {
-        let text = |answer: Answer<T>| serde_json::to_string(&answer.value).ok();
-        self.note(pool, what, text(left?), text(right?));
-        Ok(())
+    fn records(&mut self, pool: &dyn ToString, what: &str, left: Records, right: Records) {
+        self.records_of(Of::Content, pool, what, left, right);
+    }
+
+    fn records_of(&mut self, of: Of, pool: &dyn ToString, what: &str, left: Records, mut right: Records) {
+        for (name, record) in left {
+            let other = right.remove(&name);
+            self.add(of, pool, &format!("{what} {name}"), Some(record), other);
+        }
+        for (name, record) in right {
+            self.add(of, pool, &format!("{what} {name}"), None, Some(record));
+        }
     }
 }
 
 fn diff_pool(left: &Reader, right: &Reader, pool: &PoolId, found: &mut Found) -> Result<(), StoreError> {
     diff_rows(Rows::new(left, pool), Rows::new(right, pool), pool, found)?;
-    let owners = |reader: &Reader| -> Result<Vec<Owner>, StoreError> {
-        Ok(reader.owners(pool)?.value.into_iter().map(of_the_log).collect())
+    let (left_owners, right_owners) = (owners(left, pool)?, owners(right, pool)?);
+    found.records_of(Of::Source, pool, "owner", left_owners, right_owners);
+    let about = |stem: Stem, entity: String| Some(Cause::Event { stem, entity });
+    let keys = |reader: &Reader| {
+        let mut keys = reader.keys(pool)?;
+        keys.value.iter_mut().for_each(|key| key.since = Timestamp::default());
+        let name = |key: &AccessKey| match &key.origin {
+            KeyOrigin::Source { source, .. } => format!("{} of {source}", key.key_id),
+            KeyOrigin::Target => key.key_id.to_string(),
+        };
+        let id = |name: &str| name.split(' ').next().unwrap_or_default().to_owned();
+        records(Ok(keys), name, |name| about(Stem::Key, id(name)))
     };
-    let (left_owners, right_owners) = (owners(left)?, owners(right)?);
-    let text = |owner: &Owner| serde_json::to_string(owner).ok();
-    let same =
-        |owners: &[Owner], source: &str| owners.iter().find(|owner| owner.source == source).and_then(text);
-    for owner in &left_owners {
-        let (what, other) = (format!("owner {}", owner.source), same(&right_owners, &owner.source));
-        found.add(Of::Source, pool, &what, text(owner), other);
-    }
-    for owner in &right_owners {
-        if same(&left_owners, &owner.source).is_none() {
-            found.add(Of::Source, pool, &format!("owner {}", owner.source), None, text(owner));
-        }
-    }
-    let keys = |reader: &Reader| wherever(reader.keys(pool), |key| key.since = Timestamp::default());
-    found.records(pool, "keys", keys(left), keys(right))?;
+    found.records(pool, "key", keys(left)?, keys(right)?);
     let volumes = |reader: &Reader| {
-        wherever(reader.volumes(pool), |volume| {
-            (volume.place, volume.stored_at) = (String::new(), Timestamp::default());
-        })
+        placed(
+            reader.volumes(pool),
+            |volume| volume.volume.to_string(),
+            |volume| {
+                volume.stored_at = Timestamp::default();
+                std::mem::take(&mut volume.place)
+            },
+        )
     };
-    found.records(pool, "volumes", volumes(left), volumes(right))?;
+    found.records(pool, "volume", volumes(left)?, volumes(right)?);
     let images = |reader: &Reader| {
-        wherever(reader.images(pool), |image| {
-            (image.place, image.stored_at) = (String::new(), Timestamp::default());
-        })
+        placed(
+            reader.images(pool),
+            |image| image.reference.clone(),
+            |image| {
+                image.stored_at = Timestamp::default();
+                std::mem::take(&mut image.place)
+            },
+        )
     };
-    found.records(pool, "images", images(left), images(right))?;
-    found.records(pool, "syncs", left.syncs(pool, RECORDS_MAX), right.syncs(pool, RECORDS_MAX))?;
-    let (left_confirmed, right_confirmed) =
-        (left.confirmations(pool, RECORDS_MAX), right.confirmations(pool, RECORDS_MAX));
-    found.records(pool, "confirmations", left_confirmed, right_confirmed)?;
-    found.records(pool, "schedule paused", left.is_paused(pool), right.is_paused(pool))
+    found.records(pool, "image", images(left)?, images(right)?);
+    let syncs = |reader: &Reader| {
+        let answer = |id: &str| about(Stem::Resource, format!("sync/{id}"));
+        records(reader.syncs(pool, RECORDS_MAX), |sync| sync.sync_id.clone(), answer)
+    };
+    found.records(pool, "sync", syncs(left)?, syncs(right)?);
+    let confirmations = |reader: &Reader| {
+        // A recheck has the id of what it checked, so a confirmation is named by its place.
+        let confirmed = reader.confirmations(pool, RECORDS_MAX);
+        placed(confirmed, |confirmed| confirmed.place.clone(), |confirmed| confirmed.place.clone())
+    };
+    found.records(pool, "confirmation", confirmations(left)?, confirmations(right)?);
+    let paused = |reader: &Reader| -> Result<Option<Record>, StoreError> {
+        let (stem, entity) = (Stem::Resource, pool.to_string());
+        let cause = Cause::Fact { stem, entity, name: Some("schedule_paused") };
+        Ok(Some((text(&reader.is_paused(pool)?.value), Some(cause))))
+    };
+    found.add(Of::Content, pool, "schedule paused", paused(left)?, paused(right)?);
+    Ok(())
 }
 
-/// Records without the places of their events.
-fn wherever<T>(
-    records: Result<Answer<Vec<T>>, StoreError>,
-    forget: impl Fn(&mut T),
-) -> Result<Answer<Vec<T>>, StoreError> {
-    let mut records = records?;
-    records.value.iter_mut().for_each(forget);
-    Ok(records)
+/// The owners of a pool; what wrote one last is its agent's last event, or nobody knows.
+fn owners(reader: &Reader, pool: &PoolId) -> Result<Records, StoreError> {
+    let named = |owner: Owner| {
+        let of_agent =
+            |agent: &AgentState| Cause::Event { stem: Stem::Agent, entity: agent.name.to_string() };
+        let (name, cause) = (owner.source.clone(), owner.agent.as_ref().map(of_agent));
+        (name, (text(&of_the_log(owner)), cause))
+    };
+    Ok(reader.owners(pool)?.value.into_iter().map(named).collect())
 }
 
 /// An owner without what depends on when the target log was read in relation to the site's, and without
@@ -189,9 +286,11 @@ fn diff_rows(
         if left_row != right_row {
             let same = left_row.clone().map(wherever_it_stands) == right_row.clone().map(wherever_it_stands);
             let of = if same { Of::Source } else { Of::Content };
-            let text = |row: Option<Row>| -> Db<Option<String>> { row.map(|row| line(&row)).transpose() };
-            let (left_text, right_text) = (left.shown(text(left_row))?, right.shown(text(right_row))?);
-            found.add(of, pool, &format!("row {key}"), left_text, right_text);
+            let side = |row: Option<Row>| -> Db<Option<Record>> {
+                row.map(|row| Ok((line(&row)?, Some(Cause::Place(row.place))))).transpose()
+            };
+            let (left_side, right_side) = (left.shown(side(left_row))?, right.shown(side(right_row))?);
+            found.add(of, pool, &format!("row {key}"), left_side, right_side);
         }
     }
     Ok(())

@@ -68,7 +68,7 @@ pub(crate) struct PoolTables {
     names: [String; POOL_TABLES.len()],
 }
 
-const POOL_TABLES: [&str; 14] = [
+const POOL_TABLES: [&str; 15] = [
     "rows",
     "labels",
     "tenant_rows",
@@ -83,6 +83,7 @@ const POOL_TABLES: [&str; 14] = [
     "images",
     "retired",
     "holes",
+    "buried",
 ];
 
 impl PoolTables {
@@ -165,6 +166,12 @@ impl PoolTables {
     /// Owner number, epoch and the place before it → a stretch of the chain that the log lacks.
     pub(crate) fn holes(&self) -> TableDefinition<'_, (u32, u64, u64), &'static [u8]> {
         TableDefinition::new(&self.names[13])
+    }
+
+    /// Resource key, number of a log and sequence of the end of a full answer that did not have it: what the entity's own
+    /// subject does not tell of its deletions.
+    pub(crate) fn buried(&self) -> TableDefinition<'_, (&'static str, u16, u64), ()> {
+        TableDefinition::new(&self.names[14])
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct PoolWriter<'t> {
     pub(super) name: String,
     pub(super) rows: Table<'t, &'static str, &'static [u8]>,
     pub(super) side: Side<'t>,
+    /// Deletions that full answers made.
+    pub(super) buried: Table<'t, (&'static str, u16, u64), ()>,
     /// The row at hand, as it will stand in the file.
     pub(super) buffer: Vec<u8>,
 }
@@ -77,7 +79,8 @@ impl<'t> PoolWriter<'t> {
             images: txn.open_table(names.images())?,
         };
         let rows = txn.open_table(names.rows())?;
-        Ok(Self { txn, name: name.to_owned(), rows, side, buffer: Vec::new() })
+        let buried = txn.open_table(names.buried())?;
+        Ok(Self { txn, name: name.to_owned(), rows, side, buried, buffer: Vec::new() })
     }
 
     /// Writes what was kept in memory: digests, owners, the pool's own record.

@@ -319,6 +319,7 @@ impl PoolWriter<'_> {
         (head.log, head.seq) = (grave.log, grave.closed_seq);
         (head.stored_at, head.source_time) = (grave.closed_at, grave.closed_at);
         head.deleted_at = Some(grave.closed_at);
+        self.buried.insert((key, grave.log, grave.closed_seq), ())?;
         self.put(key, &Cell { head, notice: None, tail: EMPTY_TAIL.0.into() })
     }
 

@@ -12,7 +12,7 @@ use crate::{
     error::StoreError,
     row::Row,
     snapshot::{Pool, Snapshot},
-    tables::{Db, PoolTables, read_json},
+    tables::{Db, PoolTables, damaged, read_json},
 };
 
 /// Most rows of one page, so that one question does not hold a read transaction for long.
@@ -27,6 +27,26 @@ impl Reader {
             let Some(pool) = snapshot.pool(pool)? else { return Ok(None) };
             let stored = pool.rows.get(key.as_str())?;
             stored.map(|row| snapshot.show(&pool, key.as_str(), row.value())).transpose()
+        })
+    }
+
+    /// The ends of full answers that deleted a resource because they did not have it, `stream` and sequence, oldest
+    /// first: what the events on its own subject do not tell. A file of a build that did not keep them has none.
+    pub fn buried(&self, pool: &PoolId, key: &ResourceKey) -> Result<Answer<Vec<(String, u64)>>, StoreError> {
+        self.ask(|snapshot| {
+            let Some(pool) = snapshot.pool(pool)? else { return Ok(Vec::new()) };
+            let table = match snapshot.open_table(pool.names.buried()) {
+                Err(redb::Error::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let range = (key.as_str(), 0, 0)..=(key.as_str(), u16::MAX, u64::MAX);
+            let places = table.range::<(&str, u16, u64)>(range)?.map(|entry| {
+                let (at, _) = entry?;
+                let (_, log, seq) = at.value();
+                let named = snapshot.logs().iter().find(|(_, state)| state.number == log);
+                Ok((named.ok_or_else(|| damaged("a deletion"))?.0.clone(), seq))
+            });
+            places.collect()
         })
     }
 

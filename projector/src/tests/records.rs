@@ -455,6 +455,10 @@ fn two_stores_of_one_log_are_equal_and_a_changed_row_is_named() {
     let differences = compare::diff(&left.reader(), &right.reader()).unwrap();
     let what: Vec<_> = differences.iter().map(|difference| difference.what.as_str()).collect();
     assert_eq!(what, ["row Pod/7", "owner /local/dc1/resource/inv"]);
+    let cause = |seq: u64| Some(compare::Cause::Place(format!("{SITE}:{seq}")));
+    let row = &differences[0];
+    assert_eq!((&row.left_cause, &row.right_cause), (&cause(8), &cause(31)), "what wrote each side last");
+    assert!(row.left.as_ref().is_some_and(|left| left.contains(r#""revision":"1""#)), "{row:?}");
     let size = right.store.size().unwrap();
     assert!(size.live_bytes > 30 * 100 && size.file_bytes > size.live_bytes);
 }

@@ -9,7 +9,7 @@ use bus_schema::{
     },
 };
 
-use super::support::{Agent, CREATED, Log, Pool, SITE, TARGET, given, pool_id};
+use super::support::{Agent, CREATED, Log, Pool, SITE, TARGET, given, key, pool_id};
 use crate::compare;
 
 const NOTHING: Digest = Digest { root: bus_schema::digest::Node(0), count: 0 };
@@ -57,6 +57,9 @@ fn r2_a_full_answer_deletes_what_it_does_not_have_and_keeps_what_changed_meanwhi
     pool.then("dc1", &[("Node/mine", "1"), ("Pod/00", "1"), ("Pod/01", "2")]);
     let grave = pool.row("dc1", "Pod/02").unwrap();
     assert_eq!(grave.deleted_at.unwrap().unix_ms(), CREATED + 1000 * closed as i64);
+    let buried = |at: &str| pool.reader().buried(&pool_id("dc1"), &key(at)).unwrap().value;
+    assert_eq!(buried("Pod/02"), [(SITE.to_owned(), closed)], "its own subject does not tell of it");
+    assert_eq!(buried("Pod/01"), []);
     let owner = pool.owner(&agent);
     let last = owner.last_sync.clone().unwrap();
     assert_eq!((last.swept, last.broken, last.equal), (2, None, true));
