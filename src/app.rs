@@ -33,6 +33,7 @@ use crate::config::{Config, ConfigError};
 mod agents;
 mod auditor;
 mod backups;
+mod causes;
 mod desk;
 mod durability;
 mod files;

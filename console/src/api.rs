@@ -11,6 +11,7 @@ use bus_schema::{Name, PoolId, Stem, Timestamp, command::target::Reply, subject}
 use projector::{Reader, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{OperatorToken, throttle::Throttle},
@@ -24,6 +25,9 @@ pub(crate) const COMMAND_WAIT: Duration = Duration::from_secs(10);
 const APPLIED_WAIT: Duration = Duration::from_secs(5);
 /// Replays and exports that run at once: each holds a read transaction or a second store.
 pub(crate) const HEAVY_MAX: usize = 2;
+
+/// Logs that are followed at once: each reader of a log keeps a consumer at the server, and 2 MiB here.
+pub(crate) const TAILS_MAX: usize = 16;
 
 /// What the console is made of.
 pub struct Parts {
@@ -64,15 +68,20 @@ pub(crate) struct Api {
     pub(crate) since: Timestamp,
     pub(crate) throttle: Throttle,
     pub(crate) heavy: Arc<Semaphore>,
+    pub(crate) tails: Arc<Semaphore>,
+    /// The process ends: answers that go on for ever end now.
+    pub(crate) ending: CancellationToken,
 }
 
 impl Api {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts, ending: CancellationToken) -> Self {
         Self {
             parts,
             since: now(),
             throttle: Throttle::default(),
             heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
+            tails: Arc::new(Semaphore::new(TAILS_MAX)),
+            ending,
         }
     }
 

@@ -13,6 +13,7 @@ mod problem;
 mod route;
 mod serve;
 mod stage;
+mod trail;
 
 pub mod auth;
 pub mod ports;
@@ -39,12 +40,14 @@ pub use serve::{BODY_BYTES_MAX, ListenError, Peer, socket as bind_socket, tcp as
 /// answered at once, everything else with 503 and what is waited for, until it is opened.
 pub struct Console {
     stage: watch::Sender<Stage>,
+    ending: CancellationToken,
 }
 
 impl Console {
     /// A console that says what is waited for, in words that say what to do when that takes long.
     pub fn starting(waits_for: impl Into<String>) -> Self {
-        Self { stage: watch::Sender::new(Stage::Starting(waits_for.into())) }
+        let stage = watch::Sender::new(Stage::Starting(waits_for.into()));
+        Self { stage, ending: CancellationToken::new() }
     }
 
     /// Says what is waited for now.
@@ -54,7 +57,7 @@ impl Console {
 
     /// Answers from these parts from now on.
     pub fn open(&self, parts: Parts) {
-        let router = route::router(Arc::new(api::Api::new(parts)));
+        let router = route::router(Arc::new(api::Api::new(parts, self.ending.clone())));
         self.stage.send_replace(Stage::Open(TowerToHyperService::new(router)));
     }
 
@@ -66,10 +69,15 @@ impl Console {
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (router, limits) = (stage::router(self.stage.subscribe()), serve::Limits::default());
+        let (ending, ends) = (self.ending.clone(), shutdown.clone());
         let local = serve::serve(socket, router.clone(), limits, shutdown.clone());
         let remote = serve::serve(tcp, router, limits, shutdown);
         async move {
-            tokio::join!(local, remote);
+            let end = async {
+                ends.cancelled().await;
+                ending.cancel();
+            };
+            tokio::join!(local, remote, end);
         }
     }
 }

@@ -78,8 +78,9 @@ pub struct Past {
 
 /// Pools as they were (`--at`).
 pub trait PastPools: Send + Sync {
-    /// Replays one site log up to a moment into a throw-away store.
-    fn at(&self, stream: &str, moment: Moment) -> Pending<'_, Past>;
+    /// Replays one site log up to a moment into a throw-away store; progress goes to `progress` as long as somebody
+    /// listens.
+    fn at(&self, stream: &str, moment: Moment, progress: mpsc::Sender<JobProgress>) -> Pending<'_, Past>;
 }
 
 /// How far work that takes long is.
@@ -100,10 +101,53 @@ pub struct RebuildReport {
     pub events: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
-    /// What the live pool had otherwise than the rebuilt one, each in words.
-    pub differences: Vec<String>,
+    /// What the live pool has otherwise than the rebuilt one.
+    pub differences: Vec<RebuildDifference>,
     /// Whether the rebuilt pool is in use now.
     pub swapped: bool,
+}
+
+/// One thing that the live pool has otherwise than the rebuilt one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildDifference {
+    /// The pool, or `target` for what the target log holds.
+    pub pool: String,
+    /// What, for example `row Pod/web`.
+    pub what: String,
+    /// What the live pool has; absent = nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<String>,
+    /// What wrote that last; absent = nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_event: Option<CausingEvent>,
+    /// What the rebuilt pool has; absent = nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt: Option<String>,
+    /// What wrote that last; absent = nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt_event: Option<CausingEvent>,
+}
+
+/// The event that wrote something last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CausingEvent {
+    /// `stream:seq`.
+    pub place: String,
+    /// What the log has there; absent = it has nothing there any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<NamedEvent>,
+}
+
+/// An event by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedEvent {
+    /// `<stem>.<event>`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// When whoever sent it says that it happened.
+    pub time: Timestamp,
+    /// CloudEvents `id`.
+    pub id: String,
 }
 
 /// When a rebuilt pool takes the place of the live one.

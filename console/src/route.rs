@@ -26,13 +26,18 @@ mod command;
 mod dead_letter;
 mod event;
 mod health;
+mod history;
 mod key;
 mod metrics;
 mod past;
+mod place;
 mod pool;
 mod reader;
+mod replay;
 mod resource;
+mod story;
 mod tenant;
+mod trail;
 
 /// Where anybody may ask whether the process lives.
 pub(crate) const ALIVE: &str = "/healthz";
@@ -63,10 +68,11 @@ fn quick() -> Router<Arc<Api>> {
         .route("/v1/dead-letters", get(dead_letter::list))
         .route("/v1/audit/damage", get(audit::damage))
         .route("/v1/audit/acknowledge", post(audit::acknowledge))
+        .route("/v1/audit/events/{place}", get(trail::show))
         .route("/v1/status", get(health::status))
         .route("/v1/pools", get(pool::list))
         .route("/v1/pools/{site}/{cluster}", get(pool::one))
-        .route("/v1/pools/{site}/{cluster}/history/{kind}/{*id}", get(resource::history))
+        .route("/v1/pools/{site}/{cluster}/history/{kind}/{*id}", get(history::history))
         .route("/v1/pools/{site}/{cluster}/volumes", get(pool::volumes))
         .route("/v1/pools/{site}/{cluster}/images", get(pool::images))
         .route("/v1/pools/{site}/{cluster}/syncs", get(pool::syncs))
@@ -94,6 +100,8 @@ fn long() -> Router<Arc<Api>> {
         .route("/v1/recheck", post(command::recheck))
         .route("/v1/rebuild", post(past::rebuild))
         .route("/v1/audit/scrub", post(audit::scrub))
+        .route("/v1/audit/events", get(trail::tail))
+        .route("/v1/audit/replay", post(replay::replay))
         .route("/v1/audit/verify", post(audit_verify::verify))
         .route("/v1/audit/export", get(audit_verify::export))
         .route("/v1/audit/signing-key", post(audit_verify::rotate_key))

@@ -6,10 +6,12 @@
 use bus_schema::{Name, PoolId, TenantId, Timestamp};
 use projector::{AccessKey, AsOf, Grant, KeyOrigin, TenantState};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::ports::JobProgress;
 
 pub mod audit;
+pub mod trail;
 
 mod enrolment;
 mod resource;
@@ -162,13 +164,15 @@ pub struct KeyMade {
     pub place: String,
 }
 
-/// One line of the answer to what takes long (`POST /v1/rebuild`, `/v1/audit/scrub`); the last one is a report or a
+/// One line of the answer to what takes long (`POST /v1/rebuild`, `/v1/audit/scrub`, `/v1/audit/replay`); the last one is a report or a
 /// failure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobLine<T> {
     /// It goes on.
     Progress(JobProgress),
+    /// The next line of what was asked for.
+    Row(Box<RawValue>),
     /// It is done.
     Report(T),
     /// It failed, and changed nothing.

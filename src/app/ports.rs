@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use super::{
+    causes,
     files::forget,
     incarnation::{Control, Current, Swap},
 };
@@ -83,7 +84,12 @@ impl Ports {
         measured.size
     }
 
-    async fn replayed(&self, stream: &str, moment: Moment) -> Result<Past, PortError> {
+    async fn replayed(
+        &self,
+        stream: &str,
+        moment: Moment,
+        progress: mpsc::Sender<JobProgress>,
+    ) -> Result<Past, PortError> {
         let failed = |e: bus::BusError| match e {
             bus::BusError::Link { .. } => PortError::Unreachable(format!("the log cannot be read: {e}")),
             _ => PortError::Failed(format!("the log cannot be read: {e}")),
@@ -109,7 +115,7 @@ impl Ports {
         };
         let facts = subject::target_stream(&self.target);
         let streams = [(facts, facts_until), (stream.to_owned(), until)];
-        let replayed = self.current().handle.replay(&streams, &Unwatched).await;
+        let replayed = self.current().handle.replay(&streams, &Told { to: progress }).await;
         let replayed = replayed.map_err(|e| match e {
             ConsumersError::Trimmed { .. } => PortError::Refused(e.to_string()),
             _ => PortError::Failed(format!("the replay failed: {e}")),
@@ -132,20 +138,14 @@ impl Ports {
             let _ = told.to.try_send(JobProgress { phase: "swapping".to_owned(), done: 0, total: 0 });
             self.swap(rebuilt.path).await?;
         }
-        let differences = rebuilt.differences.iter().map(|found| {
-            let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
-            format!(
-                "{}: {}: live {}, rebuilt {}",
-                found.pool,
-                found.what,
-                side(&found.left),
-                side(&found.right)
-            )
-        });
+        let mut differences = Vec::new();
+        for found in rebuilt.differences {
+            differences.push(causes::with_events(&self.bus, &self.target, found).await);
+        }
         Ok(RebuildReport {
             events: self.events(&rebuilt.positions).await,
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            differences: differences.collect(),
+            differences,
             swapped: swaps,
         })
     }
@@ -183,9 +183,9 @@ impl Ports {
 }
 
 impl PastPools for Ports {
-    fn at(&self, stream: &str, moment: Moment) -> Pending<'_, Past> {
+    fn at(&self, stream: &str, moment: Moment, progress: mpsc::Sender<JobProgress>) -> Pending<'_, Past> {
         let stream = stream.to_owned();
-        Box::pin(async move { self.replayed(&stream, moment).await })
+        Box::pin(async move { self.replayed(&stream, moment, progress).await })
     }
 }
 
@@ -299,13 +299,6 @@ fn activity(shown: &Shown) -> Option<Doing> {
             shown.failures
         ))),
     }
-}
-
-/// A reading that nobody watches.
-struct Unwatched;
-
-impl Watcher for Unwatched {
-    fn read(&self, _: &str, _: u64, _: u64) {}
 }
 
 /// Tells a client how far a rebuild is; drops what the client is too slow for.

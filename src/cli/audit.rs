@@ -1,4 +1,4 @@
-//! `farside audit`: whether the logs are what they were, and what to do when they are not.
+//! `farside audit`: what the logs say, whether they are what they were, and what to do when they are not.
 
 use bus_schema::fact::log::Scrubbed;
 use clap::{Args, Subcommand};
@@ -10,12 +10,18 @@ use console::{
 use super::{CliError, Context, Ended, client::query, progress::job, render::Table};
 
 mod export;
+mod replay;
 mod rotate;
+mod show;
+mod tail;
 mod verify;
 
-/// Look whether the logs are what they were
+/// Read the logs, replay them, and look whether they are what they were
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
+    Tail(tail::Tail),
+    Show(show::Show),
+    Replay(replay::Replay),
     Scrub(Scrub),
     Damage(Damage),
     Acknowledge(Acknowledge),
@@ -69,6 +75,9 @@ impl Audit {
 
     pub(crate) async fn run(self, context: &Context) -> Result<Ended, CliError> {
         match self {
+            Self::Tail(tail) => tail.run(context).await,
+            Self::Show(show) => show.run(context).await,
+            Self::Replay(replay) => replay.run(context).await,
             Self::Scrub(scrub) => scrub.run(context).await,
             Self::Damage(damage) => damage.run(context).await,
             Self::Verify(verify) => verify.run(context).await,

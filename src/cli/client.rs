@@ -168,13 +168,31 @@ impl Client {
         self.each_piece(response, |piece| Ok(to.write_all(&piece)?)).await
     }
 
+    /// Asks, and hands on each JSON line of the answer as it comes.
+    pub(crate) async fn get_lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        line: impl FnMut(T) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let response = self.send(Method::GET, path, None).await?;
+        self.each_line(response, line).await
+    }
+
     /// Acts, and hands on each JSON line of the answer as it comes.
     pub(crate) async fn post_lines<T: DeserializeOwned>(
         &self,
         path: &str,
-        mut line: impl FnMut(T) -> Result<(), ClientError>,
+        line: impl FnMut(T) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let response = self.send(Method::POST, path, Some(vec![])).await?;
+        self.each_line(response, line).await
+    }
+
+    async fn each_line<T: DeserializeOwned>(
+        &self,
+        response: Response<Incoming>,
+        mut line: impl FnMut(T) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
         let mut rest = vec![];
         let at = self.at();
         self.each_piece(response, |piece| {

@@ -2,7 +2,7 @@
 
 use bus_schema::{ResourceKey, Timestamp};
 use clap::{Args, Subcommand};
-use console::view::{HistoryView, ListView, PoolView, ResourcePage, ResourceView};
+use console::view::{ListView, PoolView, ResourcePage, ResourceView};
 use projector::SyncRecord;
 
 use super::{
@@ -11,12 +11,14 @@ use super::{
     render::{Table, now, relative, span},
 };
 
+mod history;
+
 /// List pools, show resources, their history, and whole exports
 #[derive(Debug, Subcommand)]
 pub(crate) enum Pool {
     List(List),
     Get(Get),
-    History(History),
+    History(history::History),
     Syncs(Syncs),
     Export(Export),
 }
@@ -74,18 +76,6 @@ pub(crate) struct Get {
     /// As it was then: a sequence of the log, or a time
     #[arg(long, value_name = "SEQ|TIME")]
     at: Option<String>,
-}
-
-/// Show what happened to one resource, from the log
-#[derive(Debug, Args)]
-#[command(after_help = "Example: farside pool history dc1 Deployment/prod/web")]
-pub(crate) struct History {
-    /// The cluster, or site/cluster
-    #[arg(value_name = "CLUSTER")]
-    cluster: String,
-    /// The resource, kind/id
-    #[arg(value_name = "KIND/ID")]
-    key: ResourceKey,
 }
 
 /// Write a whole pool as RFC 8785 JSON lines, sorted by key: equal pools give equal bytes
@@ -238,49 +228,6 @@ fn table(page: &ResourcePage, now: Timestamp) -> String {
         text += &format!("there may be more: --after '{next}'\n");
     }
     text
-}
-
-impl History {
-    async fn run(self, context: &Context) -> Result<Ended, CliError> {
-        let pool = context.pool(&self.cluster)?;
-        let path = pool_path(&pool, &key_path("history", &self.key));
-        let mut history: HistoryView = context.client.get(&path).await?;
-        while let Some(after) = history.next.take() {
-            let more: HistoryView = context.client.get(&format!("{path}?after={after}")).await?;
-            history.items.extend(more.items);
-            history.next = more.next;
-        }
-        context.show(&history, |history| {
-            let mut table = Table::new(&["PLACE", "STORED", "EVENT", "SOURCE", "CHAIN", "REVISION"]);
-            for entry in &history.items {
-                table.row([
-                    entry.place.clone(),
-                    entry.stored_at.to_string(),
-                    entry.event_type.clone(),
-                    entry.source.clone(),
-                    entry.chain.clone().unwrap_or_else(|| "unchained".to_owned()),
-                    revision(entry),
-                ]);
-            }
-            table.text()
-        })?;
-        Ok(Ended::Done)
-    }
-}
-
-fn revision(entry: &console::view::HistoryEntry) -> String {
-    #[derive(serde::Deserialize)]
-    struct Revised {
-        revision: String,
-    }
-    let text = entry.data.as_ref().map(|data| data.get());
-    match (text, &entry.unreadable) {
-        (_, Some(why)) => format!("dead letter: {why}"),
-        (Some(text), None) => {
-            serde_json::from_str::<Revised>(text).map_or("-".to_owned(), |data| data.revision)
-        }
-        (None, None) => "-".to_owned(),
-    }
 }
 
 impl Export {

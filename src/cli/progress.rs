@@ -16,10 +16,22 @@ pub(super) async fn job<T: DeserializeOwned>(
     what: &str,
     failed: &str,
 ) -> Result<T, CliError> {
+    job_with_rows(context, path, what, failed, |_| Ok(())).await
+}
+
+/// The same of what sends lines of its own, which are handed over to the letter. Only when it ends well were these all.
+pub(super) async fn job_with_rows<T: DeserializeOwned>(
+    context: &Context,
+    path: &str,
+    what: &str,
+    failed: &str,
+    mut row: impl FnMut(&str) -> io::Result<()>,
+) -> Result<T, CliError> {
     let (mut shown, mut end) = (Shown::new(), None);
     let lines = context.client.post_lines(path, |line: JobLine<T>| {
         match line {
             JobLine::Progress(progress) => shown.progress(&progress),
+            JobLine::Row(text) => row(text.get())?,
             last => end = Some(last),
         }
         Ok(())

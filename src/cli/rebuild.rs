@@ -1,7 +1,7 @@
 //! `farside rebuild`: the pool once more from the log, compared with the live one, then put in its place.
 
 use clap::Args;
-use console::ports::RebuildReport;
+use console::ports::{CausingEvent, NamedEvent, RebuildDifference, RebuildReport};
 
 use super::{CliError, Context, Ended, progress::job, render::one_line};
 
@@ -37,8 +37,27 @@ fn text(report: &RebuildReport) -> String {
     } else {
         "; the live one stays in use: look at what differs, then 'farside rebuild --swap' if the log is right\n"
     };
-    for difference in &report.differences {
-        text += &format!("  {}\n", one_line(difference));
+    report.differences.iter().for_each(|found| text += &difference(found));
+    text
+}
+
+/// Both values, each with the event that wrote it last.
+fn difference(found: &RebuildDifference) -> String {
+    let RebuildDifference { pool, what, live, live_event, rebuilt, rebuilt_event } = found;
+    let mut text = format!("  {}\n", one_line(&format!("{pool}: {what}")));
+    for (side, value, event) in [("live", live, live_event), ("rebuilt", rebuilt, rebuilt_event)] {
+        let value = value.as_ref().map_or("nothing", |value| value.trim_end());
+        text += &format!("    {side:<8} {}\n", one_line(value));
+        if let Some(event) = event {
+            text += &format!("    {:<8} {}\n", "", one_line(&words(event)));
+        }
     }
     text
+}
+
+fn words(CausingEvent { place, event }: &CausingEvent) -> String {
+    match event {
+        Some(NamedEvent { event_type, time, id }) => format!("by {place}: {event_type} of {time}, id {id}"),
+        None => format!("by {place}, which the log does not have any more"),
+    }
 }

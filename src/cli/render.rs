@@ -40,6 +40,19 @@ pub(crate) fn harmless(text: &str) -> String {
     text.split('\n').map(one_line).collect::<Vec<_>>().join("\n")
 }
 
+/// JSON text on one line for a terminal: the same value, with what would steer the terminal escaped. Such characters
+/// stand within strings only.
+pub(crate) fn harmless_json(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, char| {
+        if char.is_control() || turns_direction(char) {
+            shown += &format!("\\u{:04x}", u32::from(char));
+        } else {
+            shown.push(char);
+        }
+        shown
+    })
+}
+
 /// The same for text of others that must not begin a line of its own, which would look like one of farside's.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, char| {
@@ -104,6 +117,10 @@ mod tests {
         let steering = "a\u{1b}[2J\u{9b}31m\r\u{7}\u{202e}größe";
         assert_eq!(one_line(steering), "a\\u{1b}[2J\\u{9b}31m\\r\\u{7}\\u{202e}größe");
         assert_eq!(harmless("a\nb\tc\n"), "a\nb\\tc\n");
+        let value = serde_json::Value::from(steering);
+        let json = harmless_json(&value.to_string());
+        assert!(json.chars().all(|char| !char.is_control()) && !json.contains('\u{202e}'), "{json}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
         let mut table = Table::new(&["SUBJECT"]);
         table.row(["x\nALARM  all is lost\u{1b}[0m".to_owned()]);
         assert_eq!(table.text(), "SUBJECT\nx\\nALARM  all is lost\\u{1b}[0m\n");

@@ -12,7 +12,7 @@ use axum::{
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::past;
+use super::{past, place};
 use crate::{
     api::Api,
     extract::{Operator, Params},
@@ -33,19 +33,15 @@ impl RangeQuery {
     /// Reads both ends. Errors: 400 for a place of another log, or a sequence of nobody knows which.
     fn read(self, api: &Api) -> Result<AuditRange, Problem> {
         let Self { stream, from, to } = self;
-        let named = [&from, &to].into_iter().flatten().find_map(|text| place(text));
+        let named = [&from, &to].into_iter().flatten().find_map(|text| place::log_of(text));
         let stream = stream.or(named);
-        let only = match api.parts.sites.as_slice() {
-            [site] => Some(bus_schema::subject::site_stream(site)),
-            _ => None,
-        };
-        let of = stream.clone().or(only);
+        let of = stream.clone().or_else(|| place::only_log(api));
         let read = |text: Option<String>| match (text, &of) {
             (None, _) => Ok(None),
             (Some(text), Some(stream)) => Moment::read(&text, stream).map(Some),
             (Some(text), None) => match Moment::read(&text, "") {
                 Ok(time @ Moment::Time(_)) => Ok(Some(time)),
-                _ => Err(format!("{text:?} could be of several logs; write STREAM:{text}, or name the log")),
+                _ => Err(place::of_several(&text)),
             },
         };
         let from = read(from).map_err(Problem::bad_request)?;
@@ -55,12 +51,6 @@ impl RangeQuery {
         let stream = if is_seq(&from) || is_seq(&to) { of } else { stream };
         Ok(AuditRange { stream, from, to })
     }
-}
-
-/// The log of `STREAM:1234`; a time has colons, too, and no such name before them.
-fn place(text: &str) -> Option<String> {
-    let (stream, seq) = text.rsplit_once(':')?;
-    (stream.starts_with("FARSIDE_") && seq.parse::<u64>().is_ok()).then(|| stream.to_owned())
 }
 
 /// `POST /v1/audit/verify`: JSON lines as it goes on.
@@ -105,17 +95,4 @@ pub(super) async fn rotate_key(
 ) -> Result<Json<SigningKeyView>, Problem> {
     api.linked()?;
     Ok(Json(api.parts.auditor.rotate_key(operator.actor).await?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_names_its_log_and_a_time_names_none() {
-        assert_eq!(place("FARSIDE_LOCAL:12"), Some("FARSIDE_LOCAL".to_owned()));
-        for text in ["12", "2026-11-22T04:31:48Z", "FARSIDE_LOCAL"] {
-            assert_eq!(place(text), None);
-        }
-    }
 }

@@ -55,7 +55,9 @@ pub(super) async fn reader_at(api: &Arc<Api>, pool: &PoolId, at: Option<&str>) -
     let moment = Moment::read(at, &stream).map_err(Problem::bad_request)?;
     api.linked()?;
     let permit = heavy(api)?;
-    let past = api.parts.past.at(&stream, moment).await?;
+    // Nobody hears how far it is.
+    let (unheard, _) = mpsc::channel(1);
+    let past = api.parts.past.at(&stream, moment, unheard).await?;
     if !past.reader.has_pool(pool)? {
         return Err(Problem::not_found(format!("pool {pool} had nothing at that moment; name a later one")));
     }
@@ -87,7 +89,7 @@ pub(super) async fn export(
     let (pieces, received) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let mut to = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES), wait: PIECE_WAIT };
+        let mut to = Pieces::new(pieces);
         let done = then.reader.export(&path.pool, &mut to).map_err(|e| io::Error::other(e.to_string()));
         if let Err(error) = done.and_then(|_| to.end()) {
             tracing::warn!(pool = %path.pool, %error, "an export broke off");
@@ -103,7 +105,7 @@ pub(super) async fn export(
 
 /// What an export consists of.
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+pub(super) enum Piece {
     /// The next bytes.
     Bytes(Bytes),
     /// There are no more.
@@ -123,14 +125,18 @@ fn pieces_of(received: mpsc::Receiver<Piece>) -> impl Stream<Item = io::Result<B
     })
 }
 
-/// Cuts an export into pieces for the client.
-struct Pieces {
+/// Cuts an export into pieces for the client; used on a thread that may wait.
+pub(super) struct Pieces {
     pieces: mpsc::Sender<Piece>,
     buffer: Vec<u8>,
     wait: Duration,
 }
 
 impl Pieces {
+    pub(super) fn new(pieces: mpsc::Sender<Piece>) -> Self {
+        Self { pieces, buffer: Vec::with_capacity(PIECE_BYTES), wait: PIECE_WAIT }
+    }
+
     fn send(&self, piece: Piece) -> io::Result<()> {
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
         let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the client takes it too slowly");
@@ -186,28 +192,46 @@ where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, PortError>> + Send,
 {
+    job_with_rows(move |progress, _| work(progress))
+}
+
+/// The same of what has lines of its own, too, each a whole [`JobLine::Row`], before its report.
+pub(super) fn job_with_rows<T, F>(
+    work: impl FnOnce(mpsc::Sender<JobProgress>, mpsc::Sender<Piece>) -> F + Send + 'static,
+) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, PortError>> + Send,
+{
     let (lines, received) = mpsc::channel(PROGRESS_MAX);
     tokio::spawn(async move {
         let (progress, mut told) = mpsc::channel(PROGRESS_MAX);
         let tell = lines.clone();
         let telling = tokio::spawn(async move {
             while let Some(progress) = told.recv().await {
-                let _ = tell.send(JobLine::Progress(progress)).await;
+                let _ = tell.send(line(&JobLine::<T>::Progress(progress))).await;
             }
         });
-        let last = match work(progress).await {
+        let last = match work(progress, lines.clone()).await {
             Ok(report) => JobLine::Report(report),
             Err(error) => JobLine::Failed(error.to_string()),
         };
         let _ = telling.await;
-        let _ = lines.send(last).await;
+        let _ = lines.send(line(&last)).await;
+        let _ = lines.send(Piece::End).await;
     });
-    let body = Body::from_stream(stream::unfold(received, |mut received| async move {
-        let line = received.recv().await?;
-        let text = serde_json::to_string(&line).map(|text| text + "\n").map_err(io::Error::other);
-        Some((text, received))
-    }));
-    ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+    ([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(pieces_of(received))).into_response()
+}
+
+fn line<T: Serialize>(line: &JobLine<T>) -> Piece {
+    let text = serde_json::to_string(line).unwrap_or_else(|error| {
+        // Strings and numbers always have a text; a report that has none is a defect of its type.
+        format!(
+            r#"{{"failed":{}}}"#,
+            serde_json::Value::from(format!("the report cannot be written: {error}"))
+        )
+    });
+    Piece::Bytes((text + "\n").into())
 }
 
 #[cfg(test)]
@@ -231,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn an_export_that_was_taken_ends() {
         let (pieces, received) = mpsc::channel(8);
-        let mut to = Pieces { pieces, buffer: vec![], wait: PIECE_WAIT };
+        let mut to = Pieces::new(pieces);
         tokio::task::spawn_blocking(move || to.write_all(b"line\n").and_then(|()| to.end()));
         let taken: Vec<_> = pieces_of(received).map(Result::unwrap).collect().await;
         assert_eq!(taken, ["line\n"]);

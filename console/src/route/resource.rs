@@ -1,33 +1,26 @@
-//! Resources, now and at any past moment, and their history.
+//! Resources, now and at any past moment.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
-use bus::LogMessage;
-use bus_schema::{Envelope, ResourceKey, Stem, TenantId, subject};
+use bus_schema::{ResourceKey, TenantId};
 use projector::{Filter, Page, Reader, StoreError};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::past;
 use crate::{
-    api::{Api, read_in, unread},
-    auth::Caller,
+    api::{Api, read_in},
     extract::{Params, PoolPath},
     problem::Problem,
-    view::{HistoryEntry, HistoryView, ResourcePage, ResourceView},
+    view::{ResourcePage, ResourceView},
 };
 
 /// Resources on one page when the caller names no limit.
 const LIMIT_DEFAULT: usize = 100;
-/// Most resources on one page, and most events in one answer about history.
+/// Most resources on one page.
 const LIMIT_MAX: usize = 1_000;
 /// Most rows that are read for one page of a tenant that may see only some of them.
 const SCANNED_MAX: usize = 50_000;
-/// An answer about history ends with the event that brings it to this size, in bytes of data.
-const HISTORY_BYTES: usize = 8 << 20;
-/// Events that are taken from the log at once.
-const CHUNK: usize = 256;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,95 +129,9 @@ pub(super) async fn one(
     view.map(Json).map_err(|e| Problem::internal(format!("the stored state of {key} is not JSON: {e}")))
 }
 
-fn no_resource(path: &PoolPath, key: &ResourceKey) -> Problem {
+pub(super) fn no_resource(path: &PoolPath, key: &ResourceKey) -> Problem {
     Problem::not_found(format!(
         "pool {} has no {key}; 'farside pool get' without a resource lists them",
         path.pool
     ))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Span {
-    after: Option<u64>,
-    limit: Option<usize>,
-}
-
-/// `GET /v1/pools/{site}/{cluster}/history/{kind}/{*id}`: read from the log, oldest first.
-pub(super) async fn history(
-    State(api): State<Arc<Api>>,
-    path: PoolPath,
-    Params(span): Params<Span>,
-) -> Result<Json<HistoryView>, Problem> {
-    let key = path.key()?;
-    let stream = api.stream_of(&path.pool)?;
-    if matches!(path.caller, Caller::Tenant { .. }) {
-        // What a tenant may not see now, it may not see in the past either.
-        let row = api.reader().row(&path.pool, &key)?.value;
-        row.filter(|row| path.caller.may_see_row(row)).ok_or_else(|| no_resource(&path, &key))?;
-    }
-    let filter = subject::entity_events(&path.pool, Stem::Resource, key.as_str());
-    let limit = span.limit.unwrap_or(LIMIT_MAX).clamp(1, LIMIT_MAX);
-    let (messages, whole) = entity_messages(&api, &stream, &filter, span.after.unwrap_or(0), limit).await?;
-    if messages.is_empty() && span.after.is_none() {
-        return Err(no_resource(&path, &key));
-    }
-    let next = messages.last().filter(|_| !whole).map(LogMessage::seq);
-    Ok(Json(HistoryView { items: messages.iter().map(entry).collect(), next }))
-}
-
-/// The messages of an entity, and whether these are all that there are.
-async fn entity_messages(
-    api: &Api,
-    stream: &str,
-    filter: &str,
-    after: u64,
-    limit: usize,
-) -> Result<(Vec<LogMessage>, bool), Problem> {
-    api.linked()?;
-    let bus = &api.parts.bus;
-    let last = bus.last_message(stream, filter).await.map_err(unread)?;
-    let Some(last) = last.filter(|last| last.seq() > after) else { return Ok((vec![], true)) };
-    let mut log = bus.read_log(stream, after + 1, Some(filter)).await.map_err(unread)?;
-    let (mut messages, mut bytes): (Vec<LogMessage>, usize) = (vec![], 0);
-    loop {
-        for message in log.next_chunk(CHUNK).await.map_err(unread)? {
-            bytes += message.body().len();
-            let whole = message.seq() >= last.seq();
-            messages.push(message);
-            if whole || messages.len() == limit || bytes >= HISTORY_BYTES {
-                return Ok((messages, whole));
-            }
-        }
-    }
-}
-
-fn entry(message: &LogMessage) -> HistoryEntry {
-    let place = format!("{}:{}", message.stream(), message.seq());
-    message.with_stored(|stored| match Envelope::read(stored) {
-        Ok(envelope) => HistoryEntry {
-            place,
-            stored_at: stored.stored_at,
-            time: envelope.time,
-            event_type: envelope.event_type.into_owned(),
-            source: envelope.source.into_owned(),
-            id: envelope.id.into_owned(),
-            chain: envelope.link.map(|link| format!("{}:{}", link.at.epoch, link.at.seq)),
-            sync: envelope.sync.map(Cow::into_owned),
-            data: serde_json::from_slice::<Box<RawValue>>(&envelope.data).ok(),
-            unreadable: None,
-        },
-        Err(error) => HistoryEntry {
-            place: place.clone(),
-            stored_at: stored.stored_at,
-            time: stored.stored_at,
-            event_type: stored.subject.rsplit('.').next().unwrap_or_default().to_owned(),
-            source: String::new(),
-            id: place,
-            chain: None,
-            sync: None,
-            data: None,
-            unreadable: Some(error.to_string()),
-        },
-    })
 }

@@ -7,7 +7,10 @@ use projector::Row;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::AsOfView;
+use super::{
+    AsOfView,
+    trail::{EffectView, EntryView},
+};
 
 /// One resource; a tombstone if `deleted_at` is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -123,6 +126,44 @@ pub struct HistoryEntry {
     /// Why the message is among the dead letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
+    /// The tenant that the resource belongs to, as the event says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// It is a copy of the dead letter whose original stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive_of: Option<String>,
+    /// It is the end of a full answer that did not have the resource, which deleted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub absent: bool,
+    /// What it changed.
+    #[serde(default)]
+    pub effect: EffectView,
+}
+
+impl HistoryEntry {
+    /// A message, and what it changed.
+    pub(crate) fn new(told: EntryView, effect: EffectView) -> Self {
+        let EntryView { place, stored_at, time, actor: source, event_type, id, chain, sync, tenant, .. } =
+            told;
+        let EntryView { redrive_of, data, unreadable, .. } = told;
+        let absent = false;
+        Self {
+            place,
+            stored_at,
+            time,
+            event_type,
+            source,
+            id,
+            chain,
+            sync,
+            data,
+            unreadable,
+            tenant,
+            redrive_of,
+            absent,
+            effect,
+        }
+    }
 }
 
 /// An entity's history, oldest first.

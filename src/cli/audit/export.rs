@@ -58,7 +58,8 @@ impl Export {
     }
 }
 
-fn draft_of(out: &Path) -> PathBuf {
+/// Where a file is written until it is whole.
+pub(super) fn draft_of(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".part");
     name.into()
