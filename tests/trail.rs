@@ -162,9 +162,9 @@ async fn the_tail_goes_on_over_a_restart_of_nats_and_ends_with_farside() {
     following.next("Pod/before");
     for kill in [true, false] {
         if kill {
-            nats.kill()
+            nats.kill().await;
         } else {
-            nats.stop()
+            nats.stop().await;
         }
         nats.start_again().await;
         let id = format!("after-{kill}");

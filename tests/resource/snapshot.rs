@@ -142,7 +142,7 @@ async fn a_snapshot_is_kept_only_if_the_log_gives_the_rows_that_are_signed() {
         source.change(&format!("Pod/{n}"), &format!("1-{n}")).await;
     }
     covered(&target).await;
-    nats.stop();
+    nats.stop().await;
     flip_state_of(&nats, "1-7");
     nats.start_again().await;
     let directory = target.stop().await;

@@ -120,8 +120,8 @@ async fn messages(
     let Some(last) = last.filter(|last| last.seq() > after) else { return Ok((vec![], true)) };
     let mut log = bus.read_log(stream, after + 1, Some(subjects)).await.map_err(unread)?;
     let (mut messages, mut bytes): (Vec<LogMessage>, usize) = (vec![], 0);
-    loop {
-        for message in log.next_chunk(CHUNK).await.map_err(unread)? {
+    while let Some(chunk) = log.next_stored(CHUNK, last.seq()).await.map_err(unread)? {
+        for message in chunk {
             bytes += message.body().len();
             let whole = message.seq() >= last.seq();
             messages.push(message);
@@ -130,4 +130,5 @@ async fn messages(
             }
         }
     }
+    Ok((messages, true))
 }

@@ -64,7 +64,7 @@ impl Reading {
         loop {
             for log in self.logs.iter_mut().filter(|log| log.ahead.is_empty() && log.read_seq < log.last_seq)
             {
-                log.read().await?;
+                log.read_stored().await?;
             }
             let first = self.logs.iter_mut().filter(|log| !log.ahead.is_empty());
             let first = first.min_by_key(|log| log.ahead.front().map(LogMessage::stored_at));
@@ -87,6 +87,14 @@ impl Reading {
 }
 
 impl Log {
+    /// What was there when reading began; NATS may not be able to read the last of it any more.
+    async fn read_stored(&mut self) -> Result<(), BusError> {
+        let chunk = self.reader.next_stored(CHUNK, self.last_seq).await?.unwrap_or_default();
+        self.read_seq = chunk.last().map_or(self.last_seq, LogMessage::seq);
+        self.ahead.extend(chunk);
+        Ok(())
+    }
+
     async fn read(&mut self) -> Result<(), BusError> {
         let chunk = self.reader.next_chunk(CHUNK).await?;
         self.read_seq = chunk.last().map_or(self.read_seq, LogMessage::seq);
