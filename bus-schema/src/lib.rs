@@ -19,6 +19,7 @@ pub mod fact;
 pub mod hash;
 pub mod id;
 pub mod proof;
+pub mod redrive;
 pub mod schema;
 pub mod stream;
 pub mod subject;

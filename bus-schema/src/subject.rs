@@ -105,6 +105,11 @@ pub fn fact(target: &Name, stem: Stem, key: &str, event: &str) -> String {
     format!("{ROOT}.{target}.tgt.{stem}.{}.{event}", crate::token::of(key))
 }
 
+/// Every fact of a name about logs: `far.v1.<target>.tgt.log.*.<event>`.
+pub fn log_facts(target: &Name, event: &str) -> String {
+    format!("{ROOT}.{target}.tgt.{}.*.{event}", Stem::Log)
+}
+
 /// The subject whose last sequence is the fencing token of a lease.
 pub fn lease(target: &Name, lease: &Name) -> String {
     fact(target, Stem::Log, lease.as_str(), "lease_acquired")

@@ -13,6 +13,7 @@
 //! a *segment*, so that it sees the pool as it is at its own place, however the log was cut into batches.
 
 mod check;
+mod copies;
 mod fold;
 mod intake;
 mod runs;
@@ -21,9 +22,11 @@ use std::collections::HashMap;
 
 use bus_schema::{Hash32, Timestamp, envelope::Stored};
 
-use crate::seals::Sealed;
+use crate::{records::ParkedRecord, seals::Sealed};
 
-pub(crate) use fold::{Candidate, Change, Changes, Effect, Item, NoticeChange, Run, RunChain, Segment, Step};
+pub(crate) use fold::{
+    Candidate, Change, Changes, Effect, Item, NoticeChange, RedriveCopy, Run, RunChain, Segment, Step,
+};
 
 /// Messages of one log in order. Fill it on any thread, then hand it to [`crate::Store::commit`].
 #[derive(Debug)]
@@ -63,6 +66,7 @@ pub fn check(event: Stored<'_>) -> Result<(), Refusal> {
     let effects = batch.segments.into_iter().flat_map(|segment| segment.items).map(|item| item.effect);
     let refused = effects.filter_map(|effect| match effect {
         Effect::DeadLetter(letter) => Some(Refusal { reason: letter.reason, path: letter.path }),
+        Effect::StillDead(dead) => Some(dead.1),
         _ => None,
     });
     refused.map(Err).next().unwrap_or(Ok(()))
@@ -110,6 +114,20 @@ impl Batch {
     /// Takes in the next message: parses, checks and folds it. What cannot be read becomes a dead letter
     /// inside the batch.
     pub fn push(&mut self, message: Stored<'_>) {
+        self.push_with(message, Self::take_in);
+    }
+
+    /// Takes in the next message, which is known to have been parked: it is parked again, whatever this build would
+    /// make of it. So the past stays what it was; a copy of it tells when it was taken in.
+    pub fn push_parked(&mut self, message: Stored<'_>, known: &ParkedRecord) {
+        self.push_with(message, |batch, message, body| batch.park_again(message, body, known));
+    }
+
+    fn push_with(
+        &mut self,
+        message: Stored<'_>,
+        take_in: impl FnOnce(&mut Self, Stored<'_>, Hash32) -> bool,
+    ) {
         if self.messages == 0 {
             self.first_seq = message.seq;
         }
@@ -117,7 +135,7 @@ impl Batch {
         self.last_seq = message.seq;
         self.last_time = self.last_time.max(message.stored_at);
         let body = Hash32::of(message.body);
-        let covered = self.take_in(message, body);
+        let covered = take_in(self, message, body);
         self.seals.push(Sealed { seq: message.seq, hash: message.hash_with(body), covered });
         self.bytes += size_of::<Sealed>();
     }

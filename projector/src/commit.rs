@@ -11,6 +11,7 @@ mod facts;
 mod holes;
 mod outbox;
 mod owners;
+mod parked;
 mod pool;
 mod rows;
 mod window;
@@ -20,16 +21,22 @@ use std::collections::BTreeMap;
 use bus_schema::fact::{Fact, log::LogFact};
 use redb::WriteTransaction;
 
-pub(crate) use outbox::{parked, pending_key, read_pending};
+pub(crate) use outbox::{pending_key, read_pending};
 pub(crate) use owners::OwnerRecord;
+pub(crate) use parked::recall;
 pub(crate) use pool::PoolState;
 pub use window::is_harmless;
 
-use self::{holes::Late, outbox::Outbox, pool::PoolWriter};
+use self::{
+    holes::Late,
+    outbox::Outbox,
+    parked::{Lot, Original},
+    pool::PoolWriter,
+};
 use crate::{
     batch::{Batch, Effect, Item, OwnerSlot, Run, Segment},
     log::LogState,
-    pending::{DeadLetter, Stated},
+    pending::Stated,
     tables::Db,
 };
 
@@ -53,7 +60,7 @@ pub(crate) struct Commit<'t, 'b> {
 enum Counts {
     No,
     Yes,
-    /// It fills a hole: what came after it is newer.
+    /// It fills a hole, or was parked: what came after it is newer.
     Late {
         /// Whether it may write a row: no full answer has come since, which said what there was.
         rows: bool,
@@ -71,6 +78,8 @@ struct Outcome {
     owner: u32,
     /// The epoch of the run, or the log's incarnation for unchained events.
     epoch: u64,
+    /// The run is a copy of a message that was parked: where that stands.
+    origin: Option<Original>,
 }
 
 /// How much a transaction wrote.
@@ -120,10 +129,12 @@ impl<'t> Commit<'t, '_> {
         let counts = item.run.map_or(Counts::Yes, of_run);
         match item.effect {
             Effect::Run => item.run.map_or(Ok(()), |run| self.resolve(run, item.stored_at)),
+            Effect::StillDead(dead) => self.still_dead(&dead.0, dead.1, item.stored_at),
             _ if item.run.is_none() && self.log.has_read(item.seq, item.stored_at) => Ok(()),
             Effect::Fact(fact) => self.fact(fact, item.seq, item.stored_at),
             _ if counts == Counts::No => Ok(()),
             Effect::DeadLetter(letter) => {
+                let source = item.run.map(|run| self.owners[self.runs[run].owner].source.to_string());
                 if let Some(run) = item.run {
                     let reason =
                         format!("an event of the answer is a dead letter ({}:{})", letter.stream, letter.seq);
@@ -131,7 +142,7 @@ impl<'t> Commit<'t, '_> {
                         self.break_window(run, &reason)?;
                     }
                 }
-                self.park(letter)
+                self.park(letter, Lot { source, is_over: false })
             }
             effect if matches!(counts, Counts::Late { .. }) => item
                 .run
@@ -146,6 +157,9 @@ impl<'t> Commit<'t, '_> {
     /// was taken in before its log was rewound (see `docs/decisions/0004-rewound-logs.md`).
     fn counts(&self, run: usize, chain_seq: u64, seq: u64, stored_at: i64) -> Counts {
         let Some(outcome) = &self.outcomes[run] else { return Counts::No };
+        if let Some(origin) = outcome.origin {
+            return Counts::Late { rows: origin.rows };
+        }
         let is_new = match chain_seq {
             0 => !self.log.has_read(seq, stored_at),
             place => place > outcome.after,
@@ -173,12 +187,6 @@ impl<'t> Commit<'t, '_> {
         let pool = self.pool(&name)?;
         let number = pool.side.owners.number(&owner.source, &name)?;
         Ok((pool, number))
-    }
-
-    /// Puts a dead letter into the outbox.
-    fn park(&mut self, letter: DeadLetter) -> Db<()> {
-        let (key, seq) = (outbox::parked(&letter.stream, letter.seq), letter.seq);
-        self.outbox.add(&key, self.log.reused(seq), &Stated::DeadLetter(letter))
     }
 
     /// Puts what is to be stated about a place of the log into the outbox.

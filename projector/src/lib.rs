@@ -41,12 +41,12 @@ pub use owner::{
 };
 pub use pending::{DeadLetter, DeadMessage, Pending, Stated};
 pub use reader::{
-    Answer, AsOf, Contradiction, DigestItem, DigestItems, DigestNodes, Filter, OwnerStand, Page,
+    Answer, AsOf, Contradiction, DigestItem, DigestItems, DigestNodes, Filter, OwnerStand, Page, ParkedGroup,
     PoolCounters, PoolSummary, Reader, Stand,
 };
 pub use records::{
     AccessKey, Acknowledged, ConfirmationRecord, DamageFound, DamageRecord, Grant, Healed, ImageEntry,
-    KeyOrigin, LogFactRecord, SyncRecord, TenantState, VolumeState,
+    KeyOrigin, LogFactRecord, ParkedRecord, SyncRecord, TenantState, VolumeState,
 };
 pub use row::{Notice, Order, Row};
 pub use seals::{FRAME, Frame, Seal};

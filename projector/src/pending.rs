@@ -1,6 +1,6 @@
 //! The outbox: what the projector found while it folded, for the pump to state on the bus.
 
-use bus_schema::{Timestamp, fact::Fact};
+use bus_schema::{Timestamp, chain::ChainPoint, fact::Fact};
 
 /// Something to state on the bus; kept until [`crate::Store::settle`] is told its id.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,8 @@ pub struct DeadLetter {
     pub reason: String,
     /// Where the fault is: JSON path, CloudEvents attribute, header, or `subject`.
     pub path: String,
+    /// The message's place in its chain, if it was read that far.
+    pub at: Option<ChainPoint>,
     /// The message; absent when the fault showed only at the commit (a retired epoch): read it from the log.
     pub message: Option<DeadMessage>,
 }

@@ -5,6 +5,7 @@
 mod checkpoints;
 mod digest;
 mod export;
+mod parked;
 mod pools;
 mod records;
 mod rows;
@@ -12,6 +13,7 @@ mod rows;
 pub(crate) use export::line;
 
 pub use checkpoints::{Contradiction, OwnerStand, Stand};
+pub use parked::ParkedGroup;
 
 use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 

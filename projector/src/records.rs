@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bus_schema::{
     Hash32, Name, PoolId, TenantId, Timestamp,
+    chain::ChainPoint,
+    envelope::Stored,
     event::{image::Pushed, volume::Extent},
     fact::{
         log::{GapFound, LogFact, LossFound},
@@ -58,6 +60,69 @@ pub enum KeyOrigin {
     },
     /// The target issued it.
     Target,
+}
+
+/// A message that could not be taken in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParkedRecord {
+    /// The log's stream.
+    pub stream: String,
+    /// The message's sequence in it.
+    pub seq: u64,
+    /// Its subject; empty when its epoch was over and it was not looked at.
+    pub subject: String,
+    /// When the log stored it; none = the fact that told of it was stated by a farside that did not say.
+    pub stored_at: Option<Timestamp>,
+    /// The incarnation of its log.
+    pub incarnation: u32,
+    /// What is wrong and what to do: of the last copy that could not be taken in either, if there was one.
+    pub reason: String,
+    /// Where the fault is.
+    pub path: String,
+    /// Its source and its place in that one's chain, if it was read that far.
+    pub chained: Option<(String, ChainPoint)>,
+    /// It was refused because its epoch is over: no copy of it is ever taken in.
+    pub is_over: bool,
+    /// Copies that could not be taken in either.
+    pub attempts: u32,
+    /// The sequence of the copy that was taken in; none = it is parked.
+    pub redriven: Option<u64>,
+}
+
+impl ParkedRecord {
+    /// One of which nothing more is known.
+    pub(crate) fn new(stream: String, seq: u64, subject: String, reason: String, path: String) -> Self {
+        let (stored_at, incarnation, chained, is_over, attempts, redriven) = (None, 0, None, false, 0, None);
+        Self {
+            stream,
+            seq,
+            subject,
+            stored_at,
+            incarnation,
+            reason,
+            path,
+            chained,
+            is_over,
+            attempts,
+            redriven,
+        }
+    }
+
+    /// `stream:seq`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.stream, self.seq)
+    }
+
+    /// Whether it speaks of this message at its place: another one may stand there after a rewind.
+    pub fn stands_at(&self, message: Stored<'_>) -> bool {
+        self.is_of(message.subject, message.stored_at)
+    }
+
+    /// Whether it speaks of a message of this subject that was stored then.
+    pub(crate) fn is_of(&self, subject: &str, stored_at: Timestamp) -> bool {
+        let same = self.subject == subject || self.subject.is_empty();
+        same && self.stored_at.is_none_or(|at| at.unix_ms() == stored_at.unix_ms())
+    }
 }
 
 /// A tenant (R8).

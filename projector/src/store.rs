@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use bus_schema::{Hash32, PoolId, Timestamp, proof};
+use bus_schema::{Hash32, PoolId, Timestamp, fact::log::Parked, proof};
 use redb::ReadableTable;
 
 use crate::{
@@ -164,6 +164,25 @@ impl Store {
             let frames = (state.number, 0)..=(state.number, u32::MAX);
             txn.open_table(tables::SEALS)?.retain_in(frames, |_, _| false)?;
             Ok(state.position(stream))
+        })
+    }
+
+    /// Whether what the target log says of parked messages was taken over once: until then, a log is not to be read,
+    /// because messages of the past could be taken in that were not then.
+    pub fn has_recalled(&self) -> Result<bool, StoreError> {
+        self.file
+            .read(|snapshot| Ok(snapshot.open_table(tables::META)?.get(tables::META_RECALLED)?.is_some()))
+    }
+
+    /// Takes over what the target log says of parked messages, as far as nothing is known of them; `is_all` with the
+    /// last of them.
+    pub fn recall(&self, parked: &[Parked], is_all: bool) -> Result<(), StoreError> {
+        self.file.write(|txn| {
+            commit::recall(txn, parked)?;
+            if is_all {
+                txn.open_table(tables::META)?.insert(tables::META_RECALLED, 1)?;
+            }
+            Ok(())
         })
     }
 

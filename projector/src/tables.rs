@@ -3,7 +3,9 @@
 use redb::TableDefinition;
 
 /// The format that this build writes; it reads no other one.
-pub(crate) const FORMAT: u64 = 4;
+pub(crate) const FORMAT: u64 = 5;
+/// The format before, which differs only in what it lacks: [`PARKED`] is filled from the target log then.
+pub(crate) const FORMAT_WITHOUT_PARKED: u64 = 4;
 
 /// Numbers of the store itself, see the `META_*` keys.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -13,6 +15,11 @@ pub(crate) const META_FORMAT: &str = "format";
 pub(crate) const META_NEXT_POOL: &str = "next_pool";
 /// The id that the next entry of the outbox gets.
 pub(crate) const META_NEXT_PENDING: &str = "next_pending";
+
+/// How many messages of [`PARKED`] were not taken in again.
+pub(crate) const META_PARKED: &str = "parked";
+/// Whether what the target log says of parked messages is in [`PARKED`]: absent = not yet.
+pub(crate) const META_RECALLED: &str = "recalled";
 
 /// Stream name → [`crate::log::LogState`].
 pub(crate) const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
@@ -26,6 +33,9 @@ pub(crate) const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new
 pub(crate) const PENDING_NAMES: TableDefinition<'_, &str, u64> = TableDefinition::new("pending_names");
 /// Names of outbox entries whose fact is in the target log: a replay does not state them again.
 pub(crate) const STATED: TableDefinition<'_, &str, ()> = TableDefinition::new("stated");
+/// Stream and sequence of every message that could not be taken in → [`crate::ParkedRecord`]. None is ever forgotten:
+/// a copy of it that comes again must change nothing.
+pub(crate) const PARKED: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("parked");
 /// Key id and origin (`site/cluster source`, or empty for the target) → access key.
 pub(crate) const KEYS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("keys");
 /// Key id and source of an announced key that a person revoked for good → when, in ms. Of the target log alone, and

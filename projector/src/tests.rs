@@ -8,6 +8,7 @@ mod late;
 mod oracle;
 mod property;
 mod records;
+mod redrive;
 mod snapshot;
 mod support;
 mod window;

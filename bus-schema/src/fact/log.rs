@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 
 pub mod checkpoint;
 pub mod damage;
+pub mod parked;
 
 pub use checkpoint::{Checkpoint, LogMark, OwnerMark};
 pub use damage::{Damage, DamageAcknowledged, GapFound, GapHealed, Loss, LossFound, Scrubbed};
+pub use parked::{Parked, Redriven};
 
 use crate::{chain::ChainPoint, event::events, hash::Hash32, id::Name, text::decimal};
 
@@ -17,6 +19,8 @@ events! {
         LeaseAcquired(LeaseAcquired) = "lease_acquired",
         /// A message could not be taken in and is among the dead letters.
         Parked(Parked) = "parked",
+        /// A copy of a parked message was taken in.
+        Redriven(Redriven) = "redriven",
         /// The log does not hold any more what the projector had read from it.
         Rewound(Rewound) = "rewound",
         /// Two different events claim one place of a chain.
@@ -51,30 +55,6 @@ impl LeaseAcquired {
     /// The lease's name.
     pub fn entity(&self) -> String {
         self.lease.to_string()
-    }
-}
-
-/// A message is among the dead letters (`log.parked`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Parked {
-    /// The log's stream.
-    pub stream: String,
-    /// The message's sequence in it.
-    #[serde(with = "decimal")]
-    #[schemars(with = "crate::text::Decimal")]
-    pub seq: u64,
-    /// The message's subject.
-    pub subject: String,
-    /// Why it could not be taken in, and what to do.
-    pub reason: String,
-    /// JSON path or header of the fault.
-    pub path: String,
-}
-
-impl Parked {
-    /// `stream:seq`.
-    pub fn entity(&self) -> String {
-        format!("{}:{}", self.stream, self.seq)
     }
 }
 

@@ -223,6 +223,8 @@ fn dead_letters_are_an_alarm_for_a_day() {
             subject,
             reason: "not JSON".to_owned(),
             path: "$".to_owned(),
+            stored_at: None,
+            at: None,
         });
         LogFactRecord { place: "FARSIDE_TGT_LOCAL:3".to_owned(), stored_at: ago(ms), fact }
     };

@@ -20,5 +20,6 @@ pub(crate) mod clock;
 pub(crate) mod logs;
 pub(crate) mod losses;
 pub(crate) mod outbox;
+mod parked;
 pub(crate) mod pipeline;
 pub(crate) mod signed;

@@ -161,8 +161,8 @@ impl Outbox {
 
 fn parked(letter: &DeadLetter, original: Option<&LogMessage>) -> Parked {
     let subject = original.map(LogMessage::subject).unwrap_or_default().to_owned();
-    let DeadLetter { stream, seq, reason, path, .. } = letter.clone();
-    Parked { stream, seq, subject, reason, path }
+    let DeadLetter { stream, seq, stored_at, reason, path, at, .. } = letter.clone();
+    Parked { stream, seq, subject, reason, path, stored_at: Some(stored_at), at }
 }
 
 fn header<'a>(message: &'a LogMessage, name: &str) -> Option<&'a str> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bus::LogMessage;
-use projector::{Batch, Committed, Store, StoreError};
+use projector::{Batch, Committed, Reader, Store, StoreError};
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinHandle,
@@ -36,7 +36,7 @@ pub(crate) type Gate = Arc<Mutex<()>>;
 pub(crate) struct Pipeline {
     /// Where messages go in.
     pub input: mpsc::Sender<Chunk>,
-    parse: JoinHandle<()>,
+    parse: JoinHandle<Result<(), StoreError>>,
     commit: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -51,9 +51,10 @@ impl Pipeline {
         let (input, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
         let (full, batches) = mpsc::channel(BATCHES_WAITING_MAX);
         let runtime = tokio::runtime::Handle::current();
-        let stream = stream.to_owned();
+        let (stream, reader) = (stream.to_owned(), store.reader());
         // Parsing must not hold up the reader's thread, but it waits for three things at once.
-        let parse = tokio::task::spawn_blocking(move || runtime.block_on(parse(stream, chunks, full)));
+        let parse =
+            tokio::task::spawn_blocking(move || runtime.block_on(parse(stream, reader, chunks, full)));
         let commit = tokio::task::spawn_blocking(move || commit(&store, batches, &gate, committed));
         Self { input, parse, commit }
     }
@@ -63,8 +64,9 @@ impl Pipeline {
     pub(crate) async fn finish(self) -> Result<(), ConsumersError> {
         drop(self.input);
         let broke = |task| move |source| ConsumersError::Task { task, source };
-        self.parse.await.map_err(broke("parse"))?;
-        self.commit.await.map_err(broke("commit"))?.map_err(ConsumersError::from)
+        let parsed = self.parse.await.map_err(broke("parse"))?;
+        self.commit.await.map_err(broke("commit"))??;
+        Ok(parsed?)
     }
 }
 
@@ -84,20 +86,32 @@ fn commit(
 /// A batch that is being filled.
 struct Filler {
     stream: String,
+    reader: Reader,
     batch: Batch,
     since: Instant,
     behind: bool,
 }
 
 impl Filler {
-    fn push(&mut self, chunk: Chunk) {
+    /// Takes messages in. What was parked once is parked again, whatever this build would make of it.
+    fn push(&mut self, chunk: Chunk) -> Result<(), StoreError> {
         if self.batch.is_empty() {
             self.since = Instant::now();
         }
         self.behind = chunk.behind;
+        let seqs =
+            chunk.messages.first().zip(chunk.messages.last()).map(|(first, last)| first.seq()..=last.seq());
+        let Some(seqs) = seqs else { return Ok(()) };
+        let parked = self.reader.parked_between(&self.stream, seqs)?.value;
+        let mut parked = parked.iter().peekable();
         for message in &chunk.messages {
-            message.with_stored(|stored| self.batch.push(stored));
+            let known = parked.next_if(|known| known.seq == message.seq());
+            message.with_stored(|stored| match known.filter(|known| known.stands_at(stored)) {
+                Some(known) => self.batch.push_parked(stored, known),
+                None => self.batch.push(stored),
+            });
         }
+        Ok(())
     }
 
     fn take(&mut self) -> Batch {
@@ -110,9 +124,14 @@ impl Filler {
     }
 }
 
-async fn parse(stream: String, mut chunks: mpsc::Receiver<Chunk>, full: mpsc::Sender<Batch>) {
+async fn parse(
+    stream: String,
+    reader: Reader,
+    mut chunks: mpsc::Receiver<Chunk>,
+    full: mpsc::Sender<Batch>,
+) -> Result<(), StoreError> {
     let batch = Batch::new(&stream);
-    let mut filler = Filler { stream, batch, since: Instant::now(), behind: false };
+    let mut filler = Filler { stream, reader, batch, since: Instant::now(), behind: false };
     loop {
         let cut = filler.cut(!chunks.is_empty());
         let (due, closed) = (matches!(cut, Cut::Due | Cut::Full), cut == Cut::Full);
@@ -122,10 +141,10 @@ async fn parse(stream: String, mut chunks: mpsc::Receiver<Chunk>, full: mpsc::Se
             permit = full.reserve(), if due => match permit {
                 Ok(permit) => permit.send(filler.take()),
                 // The committer gave up; its error is told where it is joined.
-                Err(_) => return,
+                Err(_) => return Ok(()),
             },
             chunk = chunks.recv(), if !closed => match chunk {
-                Some(chunk) => filler.push(chunk),
+                Some(chunk) => filler.push(chunk)?,
                 None => break,
             },
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
@@ -135,4 +154,5 @@ async fn parse(stream: String, mut chunks: mpsc::Receiver<Chunk>, full: mpsc::Se
         // As above: a committer that gave up tells why itself.
         let _ = full.send(filler.take()).await;
     }
+    Ok(())
 }

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use bus::Bus;
+use bus_schema::Name;
 use projector::{
     Position, Store, StoreOptions,
     compare::{self, Difference, Of},
 };
 
 use super::{
+    parked::recall,
     pipeline::Gate,
     replay::{Until, Watcher, feed},
 };
@@ -41,6 +43,7 @@ impl Rebuilt {
 /// Errors: the file is there, the bus, the disk.
 pub(crate) async fn rebuild(
     bus: &Bus,
+    target: &Name,
     live: &Store,
     gate: &Gate,
     path: &Path,
@@ -52,6 +55,7 @@ pub(crate) async fn rebuild(
         return Err(ConsumersError::File { verb: "build the pool in", path, source });
     }
     let store = Store::open(path, StoreOptions { compact: false, ..StoreOptions::default() })?;
+    recall(bus, &store, target).await?;
     catch_up(bus, live, &store, watcher).await?;
     let _live_stands_still = gate.lock().await;
     let positions = catch_up(bus, live, &store, watcher).await?;

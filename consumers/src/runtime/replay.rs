@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bus::Bus;
-use bus_schema::Timestamp;
+use bus_schema::{Name, Timestamp};
 use projector::{Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use super::{
+    parked::recall_anew,
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
 };
@@ -64,6 +65,7 @@ impl Replayed {
 /// Projects each stream up to its point, from the nearest snapshot on. Errors: the bus, the disk.
 pub async fn replay(
     bus: &Bus,
+    target: &Name,
     shelf: Option<&Shelf>,
     streams: &[(String, Until)],
     watcher: &dyn Watcher,
@@ -72,6 +74,8 @@ pub async fn replay(
         Some(shelf) => snapshot::started(bus, shelf, streams, directory()?).await?,
         None => throw_away()?,
     };
+    // A snapshot knows of what was parked up to its own moment only.
+    recall_anew(bus, &replayed.store, target).await?;
     for (stream, until) in streams {
         snapshot::reaches(bus, shelf, &replayed.store, stream).await?;
         feed(bus, &replayed.store, stream, *until, watcher).await?;

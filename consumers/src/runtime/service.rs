@@ -183,7 +183,7 @@ impl Handle {
         streams: &[(String, Until)],
         watcher: &dyn Watcher,
     ) -> Result<Replayed, ConsumersError> {
-        replay(&self.bus, self.shelf.as_ref(), streams, watcher).await
+        replay(&self.bus, &self.target, self.shelf.as_ref(), streams, watcher).await
     }
 
     /// Where snapshots are kept; none = nowhere.
@@ -193,7 +193,7 @@ impl Handle {
 
     /// The pool once more from the logs in a new file, compared with the live one. Errors: the bus, the disk.
     pub async fn rebuild(&self, path: &Path, watcher: &dyn Watcher) -> Result<Rebuilt, ConsumersError> {
-        rebuild(&self.bus, &self.store, &self.gate, path, watcher).await
+        rebuild(&self.bus, &self.target, &self.store, &self.gate, path, watcher).await
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     bounds::Bounds,
+    parked::recall,
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
     replay::{Watcher, throw_away},
@@ -137,6 +138,7 @@ impl Verification<'_> {
         let parts = self.parts().await?;
         let statements = self.statements(&parts, &mut found).await?;
         let replayed = throw_away()?;
+        recall(self.bus, &replayed.store, self.target).await?;
         for part in &parts {
             self.log(part, &statements, &replayed.store, &mut found).await?;
         }

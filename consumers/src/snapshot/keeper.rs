@@ -22,6 +22,7 @@ use super::{
 use crate::{
     error::ConsumersError,
     runtime::{
+        parked::recall_anew,
         replay::{POOL, Replayed, Until, Unwatched, feed},
         signed::SignedFacts,
     },
@@ -107,6 +108,7 @@ impl Keeper {
         let streams =
             [(target.clone(), Until::Seq(of_target.seq)), (stream.clone(), Until::Seq(of_site.seq))];
         let base = started(&self.bus, &self.shelf, &streams, self.shelf.drafts()?).await?;
+        recall_anew(&self.bus, &base.store, &self.target).await?;
         for (stream, until) in &streams {
             feed(&self.bus, &base.store, stream, *until, &Unwatched).await?;
         }

@@ -2,6 +2,7 @@
 
 use bus_schema::{
     ResourceKey, Revision, canonical,
+    envelope::EnvelopeError,
     event::{DecodeError, resource::Changed},
     id::{KIND_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, RESOURCE_ID_BYTES_MAX, REVISION_BYTES_MAX},
     token,
@@ -16,6 +17,12 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(path: &str, reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), path: path.to_owned() }
+    }
+}
+
+impl From<EnvelopeError> for Fault {
+    fn from(error: EnvelopeError) -> Self {
+        Self { reason: error.reason, path: error.path }
     }
 }
 

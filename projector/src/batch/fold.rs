@@ -12,9 +12,10 @@ use bus_schema::{
         resource::{SyncClosed, SyncOpened},
         volume::WriteFailed,
     },
-    fact::Fact,
+    fact::{Fact, log::parked::Upcaster},
 };
 
+use super::Refusal;
 use crate::pending::DeadLetter;
 
 /// Events of one owner that are taken in or refused by one decision at the commit: a stretch of its
@@ -29,6 +30,22 @@ pub(crate) struct Run {
     pub(crate) unchained: Vec<Unchained>,
     /// When the log stored the last event.
     pub(crate) last_stored_at: i64,
+    /// Its one event is a copy of a message that was parked.
+    pub(crate) copy: Option<RedriveCopy>,
+}
+
+/// A copy of a message that was parked.
+#[derive(Clone, Debug)]
+pub(crate) struct RedriveCopy {
+    /// The sequence of the original.
+    pub(crate) origin_seq: u64,
+    /// The sequence of the copy.
+    pub(crate) seq: u64,
+    pub(crate) subject: Box<str>,
+    /// The place in the chain that it names.
+    pub(crate) at: Option<ChainPoint>,
+    pub(crate) actor: Box<str>,
+    pub(crate) upcaster: Option<Upcaster>,
 }
 
 /// A stretch of a chain.
@@ -107,6 +124,8 @@ pub(crate) enum Effect {
     Image(ImageEvent),
     Fact(Fact),
     DeadLetter(DeadLetter),
+    /// A copy that cannot be taken in either.
+    StillDead(Box<(RedriveCopy, Refusal)>),
 }
 
 /// What happened to one key, oldest first; see the head of [`crate::batch`].

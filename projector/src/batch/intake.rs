@@ -2,6 +2,7 @@
 
 use bus_schema::{
     Envelope, Hash32, Stem,
+    chain::ChainPoint,
     envelope::Stored,
     event::{
         Event,
@@ -10,6 +11,7 @@ use bus_schema::{
         volume::VolumeEvent,
     },
     fact::{Fact, resource::ResourceFact},
+    redrive::Redrive,
 };
 
 use super::{
@@ -25,18 +27,21 @@ use crate::{
 
 /// What an entry of a batch costs beside the bytes that came, for [`Batch::bytes`]: its place in a map
 /// that is two thirds full, and what the allocator adds.
-const ENTRY_BYTES: usize = 220;
+pub(super) const ENTRY_BYTES: usize = 220;
 /// The event that is said again and again.
 const HEARTBEAT: &str = "heartbeat";
 
 impl Batch {
     /// Takes a message in, whose body has this hash; answers whether its loss would be covered, see [`crate::Seal::is_covered`].
     pub(super) fn take_in(&mut self, message: Stored<'_>, body: Hash32) -> bool {
-        let taken = match fact_subject(message.subject) {
-            Some(subject) => {
+        let taken = match (fact_subject(message.subject), Redrive::read(message.headers)) {
+            (Some(subject), _) => {
                 self.take_in_fact(message, subject).map(|()| false).map_err(|fault| (fault, None))
             }
-            None => self.take_in_event(message, body),
+            (None, Some(redrive)) => {
+                self.take_in_copy(message, redrive).map(|()| false).map_err(|fault| (fault, None))
+            }
+            (None, None) => self.take_in_event(message, body),
         };
         taken.unwrap_or_else(|(fault, standing)| {
             self.bury(message, fault, standing);
@@ -45,13 +50,14 @@ impl Batch {
     }
 
     /// Makes a dead letter.
-    fn bury(&mut self, message: Stored<'_>, fault: Fault, standing: Option<Standing>) {
+    pub(super) fn bury(&mut self, message: Stored<'_>, fault: Fault, standing: Option<Standing>) {
         let letter = DeadLetter {
             stream: message.stream.to_owned(),
             seq: message.seq,
             stored_at: message.stored_at,
             reason: fault.reason,
             path: fault.path,
+            at: standing.and_then(|at| self.place_of(at)),
             message: Some(DeadMessage {
                 subject: message.subject.to_owned(),
                 headers: message
@@ -72,6 +78,12 @@ impl Batch {
             chain_seq,
             effect: Effect::DeadLetter(letter),
         });
+    }
+
+    /// The place in a chain of what stands there.
+    fn place_of(&self, at: Standing) -> Option<ChainPoint> {
+        let chain = self.runs[at.run].chain.as_ref()?;
+        Some(ChainPoint { epoch: chain.first.epoch, seq: at.chain_seq })
     }
 
     fn take_in_fact(
@@ -100,29 +112,25 @@ impl Batch {
         Ok(())
     }
 
-    fn take_in_event(
+    pub(super) fn take_in_event(
         &mut self,
         message: Stored<'_>,
         body: Hash32,
     ) -> Result<bool, (Fault, Option<Standing>)> {
-        let envelope = Envelope::read_with(message, || body)
-            .map_err(|error| (Fault { reason: error.reason, path: error.path }, None))?;
-        if envelope.link.is_some_and(|link| link.at.seq == 1 && link.prev != Hash32::ZERO) {
-            let reason = "the first event of an epoch names an event before it; its farprev is 64 zeros";
-            return Err((Fault::new("farprev", reason), None));
-        }
+        let envelope = read(message, body).map_err(|fault| (fault, None))?;
         let owner = self.owner(&envelope);
         let link = envelope.link.zip(envelope.hash);
         let standing = self.stand(owner, link, message);
-        let (stem, event) = (envelope.subject.stem, envelope.subject.event);
-        let decoded = Event::decode(stem, event, &envelope.data);
-        let taken = match decoded {
-            Ok(Event::Resource(event)) => self.take_in_resource(&envelope, event, standing),
-            Ok(event) => self.take_in_other(&envelope, event, standing),
-            Err(error) => Err(error.into()),
-        };
-        let is_beat = stem == Stem::Agent && event == HEARTBEAT;
+        let is_beat = envelope.subject.stem == Stem::Agent && envelope.subject.event == HEARTBEAT;
+        let taken = self.decode(&envelope, standing);
         taken.map(|()| standing.chain_seq > 0 || is_beat).map_err(|fault| (fault, Some(standing)))
+    }
+
+    pub(super) fn decode(&mut self, envelope: &Envelope<'_>, at: Standing) -> Result<(), Fault> {
+        match Event::decode(envelope.subject.stem, envelope.subject.event, &envelope.data)? {
+            Event::Resource(event) => self.take_in_resource(envelope, event, at),
+            event => self.take_in_other(envelope, event, at),
+        }
     }
 
     fn take_in_resource(
@@ -283,6 +291,16 @@ impl Batch {
     fn end_segment(&mut self) {
         self.segment().closed = true;
     }
+}
+
+/// Reads a message, whose body has this hash, as an event of a chain or of none.
+pub(super) fn read(message: Stored<'_>, body: Hash32) -> Result<Envelope<'_>, Fault> {
+    let envelope = Envelope::read_with(message, || body)?;
+    if envelope.link.is_some_and(|link| link.at.seq == 1 && link.prev != Hash32::ZERO) {
+        let reason = "the first event of an epoch names an event before it; its farprev is 64 zeros";
+        return Err(Fault::new("farprev", reason));
+    }
+    Ok(envelope)
 }
 
 /// Stem, token and name of a fact.

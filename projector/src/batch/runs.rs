@@ -4,7 +4,7 @@ use bus_schema::{Envelope, Hash32, chain::Link, envelope::Stored};
 
 use super::{
     Batch, OwnerSlot, PoolSlot,
-    fold::{Effect, Item, Run, RunChain, Step, Unchained},
+    fold::{Effect, Item, RedriveCopy, Run, RunChain, Step, Unchained},
 };
 
 /// What an event that leaves nothing but a step costs, for [`Batch::bytes`].
@@ -89,10 +89,18 @@ impl Batch {
     fn begin_run(&mut self, owner: usize, chain: Option<RunChain>, stored_at: i64) -> usize {
         let run = self.runs.len();
         let seq = chain.as_ref().and_then(|chain| chain.steps.first()).map_or(self.last_seq, |step| step.seq);
-        self.runs.push(Run { owner, chain, unchained: Vec::new(), last_stored_at: 0 });
+        self.runs.push(Run { owner, chain, unchained: Vec::new(), last_stored_at: 0, copy: None });
         let item = Item { seq, stored_at, run: Some(run), chain_seq: 0, effect: Effect::Run };
         self.segment().items.push(item);
         run
+    }
+
+    /// Puts a copy beside its owner's chain: it is decided by itself, and breaks off no run.
+    pub(super) fn stand_beside(&mut self, owner: usize, copy: RedriveCopy, message: Stored<'_>) -> Standing {
+        let (seq, stored_at) = (message.seq, message.stored_at.unix_ms());
+        let run = self.begin_run(owner, None, stored_at);
+        (self.runs[run].last_stored_at, self.runs[run].copy) = (stored_at, Some(copy));
+        Standing { pool: self.owners[owner].pool, run, chain_seq: 0, seq, stored_at }
     }
 
     /// The index of the event's owner.

@@ -18,7 +18,7 @@
 //! A fork is stated once; until a new epoch, what cannot be told apart from its branch is refused.
 
 use bus_schema::{
-    Epoch, Hash32, Timestamp,
+    Hash32, Timestamp,
     chain::ChainPoint,
     event::agent::Heartbeat,
     fact::log::{Forked, GapFound, LogFact},
@@ -28,6 +28,7 @@ use super::{
     Commit, Outcome,
     holes::{self, Hole, Late},
     owners::{OwnerRecord, Owners, short},
+    parked::Lot,
 };
 use crate::{
     batch::{Run, RunChain, Step},
@@ -87,6 +88,9 @@ impl Commit<'_, '_> {
     /// Decides what of a run is taken in, and brings its owner up to date.
     pub(super) fn resolve(&mut self, run: usize, stored_at: i64) -> Db<()> {
         let runs = self.runs;
+        if let Some(copy) = &runs[run].copy {
+            return self.resolve_copy(run, copy);
+        }
         let (stream, run_data, log) = (self.stream, &runs[run], self.log.clone());
         let (pool, number) = self.pool_of(run)?;
         let owner = &mut pool.side.owners.get(number)?.owner;
@@ -94,7 +98,8 @@ impl Commit<'_, '_> {
         let Some(chain) = &run_data.chain else {
             take_in_unchained(owner, run_data, &log);
             let epoch = u64::from(log.incarnation);
-            self.outcomes[run] = Some(Outcome { after: 0, late: Vec::new(), owner: number, epoch });
+            let (late, origin) = (Vec::new(), None);
+            self.outcomes[run] = Some(Outcome { after: 0, late, owner: number, epoch, origin });
             return Ok(());
         };
         let stretch = Stretch { chain, stream, stored_at: Timestamp::from_unix_ms(stored_at) };
@@ -109,18 +114,20 @@ impl Commit<'_, '_> {
             late: verdict.late,
             owner: number,
             epoch: chain.first.epoch.0,
+            origin: None,
         });
         for (fact, seq) in verdict.facts {
             self.tell(fact, seq)?;
         }
         if let Some(from) = verdict.retired {
-            self.refuse_retired(&source, chain.first.epoch, &chain.steps[from..])?;
+            self.refuse_retired(&source, chain, from)?;
         }
         Ok(())
     }
 
-    fn refuse_retired(&mut self, source: &str, epoch: Epoch, steps: &[Step]) -> Db<()> {
-        for step in steps {
+    fn refuse_retired(&mut self, source: &str, chain: &RunChain, from: usize) -> Db<()> {
+        let epoch = chain.first.epoch;
+        for (seq, step) in (chain.first.seq..).zip(&chain.steps).skip(from) {
             if self.log.has_read(step.seq, step.stored_at) {
                 continue;
             }
@@ -132,9 +139,10 @@ impl Commit<'_, '_> {
                 ),
                 path: "farepoch".to_owned(),
                 stored_at: Timestamp::from_unix_ms(step.stored_at),
+                at: Some(ChainPoint { epoch, seq }),
                 message: None,
             };
-            self.park(letter)?;
+            self.park(letter, Lot { source: Some(source.to_owned()), is_over: true })?;
         }
         Ok(())
     }

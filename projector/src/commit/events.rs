@@ -12,7 +12,7 @@ use bus_schema::{
 };
 use redb::ReadableTable;
 
-use super::{Commit, facts, owners::Owners};
+use super::{Commit, facts, owners::Owners, parked::Original};
 use crate::{
     batch::Effect,
     owner::{AgentState, HeartbeatSeen, Owner, Proof},
@@ -45,11 +45,11 @@ impl Commit<'_, '_> {
             Effect::Key(event) => self.source_key(run, event, stored_at),
             Effect::Volume(event) => self.volume(run, event, seq, stored_at),
             Effect::Image(event) => self.image(run, event, seq, stored_at),
-            Effect::Run | Effect::Fact(_) | Effect::DeadLetter(_) => Ok(()),
+            Effect::Run | Effect::Fact(_) | Effect::DeadLetter(_) | Effect::StillDead(_) => Ok(()),
         }
     }
 
-    /// Takes in a copy that fills a hole: only what cannot undo anything newer.
+    /// Takes in a copy that fills a hole or was parked: only what cannot undo anything newer.
     pub(super) fn late_event(
         &mut self,
         run: usize,
@@ -58,31 +58,68 @@ impl Commit<'_, '_> {
         stored_at: i64,
         effect: Effect,
     ) -> Db<()> {
+        if let Some(origin) = self.outcomes[run].as_ref().and_then(|outcome| outcome.origin) {
+            return self.redriven_event(run, origin, effect);
+        }
         match effect {
             // More failed extents are more to copy, which never does harm.
             Effect::Volume(event) => self.volume(run, event, seq, Timestamp::from_unix_ms(stored_at)),
             Effect::Image(event) if !self.knows_image(run, &event)? => {
                 self.image(run, event, seq, Timestamp::from_unix_ms(stored_at))
             }
-            Effect::Key(event) if !self.knows_key(run, &event)? => {
+            Effect::Key(event) if self.key_changed(run, &event)?.is_none() => {
                 self.event(run, chain_seq, seq, stored_at, Effect::Key(event))
             }
             _ => Ok(()),
         }
     }
 
+    /// Takes in a copy of what was parked, at its place, unless something newer was said.
+    fn redriven_event(&mut self, run: usize, origin: Original, effect: Effect) -> Db<()> {
+        let at = Timestamp::from_unix_ms(origin.stored_at);
+        match effect {
+            Effect::Volume(event) => self.volume(run, event, origin.seq, at),
+            Effect::Image(event)
+                if self.image_changed(run, &event)?.is_none_or(|last| last < (at, origin.seq)) =>
+            {
+                self.image(run, event, origin.seq, at)
+            }
+            Effect::Key(event) => {
+                let last = self.key_changed(run, &event)?;
+                // Of one moment, what ends a key counts: the safe one of two.
+                let is_end = matches!(event, KeyEvent::Withdrawn(_));
+                if last.is_none_or(|last| last < at || (last == at && is_end)) {
+                    self.source_key(run, event, at)?;
+                }
+                Ok(())
+            }
+            // Of agents and their answers only what they say now is of use.
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the last event stands that an image is known by.
+    fn image_changed(&mut self, run: usize, event: &ImageEvent) -> Db<Option<(Timestamp, u64)>> {
+        let (pool, _) = self.pool_of(run)?;
+        let known = pool.side.images.get(event.entity().as_str())?;
+        let known: Option<ImageEntry> =
+            known.map(|known| read_json("an image", known.value())).transpose()?;
+        let seq = |place: &str| place.rsplit_once(':').and_then(|(_, seq)| seq.parse().ok()).unwrap_or(0);
+        Ok(known.map(|known| (known.stored_at, seq(&known.place))))
+    }
+
+    /// When the owner said something of a key last.
+    fn key_changed(&mut self, run: usize, event: &KeyEvent) -> Db<Option<Timestamp>> {
+        let source = self.owners[self.runs[run].owner].source.to_string();
+        let (pool, _) = self.pool_of(run)?;
+        let pool = pool.name.parse().map_err(|_| tables::damaged("a pool's name"))?;
+        facts::key_changed(self.txn, &event.entity(), &KeyOrigin::Source { pool, source })
+    }
+
     /// Whether anything was said of an image: nobody remembers in which order.
     fn knows_image(&mut self, run: usize, event: &ImageEvent) -> Db<bool> {
         let (pool, _) = self.pool_of(run)?;
         Ok(pool.side.images.get(event.entity().as_str())?.is_some())
-    }
-
-    /// Whether the owner has said anything of a key that is known still.
-    fn knows_key(&mut self, run: usize, event: &KeyEvent) -> Db<bool> {
-        let source = self.owners[self.runs[run].owner].source.to_string();
-        let (pool, _) = self.pool_of(run)?;
-        let pool = pool.name.parse().map_err(|_| tables::damaged("a pool's name"))?;
-        facts::knows_key(self.txn, &event.entity(), &KeyOrigin::Source { pool, source })
     }
 
     fn agent(&mut self, run: usize, event: AgentEvent, seq: u64, stored_at: Timestamp) -> Db<()> {
@@ -238,7 +275,10 @@ fn fail_extents(known: Option<VolumeState>, event: WriteFailed, origin: Origin) 
     state.extents = union(std::mem::take(&mut state.extents));
     state.first_failed_at = state.first_failed_at.min(first_failed_at);
     state.last_failed_at = state.last_failed_at.max(last_failed_at);
-    (state.owner, state.place, state.reason, state.stored_at) = (owner, place, reason, stored_at);
+    // A copy of what was parked may be older than what was told last.
+    if stored_at >= state.stored_at {
+        (state.owner, state.place, state.reason, state.stored_at) = (owner, place, reason, stored_at);
+    }
     Some(state)
 }
 

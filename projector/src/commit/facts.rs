@@ -13,7 +13,7 @@ use bus_schema::{
 };
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{Commit, damage, outbox};
+use super::{Commit, damage, outbox, recall};
 use crate::{
     records::{AccessKey, ConfirmationRecord, Grant, KeyOrigin, StoredLogFact, SyncRecord, TenantState},
     tables::{self, Db, damaged, read_json, write_json},
@@ -88,6 +88,9 @@ impl Commit<'_, '_> {
 
     fn log_fact(&mut self, fact: &LogFact, seq: u64, stored_at: Timestamp) -> Db<()> {
         self.outbox.stated(&outbox::name(fact))?;
+        if let LogFact::Parked(parked) = fact {
+            recall(self.txn, std::slice::from_ref(parked))?;
+        }
         let data = fact
             .data()
             .ok()
@@ -264,12 +267,16 @@ pub(super) fn end_key(txn: &WriteTransaction, key_id: &Name, origin: &KeyOrigin,
     Ok(())
 }
 
-/// Whether anything was said of a key of this origin.
-pub(super) fn knows_key(txn: &WriteTransaction, key_id: &str, origin: &KeyOrigin) -> Db<bool> {
+/// When something was said last of a key of this origin; none = nothing was.
+pub(super) fn key_changed(txn: &WriteTransaction, key_id: &str, origin: &KeyOrigin) -> Db<Option<Timestamp>> {
     let origin = origin_text(origin);
     let at_key = (key_id, origin.as_str());
-    Ok(txn.open_table(tables::KEYS)?.get(at_key)?.is_some()
-        || txn.open_table(tables::WITHDRAWN)?.get(at_key)?.is_some())
+    let keys = txn.open_table(tables::KEYS)?;
+    let known: Option<AccessKey> =
+        keys.get(at_key)?.map(|known| read_json("a key", known.value())).transpose()?;
+    let withdrawn = txn.open_table(tables::WITHDRAWN)?.get(at_key)?.map(|at| at.value());
+    let known = known.map(|known| known.revoked_at.map_or(known.since, |at| at.max(known.since)));
+    Ok(known.max(withdrawn.map(Timestamp::from_unix_ms)))
 }
 
 fn origin_text(origin: &KeyOrigin) -> String {

@@ -2,6 +2,7 @@
 
 use bus_schema::{
     Stem, Timestamp,
+    chain::ChainPoint,
     fact::{Fact, log::LogFact},
 };
 use redb::{ReadableTable, Table, WriteTransaction};
@@ -40,6 +41,8 @@ enum EntryKind {
         stored_at: Timestamp,
         reason: String,
         path: String,
+        #[serde(default)]
+        at: Option<ChainPoint>,
         message: Option<EntryMessage>,
     },
     Fact {
@@ -56,7 +59,7 @@ struct EntryMessage {
 }
 
 /// The name of the dead letter of a message.
-pub(crate) fn parked(stream: &str, seq: u64) -> String {
+pub(super) fn parked(stream: &str, seq: u64) -> String {
     format!("parked:{stream}:{seq}")
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn parked(stream: &str, seq: u64) -> String {
 pub(super) fn name(fact: &LogFact) -> String {
     match fact {
         LogFact::Parked(fact) => parked(&fact.stream, fact.seq),
+        LogFact::Redriven(fact) => format!("redriven:{}:{}", fact.stream, fact.seq),
         LogFact::GapFound(fact) => format!("gap:{}", fact.place),
         LogFact::Forked(fact) => format!("fork:{}", fact.place),
         LogFact::WindowHeld(fact) => format!("held:{}:{}", fact.owner, fact.sync_id),
@@ -134,11 +138,11 @@ fn write(key: &str, name: String, what: &Stated) -> Db<Vec<u8>> {
             (EntryKind::Fact { stem: fact.stem(), name: fact.name().to_owned(), data }, &[][..])
         }
         Stated::DeadLetter(letter) => {
-            let DeadLetter { stream, seq, stored_at, reason, path, message } = letter.clone();
+            let DeadLetter { stream, seq, stored_at, reason, path, at, message } = letter.clone();
             let body = letter.message.as_ref().map_or(&[][..], |message| &message.body);
             let message =
                 message.map(|message| EntryMessage { subject: message.subject, headers: message.headers });
-            (EntryKind::DeadLetter { stream, seq, stored_at, reason, path, message }, body)
+            (EntryKind::DeadLetter { stream, seq, stored_at, reason, path, at, message }, body)
         }
     };
     let entry = write_json(&Entry { key: key.to_owned(), name, what })?;
@@ -166,13 +170,13 @@ pub(crate) fn read_pending(id: u64, stored: &[u8]) -> Db<Pending> {
         EntryKind::Fact { stem, name, data } => {
             Stated::Fact(Fact::decode(stem, &name, data.as_bytes()).map_err(|_| wrong())?)
         }
-        EntryKind::DeadLetter { stream, seq, stored_at, reason, path, message } => {
+        EntryKind::DeadLetter { stream, seq, stored_at, reason, path, at, message } => {
             let message = message.map(|message| DeadMessage {
                 subject: message.subject,
                 headers: message.headers,
                 body: body.to_vec(),
             });
-            Stated::DeadLetter(DeadLetter { stream, seq, stored_at, reason, path, message })
+            Stated::DeadLetter(DeadLetter { stream, seq, stored_at, reason, path, at, message })
         }
     };
     Ok(Pending { id, name, what })

@@ -46,6 +46,13 @@ pub(crate) struct Marks {
     pub(super) held: Vec<Held>,
 }
 
+impl Marks {
+    /// When the last close came that is held.
+    pub(super) fn held_at(&self) -> Option<Timestamp> {
+        self.held.iter().map(Held::closed_at).max()
+    }
+}
+
 /// The owners that a transaction touches.
 pub(super) struct Owners<'t> {
     table: Table<'t, &'static str, &'static [u8]>,

@@ -24,16 +24,36 @@ use crate::{
 struct Counted {
     owner: u32,
     epoch: u64,
-    /// It fills a hole: whatever stands there now is newer, unless it is of the same chain and older.
-    is_late: bool,
+    age: Age,
     candidate: Candidate,
 }
 
+/// How a change came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// In its turn: it is newer than whatever stands there.
+    New,
+    /// It fills a hole: whatever stands there now is newer, unless it is of the same chain and older.
+    Late,
+    /// As a copy of what was parked: what stands there is newer, unless it stood there before that.
+    Redriven,
+}
+
 impl Counted {
-    /// Whether a copy that fills a hole may write over a row.
-    fn is_newer_than(&self, old: &Head) -> bool {
-        let same = old.chained && (old.owner, old.epoch) == (self.owner, self.epoch);
-        same && old.chain_seq < self.candidate.chain_seq
+    /// Whether it may write over a row.
+    fn is_newer_than(&self, old: &Head, log: u16) -> bool {
+        let Candidate { chain_seq, seq, stored_at, .. } = self.candidate;
+        let same = old.chained && chain_seq > 0 && (old.owner, old.epoch) == (self.owner, self.epoch);
+        let follows = same && old.chain_seq < chain_seq;
+        // After a rewind a log gives its sequences out again, later.
+        let stands_behind = old.log == log && (old.stored_at, old.seq) < (stored_at, seq);
+        match self.age {
+            Age::New => true,
+            Age::Late => follows,
+            // A tombstone of a full answer keeps the place of the row that it buried.
+            Age::Redriven if same && old.deleted_at.is_none() => follows,
+            Age::Redriven => stands_behind && (!same || follows),
+        }
     }
 }
 
@@ -48,7 +68,7 @@ impl Commit<'_, '_> {
         for (key, Changes { earlier, last }) in rows {
             if earlier.is_empty() && !matches!(last.change, Change::Notice(_)) {
                 if let Some(change) = self.counted(last) {
-                    if change.is_late {
+                    if change.age != Age::New {
                         self.rows += u64::from(pool.fold_row(&key, [change].into_iter(), log)?);
                         continue;
                     }
@@ -64,16 +84,25 @@ impl Commit<'_, '_> {
         Ok(())
     }
 
-    fn counted(&self, candidate: Candidate) -> Option<Counted> {
+    fn counted(&self, mut candidate: Candidate) -> Option<Counted> {
         let run = candidate.run as usize;
         let counts = self.counts(run, candidate.chain_seq, candidate.seq, candidate.stored_at);
-        let is_late = match counts {
+        let mut age = match counts {
             Counts::No | Counts::Late { rows: false } => return None,
-            Counts::Late { rows: true } => true,
-            Counts::Yes => false,
+            Counts::Late { rows: true } => Age::Late,
+            Counts::Yes => Age::New,
         };
         let outcome = self.outcomes[run].as_ref()?;
-        Some(Counted { owner: outcome.owner, epoch: outcome.epoch, is_late, candidate })
+        if let Some(origin) = outcome.origin {
+            age = Age::Redriven;
+            // What names no time of its own has that of its place.
+            if candidate.source_time == candidate.stored_at {
+                candidate.source_time = origin.stored_at;
+            }
+            (candidate.chain_seq, candidate.seq, candidate.stored_at) =
+                (origin.chain_seq, origin.seq, origin.stored_at);
+        }
+        Some(Counted { owner: outcome.owner, epoch: outcome.epoch, age, candidate })
     }
 }
 
@@ -84,7 +113,7 @@ impl PoolWriter<'_> {
         let mut changed = false;
         for change in changes {
             let old = row.as_deref().map(Cell::read).transpose()?;
-            if change.is_late && old.as_ref().is_some_and(|old| !change.is_newer_than(&old.head)) {
+            if old.as_ref().is_some_and(|old| !change.is_newer_than(&old.head, log)) {
                 continue;
             }
             let old = match (old, &change.candidate.change) {

@@ -99,6 +99,11 @@ impl Held {
         self.window.low.epoch == epoch
     }
 
+    /// When the log stored it.
+    pub(super) fn closed_at(&self) -> Timestamp {
+        self.window.closed_at
+    }
+
     fn cover(&self, owner: &Owner) -> Cover {
         Cover::new(owner, self.window.low, self.incarnation, self.window.opened_seq)
     }

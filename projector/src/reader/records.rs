@@ -5,10 +5,7 @@ use redb::ReadableTable;
 
 use super::{Answer, Reader};
 use crate::{
-    batch::Refusal,
-    commit::{parked, read_pending},
     error::StoreError,
-    pending::Stated,
     records::{
         AccessKey, ConfirmationRecord, DamageRecord, ImageEntry, KeyOrigin, LogFactRecord, StoredLogFact,
         SyncRecord, TenantState, VolumeState,
@@ -191,43 +188,6 @@ impl Reader {
             seals::read(&snapshot.open_table(tables::SEALS)?, log.number, seals::number_of(seq))
         })?;
         Ok(frame.value)
-    }
-
-    /// How many messages are dead letters: stated ones, and ones that wait in the outbox.
-    pub fn dead_letters(&self) -> Result<Answer<u64>, StoreError> {
-        // ';' follows ':', so the range holds the names of all dead letters.
-        let names = "parked:".."parked;";
-        self.ask(|snapshot| {
-            let stated = snapshot.open_table(tables::STATED)?.range::<&str>(names.clone())?.count();
-            let waiting = snapshot.open_table(tables::PENDING_NAMES)?.range::<&str>(names)?.count();
-            Ok((stated + waiting) as u64)
-        })
-    }
-
-    /// Why a message that was taken in is among the dead letters; none when it is not.
-    pub fn parked(&self, stream: &str, seq: u64) -> Result<Answer<Option<Refusal>>, StoreError> {
-        self.ask(|snapshot| {
-            let name = parked(stream, seq);
-            if let Some(id) = snapshot.open_table(tables::PENDING_NAMES)?.get(name.as_str())? {
-                let pending = snapshot.open_table(tables::PENDING)?;
-                let entry = pending.get(id.value())?.ok_or_else(|| damaged("the outbox"))?;
-                if let Stated::DeadLetter(letter) = read_pending(id.value(), entry.value())?.what {
-                    return Ok(Some(Refusal { reason: letter.reason, path: letter.path }));
-                }
-            }
-            if snapshot.open_table(tables::STATED)?.get(name.as_str())?.is_none() {
-                return Ok(None);
-            }
-            for entry in snapshot.open_table(tables::LOG_FACTS)?.iter()?.rev() {
-                if let LogFact::Parked(fact) = log_fact(entry?.1.value())?.fact
-                    && (fact.stream.as_str(), fact.seq) == (stream, seq)
-                {
-                    return Ok(Some(Refusal { reason: fact.reason, path: fact.path }));
-                }
-            }
-            let reason = "why it was parked stands in the log of dead letters".to_owned();
-            Ok(Some(Refusal { reason, path: "$".to_owned() }))
-        })
     }
 }
 

@@ -383,6 +383,8 @@ fn what_was_stated_is_not_stated_again_by_a_rebuild() {
         subject: "nonsense".to_owned(),
         reason: "r".to_owned(),
         path: "subject".to_owned(),
+        stored_at: None,
+        at: None,
     };
     let live = given(&log);
     assert_eq!(live.pending().len(), 1);

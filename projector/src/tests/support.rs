@@ -11,7 +11,8 @@ use bus_schema::{
         agent::{AgentEvent, CheckpointSeen, Heartbeat},
         resource::{Changed, Deleted, Noticed, ResourceEvent, SyncClosed, SyncOpened, SyncScope},
     },
-    fact::Fact,
+    fact::{Fact, log::parked::Upcaster},
+    redrive::Redrive,
     subject, token,
 };
 use serde_json::value::RawValue;
@@ -89,6 +90,16 @@ impl Log {
     /// Appends a message that was appended before.
     pub(super) fn repeat(&mut self, message: &Message) -> u64 {
         self.append(&message.subject.clone(), message.headers.clone(), message.body.clone())
+    }
+
+    /// Appends a copy of a message that was parked.
+    pub(super) fn redrive(&mut self, original: u64, patch: Option<&str>) -> u64 {
+        let known = self.messages.iter().find(|message| message.stream == SITE && message.seq == original);
+        let Message { subject, mut headers, body, .. } = known.unwrap().clone();
+        let upcaster = Some(Upcaster { name: "mend".to_owned(), sha256: Hash32::of(b"mend") });
+        let upcaster = upcaster.filter(|_| patch.is_some());
+        headers.extend(Redrive { stream: SITE, seq: original, actor: "kim", patch, upcaster }.headers());
+        self.append(&subject, headers, body)
     }
 
     /// Appends plain data: no header at all.

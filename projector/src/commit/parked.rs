@@ -1,0 +1,172 @@
+//! Messages that could not be taken in, and what becomes of their copies.
+//!
+//! ```text
+//! the original is        the copy              outcome
+//! --------------------   -------------------   ---------------------------------------------------------------
+//! not parked             whatever              dropped: a repeat
+//! taken in again         whatever              dropped: a repeat
+//! parked, epoch over     whatever              stays parked, one attempt more
+//! parked                 cannot be taken in    stays parked, with the new reason, one attempt more
+//! parked                 can be taken in       stands where the original stands, and undoes nothing newer
+//! ```
+//! A copy may come years after its original. So it writes over a row only what stood there before the original, and
+//! no row at all when a full answer came in between: that said which there were.
+
+use bus_schema::{
+    Timestamp,
+    fact::log::{LogFact, Parked, Redriven},
+};
+use redb::{ReadableTable, WriteTransaction};
+
+use super::{Commit, Outcome, outbox, owners::OwnerRecord};
+use crate::{
+    batch::{RedriveCopy, Refusal},
+    pending::{DeadLetter, Stated},
+    records::ParkedRecord,
+    tables::{self, Db, read_json, write_json},
+};
+
+/// Where the original of a copy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Original {
+    /// Its place in its chain; 0 = it has none.
+    pub(super) chain_seq: u64,
+    /// The stream sequence.
+    pub(super) seq: u64,
+    pub(super) stored_at: i64,
+    /// Whether the copy may write a row: no full answer came in between.
+    pub(super) rows: bool,
+}
+
+/// What is known of a message that is parked, beside its dead letter.
+#[derive(Debug, Default)]
+pub(super) struct Lot {
+    /// Its source; none = it could not be read that far.
+    pub(super) source: Option<String>,
+    /// It was refused because its epoch is over.
+    pub(super) is_over: bool,
+}
+
+impl Commit<'_, '_> {
+    /// Parks a message: notes it, and puts its dead letter into the outbox.
+    pub(super) fn park(&mut self, letter: DeadLetter, lot: Lot) -> Db<()> {
+        let known = read(self.txn, &letter.stream, letter.seq)?;
+        let subject = letter.message.as_ref().map(|message| message.subject.as_str()).unwrap_or_default();
+        let same = known.filter(|known| subject.is_empty() || known.is_of(subject, letter.stored_at));
+        let DeadLetter { stream, seq, reason, path, .. } = letter.clone();
+        let mut record =
+            same.unwrap_or_else(|| ParkedRecord::new(stream, seq, subject.to_owned(), reason, path));
+        if record.subject.is_empty() {
+            record.subject = subject.to_owned();
+        }
+        (record.stored_at, record.incarnation) = (Some(letter.stored_at), self.log.incarnation);
+        (record.chained, record.is_over) = (lot.source.zip(letter.at), lot.is_over);
+        write(self.txn, &record)?;
+        let (key, seq) = (outbox::parked(&letter.stream, letter.seq), letter.seq);
+        self.outbox.add(&key, self.log.reused(seq), &Stated::DeadLetter(letter))
+    }
+
+    /// Decides whether a copy counts, and as what.
+    pub(super) fn resolve_copy(&mut self, run: usize, copy: &RedriveCopy) -> Db<()> {
+        let log = self.log.clone();
+        let last_stored_at = Timestamp::from_unix_ms(self.runs[run].last_stored_at);
+        let record = self.parked_original(copy)?;
+        let (pool, number) = self.pool_of(run)?;
+        let OwnerRecord { owner, marks, .. } = pool.side.owners.get(number)?;
+        owner.last_event_at = owner.last_event_at.max(last_stored_at);
+        let Some(mut record) = record else {
+            owner.repeats += 1;
+            return Ok(());
+        };
+        if record.is_over {
+            record.attempts += 1;
+            return write(self.txn, &record);
+        }
+        let stored_at = record.stored_at.unwrap_or_default();
+        let answered = owner.last_full.max(marks.held_at());
+        let rows = answered.is_none_or(|answered| answered < stored_at);
+        let at = match &record.chained {
+            Some((source, at)) => (source.is_empty() || *source == owner.source).then_some(*at),
+            None => copy.at,
+        };
+        let incarnation = if record.incarnation == 0 { log.incarnation } else { record.incarnation };
+        let (epoch, chain_seq) = at.map_or((u64::from(incarnation), 0), |at| (at.epoch.0, at.seq));
+        let origin = Original { chain_seq, seq: record.seq, stored_at: stored_at.unix_ms(), rows };
+        let late = Vec::new();
+        self.outcomes[run] =
+            Some(Outcome { after: u64::MAX, late, owner: number, epoch, origin: Some(origin) });
+        record.redriven = Some(copy.seq);
+        write(self.txn, &record)?;
+        let fact = Redriven {
+            stream: record.stream,
+            seq: record.seq,
+            copy_seq: copy.seq,
+            subject: record.subject,
+            actor: copy.actor.to_string(),
+            upcaster: copy.upcaster.clone(),
+        };
+        self.tell(LogFact::Redriven(fact), copy.seq)
+    }
+
+    /// Notes that a copy could not be taken in either.
+    pub(super) fn still_dead(&mut self, copy: &RedriveCopy, refusal: Refusal, stored_at: i64) -> Db<()> {
+        if self.log.has_read(copy.seq, stored_at) {
+            return Ok(());
+        }
+        let Some(mut record) = self.parked_original(copy)? else { return Ok(()) };
+        (record.reason, record.path) = (refusal.reason, refusal.path);
+        record.attempts += 1;
+        write(self.txn, &record)
+    }
+
+    /// The original of a copy, if it is parked.
+    fn parked_original(&self, copy: &RedriveCopy) -> Db<Option<ParkedRecord>> {
+        let known = read(self.txn, self.stream, copy.origin_seq)?;
+        Ok(known.filter(|known| known.redriven.is_none() && known.subject == *copy.subject))
+    }
+}
+
+/// What is known of a message that was parked.
+fn read(txn: &WriteTransaction, stream: &str, seq: u64) -> Db<Option<ParkedRecord>> {
+    let table = txn.open_table(tables::PARKED)?;
+    table.get((stream, seq))?.map(|known| read_json("a parked message", known.value())).transpose()
+}
+
+/// Writes it, and keeps count of those that are parked.
+fn write(txn: &WriteTransaction, record: &ParkedRecord) -> Db<()> {
+    let bytes = write_json(record)?;
+    let mut table = txn.open_table(tables::PARKED)?;
+    let before = table.insert((record.stream.as_str(), record.seq), bytes.as_slice())?;
+    let before: Option<ParkedRecord> =
+        before.map(|before| read_json("a parked message", before.value())).transpose()?;
+    let counts = |record: &ParkedRecord| u64::from(record.redriven.is_none());
+    let (before, now) = (before.as_ref().map_or(0, counts), counts(record));
+    if before != now {
+        let mut meta = txn.open_table(tables::META)?;
+        let count = meta.get(tables::META_PARKED)?.map_or(0, |count| count.value());
+        meta.insert(tables::META_PARKED, (count + now).saturating_sub(before))?;
+    }
+    Ok(())
+}
+
+/// Takes over what the target log says of parked messages: so a pool that is made anew, by whatever build, parks them
+/// again and for the same reasons.
+pub(crate) fn recall(txn: &WriteTransaction, facts: &[Parked]) -> Db<()> {
+    facts.iter().try_for_each(|fact| recall_one(txn, fact))
+}
+
+fn recall_one(txn: &WriteTransaction, fact: &Parked) -> Db<()> {
+    let Parked { stream, seq, subject, reason, path, stored_at, at } = fact.clone();
+    let is_it = |known: &ParkedRecord| stored_at.is_none_or(|at| known.is_of(&subject, at));
+    let record = match read(txn, &stream, seq)?.filter(is_it) {
+        Some(known) if known.redriven.is_some() || known.attempts > 0 => return Ok(()),
+        Some(known) => ParkedRecord { reason, path, ..known },
+        // The source stands in the message itself; until that is read, only that it had a place is known.
+        None => ParkedRecord {
+            stored_at,
+            chained: at.map(|at| (String::new(), at)),
+            ..ParkedRecord::new(stream, seq, subject, reason, path)
+        },
+    };
+    write(txn, &record)
+}

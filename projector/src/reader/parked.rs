@@ -1,0 +1,129 @@
+//! Messages that could not be taken in.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use bus_schema::Timestamp;
+use redb::ReadableTable;
+
+use super::{Answer, Reader};
+use crate::{
+    batch::Refusal,
+    error::StoreError,
+    records::ParkedRecord,
+    tables::{self, read_json},
+};
+
+/// Messages that are parked for one kind of reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParkedGroup {
+    /// How many.
+    pub count: u64,
+    /// When a log stored the first and the last of them; none = of none of them it is known.
+    pub stored: Option<(Timestamp, Timestamp)>,
+    /// One of them.
+    pub example: ParkedRecord,
+}
+
+impl Reader {
+    /// How many messages are parked: could not be taken in, nor a copy of them since.
+    pub fn dead_letters(&self) -> Result<Answer<u64>, StoreError> {
+        self.ask(|snapshot| {
+            let count = snapshot.open_table(tables::META)?.get(tables::META_PARKED)?;
+            Ok(count.map_or(0, |count| count.value()))
+        })
+    }
+
+    /// Why a message that was read is parked; none when it is not.
+    pub fn parked(&self, stream: &str, seq: u64) -> Result<Answer<Option<Refusal>>, StoreError> {
+        let Answer { value, as_of } = self.parked_record(stream, seq)?;
+        let parked = value.filter(|record| record.redriven.is_none());
+        Ok(Answer { value: parked.map(|ParkedRecord { reason, path, .. }| Refusal { reason, path }), as_of })
+    }
+
+    /// What is known of a message that was parked, also when a copy of it was taken in since.
+    pub fn parked_record(&self, stream: &str, seq: u64) -> Result<Answer<Option<ParkedRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::PARKED)?;
+            table.get((stream, seq))?.map(|known| read_json("a parked message", known.value())).transpose()
+        })
+    }
+
+    /// Messages of a stretch of a log that were parked, in order of their sequences.
+    pub fn parked_between(
+        &self,
+        stream: &str,
+        seqs: RangeInclusive<u64>,
+    ) -> Result<Answer<Vec<ParkedRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::PARKED)?;
+            let range = table.range::<(&str, u64)>((stream, *seqs.start())..=(stream, *seqs.end()))?;
+            range.map(|entry| read_json("a parked message", entry?.1.value())).collect()
+        })
+    }
+
+    /// Messages that were parked and are `wanted`, behind a place and in order of their places, at most `limit`.
+    pub fn parked_after(
+        &self,
+        after: Option<(&str, u64)>,
+        limit: usize,
+        mut wanted: impl FnMut(&ParkedRecord) -> bool,
+    ) -> Result<Answer<Vec<ParkedRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::PARKED)?;
+            let from = after.map_or(("", 0), |(stream, seq)| (stream, seq.saturating_add(1)));
+            let mut found = Vec::new();
+            for entry in table.range::<(&str, u64)>(from..)? {
+                if found.len() >= limit {
+                    break;
+                }
+                let record = read_json("a parked message", entry?.1.value())?;
+                found.extend(Some(record).filter(&mut wanted));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Parked messages by the kind of their reasons, those with the most first: `kind_of` gives equal texts to reasons
+    /// of one kind. At most `limit` kinds, and how many messages are of others.
+    pub fn parked_groups(
+        &self,
+        limit: usize,
+        kind_of: impl Fn(&str) -> String,
+    ) -> Result<Answer<(Vec<ParkedGroup>, u64)>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::PARKED)?;
+            let (mut groups, mut others) = (BTreeMap::<String, ParkedGroup>::new(), 0);
+            for entry in table.iter()? {
+                let record: ParkedRecord = read_json("a parked message", entry?.1.value())?;
+                if record.redriven.is_some() {
+                    continue;
+                }
+                let kind = kind_of(&record.reason);
+                if let Some(group) = groups.get_mut(&kind) {
+                    group.add(&record);
+                } else if groups.len() < limit {
+                    groups.insert(kind, ParkedGroup::of(record));
+                } else {
+                    others += 1;
+                }
+            }
+            let mut groups: Vec<_> = groups.into_values().collect();
+            groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+            Ok((groups, others))
+        })
+    }
+}
+
+impl ParkedGroup {
+    fn of(example: ParkedRecord) -> Self {
+        Self { count: 1, stored: example.stored_at.map(|at| (at, at)), example }
+    }
+
+    fn add(&mut self, record: &ParkedRecord) {
+        self.count += 1;
+        if let Some(at) = record.stored_at {
+            let (first, last) = self.stored.unwrap_or((at, at));
+            self.stored = Some((first.min(at), last.max(at)));
+        }
+    }
+}
