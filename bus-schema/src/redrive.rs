@@ -13,6 +13,8 @@
 //! The patch travels with the copy, so that no configuration decides what the log means.
 //! Must not know: what was parked, and what a copy does to a pool.
 
+pub mod upcaster;
+
 use std::borrow::Cow;
 
 use json_patch::Patch;

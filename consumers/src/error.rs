@@ -95,6 +95,9 @@ pub enum ConsumersError {
     /// What was asked cannot be shown.
     #[error("{0}")]
     Unprovable(String),
+    /// What was asked to be taken in again is not there.
+    #[error("{0}")]
+    NotParked(String),
     /// A task of the service ended in a way that nobody planned.
     #[error("the task {task} of the service broke down: {source}; this is a bug, report it with the log")]
     Task {

@@ -113,6 +113,11 @@ impl ParkedRecord {
         format!("{}:{}", self.stream, self.seq)
     }
 
+    /// Whether its reason contains a text, or what differs from message to message left out, see [`kind_of`].
+    pub fn is_of_kind(&self, text: &str) -> bool {
+        self.reason.contains(text) || kind_of(&self.reason).contains(&kind_of(text))
+    }
+
     /// Whether it speaks of this message at its place: another one may stand there after a rewind.
     pub fn stands_at(&self, message: Stored<'_>) -> bool {
         self.is_of(message.subject, message.stored_at)
@@ -123,6 +128,24 @@ impl ParkedRecord {
         let same = self.subject == subject || self.subject.is_empty();
         same && self.stored_at.is_none_or(|at| at.unix_ms() == stored_at.unix_ms())
     }
+}
+
+/// The kind of a reason: without what differs from message to message, which is what stands in quotes, and numbers.
+pub(crate) fn kind_of(reason: &str) -> String {
+    let (mut kind, mut quoted) = (String::with_capacity(reason.len()), false);
+    for char in reason.chars() {
+        match char {
+            '"' => {
+                kind.push_str(if quoted { "…\"" } else { "\"" });
+                quoted = !quoted;
+            }
+            _ if quoted => {}
+            '0'..='9' if kind.ends_with('#') => {}
+            '0'..='9' => kind.push('#'),
+            char => kind.push(char),
+        }
+    }
+    kind
 }
 
 /// A tenant (R8).

@@ -22,4 +22,5 @@ pub(crate) mod losses;
 pub(crate) mod outbox;
 mod parked;
 pub(crate) mod pipeline;
+pub mod redrive;
 pub(crate) mod signed;

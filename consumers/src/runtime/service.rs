@@ -30,6 +30,7 @@ use super::{
     pipeline::Gate,
     pump::{Pump, Troubles},
     rebuild::{Rebuilt, rebuild},
+    redrive::{Asked, Page, Redriving},
     replay::{Replayed, Until, Watcher, replay},
     verify::{Verification, Verified},
 };
@@ -170,6 +171,13 @@ impl Handle {
             ConsumersError::Unprovable("this process has no signing key, so it signs nothing".to_owned())
         })?;
         Export { bus: self.bus.clone(), target: self.target.clone(), keys, bounds }.begin().await
+    }
+
+    /// Has copies of some parked messages taken in, or looks whether that could be. Errors: this process does not act
+    /// for the target, nothing like that was parked, the bus, the disk.
+    pub async fn redrive(&self, asked: &Asked) -> Result<Page, ConsumersError> {
+        let (bus, store, progress) = (&self.bus, &self.store, &self.progress);
+        Redriving { bus, store, progress, target: &self.target, holding: &self.holding, asked }.page().await
     }
 
     /// The watch on whether this process holds the lease.

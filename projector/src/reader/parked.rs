@@ -9,7 +9,7 @@ use super::{Answer, Reader};
 use crate::{
     batch::Refusal,
     error::StoreError,
-    records::ParkedRecord,
+    records::{ParkedRecord, kind_of},
     tables::{self, read_json},
 };
 
@@ -83,13 +83,9 @@ impl Reader {
         })
     }
 
-    /// Parked messages by the kind of their reasons, those with the most first: `kind_of` gives equal texts to reasons
-    /// of one kind. At most `limit` kinds, and how many messages are of others.
-    pub fn parked_groups(
-        &self,
-        limit: usize,
-        kind_of: impl Fn(&str) -> String,
-    ) -> Result<Answer<(Vec<ParkedGroup>, u64)>, StoreError> {
+    /// Parked messages by the kind of their reasons (what stands in quotes, and numbers, make no difference), those
+    /// with the most first. At most `limit` kinds, and how many messages are of others.
+    pub fn parked_groups(&self, limit: usize) -> Result<Answer<(Vec<ParkedGroup>, u64)>, StoreError> {
         self.ask(|snapshot| {
             let table = snapshot.open_table(tables::PARKED)?;
             let (mut groups, mut others) = (BTreeMap::<String, ParkedGroup>::new(), 0);

@@ -11,7 +11,7 @@ use bus_schema::{
 };
 
 use super::support::{Agent, CREATED, Log, Message, Pool, SITE, at, given, name, open};
-use crate::{Batch, Order, ParkedRecord, Stated};
+use crate::{Batch, Order, ParkedRecord, Stated, records::kind_of};
 
 /// Moves what was sent as `name` to where it belongs.
 const MEND: &str = r#"[{"op":"move","from":"/name","path":"/id"}]"#;
@@ -371,9 +371,17 @@ fn parked_messages_are_told_page_by_page_and_by_kinds_of_reasons() {
     let first = reader.parked_after(None, 4, |_| true).unwrap().value;
     let rest = reader.parked_after(Some((SITE, first[3].seq)), 4, |_| true).unwrap().value;
     assert_eq!((first.len(), rest.len(), rest[1].seq), (4, 2, 6));
-    let (groups, others) = reader.parked_groups(10, str::to_owned).unwrap().value;
+    let (groups, others) = reader.parked_groups(10).unwrap().value;
     assert_eq!((groups.len(), groups[0].count, groups[0].example.seq, others), (2, 5, 1, 0));
     let stored = groups[0].stored.unwrap();
     assert_eq!((stored.0.unix_ms(), stored.1.unix_ms()), (CREATED + 1_000, CREATED + 5_000));
-    assert_eq!(reader.parked_groups(1, str::to_owned).unwrap().value.1, 1);
+    let wrong = |n: u32| ParkedRecord {
+        reason: format!("the token \"t{n}\" is wrong at line {n}0"),
+        ..first[0].clone()
+    };
+    assert_eq!(kind_of(&wrong(1).reason), "the token \"…\" is wrong at line #");
+    assert!(
+        wrong(1).is_of_kind(&wrong(23).reason) && wrong(1).is_of_kind("t1") && !wrong(1).is_of_kind("t2")
+    );
+    assert_eq!(reader.parked_groups(1).unwrap().value.1, 1);
 }
