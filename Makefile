@@ -9,7 +9,7 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/farside
 # A progress bar on a terminal, silence in a log; warnings and errors always show.
 QUIET = $$(test -t 2 || echo --quiet)
 
-.PHONY: help build demo up test container interop interop-tools kill flip past releases lint bench doc schema check-schemas tools clean-data
+.PHONY: help build demo up test container interop interop-tools kill flip past redrive releases lint bench doc schema check-schemas tools clean-data
 
 help:
 	@echo 'make demo        the main job on the sample data, start to finish (ends by itself)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make container   the integration tests once more, against NATS in a container; needs Docker'
 	@echo 'make releases    agents and services of this release and the one before it, with each other'
 	@echo 'make past        50 moments of the past against a naive replay of the log, byte for byte; prints its seed'
+	@echo 'make redrive     1,000 poisoned among 100,000 events: mended, redriven twice, applied once each'
 	@echo 'make lint        formatting, clippy, docs, dependencies, scripts: warnings are errors'
 	@echo 'make bench       the measurements; writes docs/performance.md'
 	@echo 'make build       the binary, target/debug/farside'
@@ -81,6 +82,10 @@ releases:
 # Moments of the past against a plain map that reads the raw log; a failure names its seed (FARSIDE_PAST_SEED).
 past:
 	@$(NATS) && FARSIDE_PAST_ROUNDS=$${ROUNDS:-50} $(CARGO) test --locked $(QUIET) --test suite past:: -- --nocapture
+
+# One event in a hundred is poisoned; the service is killed while they are redriven.
+redrive:
+	@$(NATS) && FARSIDE_REDRIVE_EVENTS=$${EVENTS:-100000} $(CARGO) test --locked $(QUIET) --test suite redrive:: -- --nocapture
 
 lint:
 	@$(CARGO) fmt --check

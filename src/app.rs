@@ -39,6 +39,7 @@ mod durability;
 mod files;
 mod incarnation;
 mod ports;
+mod redriver;
 
 pub(crate) use agents::{agents, id as agent_id, run_agents};
 use desk::Desk;
@@ -338,6 +339,7 @@ fn parts(
         reader: service.reader(),
         past: ports.clone(),
         rebuilder: ports.clone(),
+        redriver: ports.clone(),
         scrubber: ports.clone(),
         enrolment: desk,
         auditor: ports.clone(),

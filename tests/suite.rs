@@ -16,6 +16,7 @@ mod kill;
 mod kit;
 mod past;
 mod proof;
+mod redrive;
 mod releases;
 mod resource;
 mod restore;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{OperatorToken, throttle::Throttle},
-    ports::{Auditor, Backups, Enrolment, Health, PastPools, PortError, Rebuilder, Scrubber},
+    ports::{Auditor, Backups, Enrolment, Health, PastPools, PortError, Rebuilder, Redriver, Scrubber},
     problem::Problem,
 };
 
@@ -49,6 +49,8 @@ pub struct Parts {
     pub scrubber: Arc<dyn Scrubber>,
     /// Who may come in to NATS.
     pub enrolment: Arc<dyn Enrolment>,
+    /// Takes dead letters in again.
+    pub redriver: Arc<dyn Redriver>,
     /// Proves the logs.
     pub auditor: Arc<dyn Auditor>,
     /// Writes backups.

@@ -3,6 +3,7 @@
 
 mod audit;
 mod backup;
+mod redrive;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
@@ -17,6 +18,8 @@ pub use audit::{
     AuditFault, AuditFaultKind, AuditRange, AuditReport, AuditedLog, Auditor, Evidence, SigningKeyView,
 };
 pub use backup::{Backup, Backups};
+
+pub use redrive::{RedriveAsked, RedriveWhich, Redriver};
 
 /// The answer of a port, on its way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus_schema::{Name, PoolId, ResourceKey, Stem, TenantId, Timestamp};
+use bus_schema::{Name, PoolId, ResourceKey, Stem, TenantId, Timestamp, redrive::upcaster::Upcasting};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -51,6 +51,32 @@ pub struct Recheck {
     /// How long to wait for the source, in milliseconds.
     #[serde(default = "confirm_wait_ms_default")]
     pub wait_ms_max: u64,
+}
+
+/// `POST /v1/dead-letters/redrive`: which dead letters are to be taken in again; exactly one of the first three.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redrive {
+    /// The one at this place, `stream:seq`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Those whose reason contains this; what is quoted in it, and numbers, make no difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Those of a part of a log, `stream:from-to`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<String>,
+    /// What mends them; none = as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upcaster: Option<Upcasting>,
+    /// Only tell what would become of them.
+    pub dry_run: bool,
+    /// Only those behind this place: what the answer before named as `next`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// At most so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
 }
 
 /// `POST …/empty-confirmed`

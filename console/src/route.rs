@@ -66,6 +66,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 fn quick() -> Router<Arc<Api>> {
     Router::new()
         .route("/v1/dead-letters", get(dead_letter::list))
+        .route("/v1/dead-letters/groups", get(dead_letter::groups))
+        .route("/v1/dead-letters/{place}", get(dead_letter::show))
         .route("/v1/audit/damage", get(audit::damage))
         .route("/v1/audit/acknowledge", post(audit::acknowledge))
         .route("/v1/audit/events/{place}", get(trail::show))
@@ -98,6 +100,7 @@ fn long() -> Router<Arc<Api>> {
         .route("/v1/pools/{site}/{cluster}/export", get(past::export))
         .route("/v1/confirm", post(command::confirm))
         .route("/v1/recheck", post(command::recheck))
+        .route("/v1/dead-letters/redrive", post(dead_letter::redrive))
         .route("/v1/rebuild", post(past::rebuild))
         .route("/v1/audit/scrub", post(audit::scrub))
         .route("/v1/audit/events", get(trail::tail))

@@ -13,10 +13,15 @@ use crate::ports::JobProgress;
 pub mod audit;
 pub mod trail;
 
+mod dead_letter;
 mod enrolment;
 mod resource;
 mod status;
 
+pub use dead_letter::{
+    DeadLetterGroupView, DeadLetterGroupsView, DeadLetterView, DeadLettersView, LetterView, OriginalView,
+    RedriveItem, RedriveOutcome, RedriveView,
+};
 pub use enrolment::{AgentView, EnrolledView, ReaderView, RevokedView};
 pub use resource::{HistoryEntry, HistoryView, ResourcePage, ResourceView};
 pub use status::{
@@ -46,35 +51,6 @@ pub struct ListView<T> {
     pub as_of: AsOfView,
     /// The things.
     pub items: Vec<T>,
-}
-
-/// A message that could not be taken in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetterView {
-    /// Where the original stands, `stream:seq`.
-    pub place: String,
-    /// The original's subject.
-    pub subject: String,
-    /// What is wrong and what to do.
-    pub reason: String,
-    /// The JSON path or header of the fault.
-    pub path: String,
-    /// Who could not take it in.
-    pub consumer: String,
-    /// When it became a dead letter.
-    pub parked_at: Timestamp,
-    /// Where the dead letter stands, with the original's headers and body, `stream:seq`.
-    pub letter: String,
-}
-
-/// Dead letters, newest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLettersView {
-    /// The dead letters.
-    pub items: Vec<DeadLetterView>,
-    /// There are older ones: ask again with this as `before`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<u64>,
 }
 
 /// Where an event was stored.

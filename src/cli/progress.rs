@@ -46,26 +46,23 @@ pub(super) async fn job_with_rows<T: DeserializeOwned>(
 }
 
 /// A bar on a terminal, plain lines elsewhere.
-enum Shown {
+pub(super) enum Shown {
     Bar(ProgressBar),
     Lines { last: String },
 }
 
 impl Shown {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         if !io::stderr().is_terminal() {
             return Self::Lines { last: String::new() };
         }
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
-            bar.set_style(style);
-        }
-        Self::Bar(bar)
+        Self::Bar(ProgressBar::new(0))
     }
 
-    fn progress(&mut self, progress: &JobProgress) {
+    pub(super) fn progress(&mut self, progress: &JobProgress) {
         match self {
             Self::Bar(bar) => {
+                bar.set_style(style(progress.total));
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
                 bar.set_message(progress.phase.clone());
@@ -78,9 +75,15 @@ impl Shown {
         }
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A bar, or only words while nobody knows how much there is in all.
+fn style(total: u64) -> ProgressStyle {
+    let template = if total == 0 { "{msg}" } else { "{msg} [{bar:40}] {pos}/{len} {eta}" };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -43,6 +43,11 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Starts it again after it was killed.
+    pub(crate) fn start_again(&mut self) {
+        self.child = Self::spawn(&self.binary, &self.arguments, &self.log);
+    }
+
     /// Lets it stand still until [`Process::go_on`].
     pub(crate) fn stand_still(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
@@ -62,7 +67,7 @@ impl Process {
             "it ended by itself before it was killed: {ended}; {}",
             self.tail()
         );
-        self.child = Self::spawn(&self.binary, &self.arguments, &self.log);
+        self.start_again();
     }
 
     fn tail(&self) -> String {

@@ -86,7 +86,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(lease.idle(api.since, now, &api.parts.target));
     alarms.extend(house.into_iter().map(|Hindrance { kind, since, text }| Alarm { kind, text, since }));
     alarms.extend(status::signing_alarms(vitals.unsigned.as_deref(), &vitals.contradictions));
-    alarms.extend(status::dead_letter_alarm(&facts, now));
+    alarms.extend(status::dead_letter_alarm(&facts, now).filter(|_| dead_letters > 0));
     alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));

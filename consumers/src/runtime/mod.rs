@@ -20,7 +20,7 @@ pub(crate) mod clock;
 pub(crate) mod logs;
 pub(crate) mod losses;
 pub(crate) mod outbox;
-mod parked;
+pub(crate) mod parked;
 pub(crate) mod pipeline;
 pub mod redrive;
 pub(crate) mod signed;
