@@ -380,6 +380,37 @@ async fn a_history_tells_each_change_by_whom_and_what_differs_deletions_too() {
     assert_eq!(pages, said.out);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_dead_letter_is_told_where_it_stands_and_what_it_changed() {
+    let (up, subject) = (Up::start(""), "dc1.resource.Pod=2Fa.changed");
+    let bus = up.bus().await;
+    let body = r#"{"kind":"Pod","id":"a","state":{"n":1}}"#;
+    raw(&bus, subject, body).await;
+    parked(&up, 1).await;
+    let headers = [
+        ("Farside-Redrive", format!("{LOG}:1")),
+        ("Farside-Redrive-Patch", r#"[{"op":"add","path":"/revision","value":"7"}]"#.to_owned()),
+    ];
+    for _ in 0..2 {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let (subject, body) = (format!("far.v1.local.evt.{subject}"), body.into());
+        let outgoing = Outgoing { subject, headers, body, message_id: String::new() };
+        bus.publisher().publish(LOG, &outgoing, None).await.unwrap();
+    }
+    up.publish("dc1", "Pod/after", "1", "{}");
+    let row = up.json(&["pool", "get", "dc1", "Pod/a"]);
+    assert_eq!((&row["revision"], &row["place"]), (&json!("7"), &json!("FARSIDE_LOCAL:1")));
+    let history = up.json(&["pool", "history", "dc1", "Pod/a"]);
+    let none: Vec<_> =
+        history["items"].as_array().unwrap().iter().map(|item| item["effect"]["none"].is_string()).collect();
+    assert_eq!(none, [true, false, true], "the original, a copy, and another one: {history}");
+    let said = up.verb(&["pool", "history", "dc1", "Pod/a"]).out;
+    assert!(said.contains("redriven from FARSIDE_LOCAL:1") && said.contains("+ revision: \"7\""), "{said}");
+    let said = up.verb(&["audit", "show", "FARSIDE_LOCAL:1"]).out;
+    assert!(said.contains("redriven: FARSIDE_LOCAL:2 was taken in instead"), "{said}");
+    assert_eq!(tail(&up, &["--entity", "Pod/a"])[1]["redrive_of"], json!("FARSIDE_LOCAL:1"));
+}
+
 #[test]
 fn a_replay_says_what_there_was_and_writes_what_the_export_of_that_moment_is() {
     let up = Up::start("");

@@ -121,8 +121,15 @@ pub(super) async fn buried(
 /// Why the pool has not taken in a message.
 pub(super) async fn refused(api: &Api, message: &LogMessage) -> Result<Option<String>, Problem> {
     let (stream, seq) = (message.stream().to_owned(), message.seq());
+    if let Some(origin) = entry(message).redrive_of.and_then(|of| of.rsplit_once(':')?.1.parse().ok()) {
+        let known = api.read(move |reader| reader.parked_record(&stream, origin)).await?.value;
+        let counts = known.is_some_and(|known| known.redriven == Some(seq));
+        let why =
+            "its original is no dead letter, or another copy of it was taken in, or this one could not be";
+        return Ok((!counts).then(|| why.to_owned()));
+    }
     let parked = api.read(move |reader| reader.parked(&stream, seq)).await?.value;
-    Ok(parked.map(|refusal| format!("{} (at {})", refusal.reason, refusal.path)))
+    Ok(parked.map(|refusal| format!("it is a dead letter: {} (at {})", refusal.reason, refusal.path)))
 }
 
 fn place(message: &LogMessage) -> String {

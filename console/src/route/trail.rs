@@ -144,7 +144,7 @@ pub(super) async fn show(
     let story = story::told(&api, &message).await?;
     let (hash, told) = (message.hash(), entry(&message));
     let known = api.read(move |reader| known(reader, &stream, seq, hash)).await?;
-    let (form, chain) = envelope(&api, &message, known.parked.is_some()).await?;
+    let (form, chain) = envelope(&api, &message, known.is_parked()).await?;
     let mut headers: Vec<_> =
         message.headers().iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     headers.sort();
@@ -185,6 +185,12 @@ struct Known {
     parked: Option<ParkedView>,
 }
 
+impl Known {
+    fn is_parked(&self) -> bool {
+        self.parked.as_ref().is_some_and(|parked| parked.redriven.is_none())
+    }
+}
+
 fn known(reader: &Reader, stream: &str, seq: u64, hash: Hash32) -> Result<Known, StoreError> {
     let read = reader.seals(stream, seq)?.and_then(|frame| frame.seal(seq));
     let seal = match read {
@@ -192,11 +198,12 @@ fn known(reader: &Reader, stream: &str, seq: u64, hash: Hash32) -> Result<Known,
         Some(seal) if seal.is_of(hash) => SealState::Equal,
         Some(_) => SealState::Different,
     };
-    let parked = reader.parked(stream, seq)?.value;
-    Ok(Known {
-        seal,
-        parked: parked.map(|refusal| ParkedView { reason: refusal.reason, path: refusal.path }),
-    })
+    let parked = reader.parked_record(stream, seq)?.value;
+    let parked = parked.map(|record| {
+        let redriven = record.redriven.map(|copy| format!("{stream}:{copy}"));
+        ParkedView { reason: record.reason, path: record.path, redriven }
+    });
+    Ok(Known { seal, parked })
 }
 
 /// The form of a message, and its place in a chain.

@@ -44,7 +44,10 @@ impl Document {
     /// Takes in the next event about the resource; `refused` says why the pool has not.
     pub(crate) fn take(&mut self, entry: &EntryView, refused: Option<&str>) -> EffectView {
         let is_redriven = entry.redrive_of.is_some();
-        if let Some(why) = entry.unreadable.as_deref().or(refused) {
+        if let Some(why) = refused {
+            return EffectView::nothing(why);
+        }
+        if let Some(why) = &entry.unreadable {
             return EffectView::nothing(format!("it is a dead letter: {why}"));
         }
         let place = Place::of(entry);

@@ -3,7 +3,13 @@
 use std::borrow::Cow;
 
 use bus::LogMessage;
-use bus_schema::{Envelope, EventSubject, Stem, envelope::Stored, fact::Fact, token};
+use bus_schema::{
+    Envelope, EventSubject, Stem,
+    envelope::Stored,
+    fact::Fact,
+    redrive::{REDRIVE, Redrive},
+    token,
+};
 use serde_json::{Value, value::RawValue};
 
 use crate::view::trail::EntryView;
@@ -14,8 +20,6 @@ const VALUE_CHARS_MAX: usize = 48;
 const SUMMARY_CHARS_MAX: usize = 160;
 /// What an entry tells elsewhere.
 const TOLD_ELSEWHERE: [&str; 5] = ["kind", "id", "actor", "pool", "agent"];
-/// Header: the message is a copy of a dead letter, whose original stands at this `stream:seq`.
-const REDRIVE: &str = "farside-redrive";
 
 /// A message as an entry.
 pub(crate) fn entry(message: &LogMessage) -> EntryView {
@@ -44,7 +48,11 @@ fn fact_subject(subject: &str) -> Option<FactSubject<'_>> {
 
 fn event(stored: Stored<'_>) -> EntryView {
     let bare = unread(stored);
-    let envelope = match Envelope::read(stored) {
+    // A copy of a dead letter says what its patch makes of it.
+    let redrive = Redrive::read(stored.headers).and_then(Result::ok);
+    let mended = redrive.and_then(|redrive| redrive.mended(stored.body).ok());
+    let read = Stored { body: mended.as_deref().unwrap_or(stored.body), ..stored };
+    let envelope = match Envelope::read(read) {
         Ok(envelope) => envelope,
         Err(error) => return EntryView { unreadable: Some(at(&error.reason, &error.path)), ..bare },
     };

@@ -178,7 +178,7 @@ pub struct ShownView {
     pub chain: Option<LinkView>,
     /// Whether it is what the pool read there.
     pub seal: SealState,
-    /// Why it is among the dead letters; absent = it is not.
+    /// Why it became a dead letter; absent = it never was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<ParkedView>,
     /// The message that it is compared with, `stream:seq`; absent = nothing was before.
@@ -213,13 +213,16 @@ pub enum SealState {
     Unread,
 }
 
-/// Why a message is among the dead letters.
+/// Why a message became a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedView {
     /// What is wrong and what to do.
     pub reason: String,
     /// Where the fault is.
     pub path: String,
+    /// The copy that was taken in, `stream:seq`; absent = it is parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redriven: Option<String>,
 }
 
 /// What a replay came to: `POST /v1/audit/replay`.

@@ -1,7 +1,7 @@
 //! `farside audit show`: one message with everything that is known of it.
 
 use clap::Args;
-use console::view::trail::{SealState, ShownView};
+use console::view::trail::{ParkedView, SealState, ShownView};
 
 use super::super::{CliError, Context, Ended, render::one_line};
 
@@ -80,9 +80,11 @@ fn seal(state: SealState) -> &'static str {
 }
 
 fn dead(shown: &ShownView) -> String {
-    let at =
-        |parked: &console::view::trail::ParkedView| format!("PARKED: {} (at {})", parked.reason, parked.path);
-    shown.parked.as_ref().map_or("no".to_owned(), at)
+    let Some(ParkedView { reason, path, redriven }) = &shown.parked else { return "no".to_owned() };
+    match redriven {
+        Some(copy) => format!("redriven: {copy} was taken in instead; it was parked: {reason} (at {path})"),
+        None => format!("PARKED: {reason} (at {path})"),
+    }
 }
 
 fn data(shown: &ShownView) -> String {
