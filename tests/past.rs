@@ -150,9 +150,13 @@ impl World {
         let subject = |rest: &str| format!("far.v1.local.evt.dc1.resource.Pod=2Fp=2E{id}.{rest}");
         let dead = match self.random.below(6) {
             0 => {
-                return drop(self.publish(subject("changed"), "{\"kind\":\"Pod\",".to_owned(), vec![]).await);
+                self.publish(subject("changed"), "{\"kind\":\"Pod\",".to_owned(), vec![]).await;
+                return;
             }
-            1 => return drop(self.publish(subject("melted"), "{}".to_owned(), vec![]).await),
+            1 => {
+                self.publish(subject("melted"), "{}".to_owned(), vec![]).await;
+                return;
+            }
             2 => self.plain("changed", id, |mut data| (data["id"] = json!("another"), data).1).await,
             3 => {
                 let spoil = |data: Value| json!({"kind": data["kind"], "id": data["id"], "state": 1});
@@ -162,7 +166,8 @@ impl World {
             _ => {
                 let key = json!({"key_id": "stolen", "tenant": "acme", "salt": "0".repeat(64), "hash": "0".repeat(64)});
                 let subject = "far.v1.local.evt.dc1.key.stolen.announced".to_owned();
-                return drop(self.publish(subject, key.to_string(), vec![]).await);
+                self.publish(subject, key.to_string(), vec![]).await;
+                return;
             }
         };
         self.dead.push(dead);
