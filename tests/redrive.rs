@@ -71,9 +71,13 @@ impl Redrive {
         let before = bus.publisher().publish(LOG, &gone, None).await.unwrap().seq;
         let redrive = Self { world, bus, poisoned, before };
         redrive.parked_are(poisoned).await;
-        // Who states them holds the lease, and may be asked.
         eventually("each is stated", async || (redrive.facts("parked").await >= poisoned).then_some(()))
             .await;
+        eventually("the service acts, and may be asked", async || {
+            let (code, _) = redrive.ask(&["dlq", "redrive", "--reason", "nothing like that"]).await;
+            (code == Some(0)).then_some(())
+        })
+        .await;
         redrive
     }
 
@@ -108,6 +112,17 @@ impl Redrive {
         let said = self.world.ask(&[&["pool", "export", "kill"][..], &at].concat()).await;
         assert!(said.status.success(), "{said:?}");
         said.stdout
+    }
+
+    /// The sequences of the poisoned ones: the agent's own events stand among the others.
+    async fn places(&self) -> Vec<u64> {
+        let (_, listed) = self.ask(&["dlq", "list", "--all", "--limit", "200"]).await;
+        let seq = |item: &Value| {
+            item["place"].as_str().unwrap().strip_prefix("FARSIDE_LOCAL:").unwrap().parse().unwrap()
+        };
+        let mut places: Vec<u64> = listed["items"].as_array().unwrap().iter().map(seq).collect();
+        places.sort_unstable();
+        places
     }
 
     /// How many facts of a name the target has stated.
@@ -274,11 +289,9 @@ async fn the_list_of_the_parked_survives_a_kill_and_a_rebuild_and_a_pool_that_is
     let nats = Nats::start().await;
     let mut test = Redrive::begin(&nats, 500).await;
     let (_, listed) = test.ask(&["dlq", "list"]).await;
-    let (_, letter) = test.ask(&["dlq", "show", "FARSIDE_LOCAL:100"]).await;
-    assert_eq!(
-        (listed["items"][0]["count"].as_u64(), &letter["place"]),
-        (Some(5), &json!("FARSIDE_LOCAL:100"))
-    );
+    let place = format!("FARSIDE_LOCAL:{}", test.places().await[0]);
+    let (_, letter) = test.ask(&["dlq", "show", &place]).await;
+    assert_eq!((listed["items"][0]["count"].as_u64(), &letter["place"]), (Some(5), &json!(place)));
     test.world.service.kill_and_start_again();
     test.parked_are(5).await;
     assert_eq!(test.ask(&["dlq", "list"]).await.1, listed);
@@ -290,14 +303,15 @@ async fn the_list_of_the_parked_survives_a_kill_and_a_rebuild_and_a_pool_that_is
     test.world.service.start_again();
     test.parked_are(5).await;
     assert_eq!(test.ask(&["dlq", "list"]).await.1, listed);
-    assert_eq!(test.ask(&["dlq", "show", "FARSIDE_LOCAL:100"]).await.1, letter);
+    assert_eq!(test.ask(&["dlq", "show", &place]).await.1, letter);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_of_what_is_no_dead_letter_or_no_upcaster_is_refused_with_what_to_do() {
     let nats = Nats::start().await;
     let test = Redrive::begin(&nats, 200).await;
-    let upcaster = test.upcaster();
+    let (upcaster, places) = (test.upcaster(), test.places().await);
+    let place = |n: usize| format!("FARSIDE_LOCAL:{}", places[n]);
     let broken = test.world.source().with_file_name("broken.toml");
     fs::write(&broken, "name = \"x\"\n[[rule]]\npatch = [{ op = \"explode\" }]\n").unwrap();
     let broken = broken.display().to_string();
@@ -312,18 +326,14 @@ async fn a_redrive_of_what_is_no_dead_letter_or_no_upcaster_is_refused_with_what
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
         assert!(said.status.code() == Some(code) && text.contains(says), "{arguments:?}: {said:?}");
     }
-    let said = test.world.ask(&["dlq", "redrive", "--range", "FARSIDE_LOCAL:150-250"]).await;
+    let said =
+        test.world.ask(&["dlq", "redrive", "--range", &format!("{}-{}", place(1), places[1] + 9)]).await;
     let out = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(
-        said.status.code() == Some(1)
-            && out.contains("FARSIDE_LOCAL:200")
-            && !out.contains("FARSIDE_LOCAL:100"),
-        "{out}"
-    );
+    assert!(said.status.code() == Some(1) && out.contains(&place(1)) && !out.contains(&place(0)), "{out}");
     assert!(out.contains("STILL DEAD at $: ") && out.contains("missing field `id`"), "{out}");
-    let (code, done) = test.ask(&["dlq", "redrive", "FARSIDE_LOCAL:100", "--upcaster", &upcaster]).await;
+    let (code, done) = test.ask(&["dlq", "redrive", &place(0), "--upcaster", &upcaster]).await;
     let copy = done["items"][0]["copy"].clone();
     assert!(code == Some(0) && copy.as_str().unwrap().starts_with("FARSIDE_LOCAL:"), "{done}");
-    let (code, done) = test.ask(&["dlq", "redrive", "FARSIDE_LOCAL:100", "--upcaster", &upcaster]).await;
+    let (code, done) = test.ask(&["dlq", "redrive", &place(0), "--upcaster", &upcaster]).await;
     assert_eq!((code, &done["items"][0]["copy"]), (Some(0), &copy), "it was taken in already");
 }
