@@ -18,7 +18,10 @@ use super::{
     synced,
     target::{Target, export},
 };
-use crate::support::{eventually, nats::Nats};
+use crate::support::{
+    eventually,
+    nats::{Nats, name},
+};
 
 const TARGET_LOG: &str = "FARSIDE_TGT_LOCAL";
 
@@ -62,7 +65,7 @@ async fn with_snapshots(target: &Target, source: &ScriptedSource, count: usize) 
 async fn both(target: &Target, until: Until, time: Timestamp) -> (Replayed, Replayed) {
     let streams = [(TARGET_LOG.to_owned(), Until::Time(time)), (LOG.to_owned(), until)];
     let near = target.handle.replay(&streams, &Unwatched).await.unwrap();
-    let whole = replay(&target.bus, None, &streams, &Unwatched).await.unwrap();
+    let whole = replay(&target.bus, &name("local"), None, &streams, &Unwatched).await.unwrap();
     assert!(whole.started_from.is_none());
     (near, whole)
 }

@@ -115,7 +115,8 @@ impl Keeper {
         let since = base.started_from.as_ref().map_or(0, |label| label.checkpoint_seq);
         let signed = self.signed(&last, &stream, since).await?;
         let (checkpoint, store) = (last.clone(), base.store.clone());
-        let (owners, is_whole) = blocking("snapshot", move || verified(&store, &checkpoint, &stream, &signed)).await?;
+        let (owners, is_whole) =
+            blocking("snapshot", move || verified(&store, &checkpoint, &stream, &signed)).await?;
         let positions = base.store.positions()?;
         let (Some(site), Some(target)) = (place(&positions, &of_site.stream), place(&positions, &target))
         else {

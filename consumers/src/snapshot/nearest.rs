@@ -10,9 +10,7 @@ use tempfile::TempDir;
 use super::shelf::{Label, Place, Shelf};
 use crate::{
     error::ConsumersError,
-    runtime::{
-        replay::{POOL, Replayed, Until},
-    },
+    runtime::replay::{POOL, Replayed, Until},
     task::blocking,
 };
 
