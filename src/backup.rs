@@ -9,7 +9,7 @@
 //! snapshots/<file>/000001 …          the newest snapshot of each site log, in parts
 //! manifest.json, manifest.sig        everything before with its hash; the signature of the target's key over that
 //! ```
-//! Must not know: what is in a log.
+//! Must not know: what is in a log, other than which key it names.
 
 use std::{io, path::Path};
 

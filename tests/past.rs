@@ -193,7 +193,8 @@ async fn settled(up: &Up) {
 
 /// The whole log as it is stored.
 async fn log(bus: &Bus) -> Vec<Raw> {
-    let last = bus.stream_state(LOG).await.unwrap().last_seq;
+    let state = bus.stream_state(LOG).await.unwrap();
+    let last = state.last_seq;
     let (mut reader, mut log) = (bus.read_log(LOG, 1, None).await.unwrap(), Vec::new());
     while log.last().is_none_or(|raw: &Raw| raw.seq < last) {
         let message = reader.next().await.unwrap();
@@ -207,6 +208,7 @@ async fn log(bus: &Bus) -> Vec<Raw> {
             body: message.body().to_vec(),
         });
     }
+    assert_eq!(log.len() as u64, state.messages, "nothing is left out by the reader");
     log
 }
 

@@ -108,6 +108,12 @@ fn lose(up: Up) -> TempDir {
     dir
 }
 
+/// What restores and backups have left beside the data directory.
+fn left(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("data.restoring") || name.contains(".part-")).collect()
+}
+
 fn faults(up: &Up) -> Value {
     up.json(&["audit", "verify"])["faults"].clone()
 }
@@ -136,7 +142,7 @@ async fn a_target_that_lost_its_machine_stands_up_from_its_backup_and_its_agents
     let said = farside(dir.path(), &["restore", "farside.tar"]);
     succeeds(&said);
     assert!(said.err.contains("signed up to") && !said.err.contains("WRONG"), "{said:?}");
-    assert!(!dir.path().join("data.restoring").exists());
+    assert!(left(dir.path()).is_empty(), "{:?}", left(dir.path()));
     assert_eq!(fs::read_to_string(dir.path().join("data/keys/signing.nk")).unwrap(), key);
     let up = Up::start_in(dir);
     assert_eq!((up.nats_url(), up.token()), (port, token), "agents and people find it where it was");
@@ -156,6 +162,17 @@ async fn a_target_that_lost_its_machine_stands_up_from_its_backup_and_its_agents
     drop(agent);
 }
 
+/// Another key than the log names, as after a loss; its bytes are put back.
+fn a_foreign_key_signs_no_backup(up: &Up) {
+    let key = up.dir().join("data/keys/signing.nk");
+    let seed = fs::read(&key).unwrap();
+    fs::write(&key, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
+    let unsigned = up.verb(&["backup", "unsigned.tar"]);
+    assert!(unsigned.code == Some(1) && unsigned.err.contains("but the target's is"), "{unsigned:?}");
+    assert!(left(up.dir()).is_empty() && !up.dir().join("unsigned.tar").exists());
+    fs::write(&key, seed).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_cut_off_changed_or_foreign_is_named_and_leaves_nothing() {
     let (up, agent, revisions) = lived().await;
@@ -163,6 +180,7 @@ async fn a_backup_that_is_cut_off_changed_or_foreign_is_named_and_leaves_nothing
     succeeds(&up.verb(&["backup", "small.tar", "--without-pool"]));
     let again = up.verb(&["backup", "whole.tar"]);
     assert!(again.code == Some(1) && again.err.contains("is there already"), "{again:?}");
+    a_foreign_key_signs_no_backup(&up);
     let over_tcp = up.get("/v1/backup", &[("Authorization", &format!("Bearer {}", up.token()))]);
     assert!(over_tcp.0 == 403 && over_tcp.1.contains("local socket only"), "{over_tcp:?}");
     let taken = farside(up.dir(), &["restore", "whole.tar"]);
@@ -175,7 +193,7 @@ async fn a_backup_that_is_cut_off_changed_or_foreign_is_named_and_leaves_nothing
     let refused = |what: &str, arguments: &[&str], words: &str| {
         let said = farside(dir.path(), &[&["restore"], arguments].concat());
         assert!(said.code == Some(1) && said.err.contains(words), "{what}: {words}: {said:?}");
-        assert!(!path("data").exists() && !path("data.restoring").exists(), "{what} left something");
+        assert!(!path("data").exists() && left(dir.path()).is_empty(), "{what} left {:?}", left(dir.path()));
     };
     let damaged = |what: &str, bytes: &[u8], words: &str| {
         fs::write(path("bad.tar"), bytes).unwrap();
@@ -209,12 +227,15 @@ async fn a_backup_that_is_cut_off_changed_or_foreign_is_named_and_leaves_nothing
             "signature",
         ];
         assert!(named.iter().any(|words| said.err.contains(words)), "byte {at}: {said:?}");
-        assert!(!path("data").exists() && !path("data.restoring").exists(), "byte {at}");
+        assert!(!path("data").exists() && left(dir.path()).is_empty(), "byte {at}: {:?}", left(dir.path()));
     }
     damaged("another file", b"SQLite format 3\0 and so on, for quite a while", "is no backup of farside");
     refused("no file", &["nowhere.tar"], "nowhere.tar");
     let other = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
     refused("another key", &["whole.tar", "--key", other], "not by U");
+    fs::create_dir(path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", path("link")).unwrap();
+    refused("a link", &["whole.tar", "--data-dir", "link"], "is a symbolic link");
     fs::write(
         path("farside.toml"),
         format!("{CONFIG}\n").replace("[service]\n", "[service]\ntarget = \"other\"\n"),
@@ -253,8 +274,8 @@ async fn a_restore_that_is_killed_at_any_time_leaves_nothing_half_made_and_the_n
             fs::remove_dir_all(&data).unwrap();
         }
     }
-    succeeds(&farside(dir.path(), &["restore", "farside.tar"]));
-    assert!(!dir.path().join("data.restoring").exists());
+    succeeds(&farside(dir.path(), &["restore", "farside.tar", "--data-dir", "data/"]));
+    assert!(left(dir.path()).is_empty(), "{:?}", left(dir.path()));
     let up = Up::start_in(dir);
     let _agent = AgentProcess::start(up.dir(), &["agent.toml"]);
     agrees(&up, &revisions).await;

@@ -42,7 +42,7 @@ fn entities(lines: &[Value]) -> Vec<&str> {
 /// Waits until so many dead letters are there.
 async fn parked(up: &Up, count: usize) {
     eventually("the dead letters are there", async || {
-        let listed = up.json(&["dlq", "list"]);
+        let listed = up.json(&["dlq", "list", "--all"]);
         (listed["items"].as_array()?.len() == count).then_some(())
     })
     .await;
@@ -267,7 +267,7 @@ async fn a_message_is_shown_with_its_chain_its_seal_and_what_it_changed() {
 
     raw(&up.bus().await, "dc1.resource.VM=2Fweb.changed", r#"{"kind":"VM","id":"web"}"#).await;
     parked(&up, 1).await;
-    let letter = up.json(&["dlq", "list"])["items"][0]["place"].as_str().unwrap().to_owned();
+    let letter = up.json(&["dlq", "list", "--all"])["items"][0]["place"].as_str().unwrap().to_owned();
     let said = up.verb(&["audit", "show", &letter]);
     assert!(said.out.contains("PARKED: ") && said.out.contains("no effect: it is a dead letter"), "{said:?}");
     let facts = tail(&up, &["--stem", "log"]);
@@ -477,6 +477,30 @@ fn the_logs_are_told_to_operators_only() {
         status == 200 && history.contains("\"effect\""),
         "a tenant sees the history of what it sees: {history}"
     );
+}
+
+#[test]
+fn a_tenant_is_not_told_what_a_resource_was_before_it_was_its_own() {
+    let up = Up::start("");
+    let publish = |revision: &str, app: &str, secret: &str| {
+        let data = json!({
+            "kind": "VM", "id": "x", "revision": revision, "state": {"n": secret}, "labels": {"app": app},
+        });
+        up.json(&["publish", "dc1", "resource.changed", "--data", &data.to_string(), "--applied"]);
+    };
+    publish("1", "other", "of others");
+    publish("2", "web", "of the tenant");
+    publish("3", "web", "of the tenant, too");
+    up.json(&["tenant", "create", "acme"]);
+    up.json(&["tenant", "grant", "acme", "--pool", "dc1", "--label", "app=web"]);
+    let key = up.json(&["key", "make", "acme"])["credential"].as_str().unwrap().to_owned();
+    let bearer = format!("Bearer {key}");
+    let history = |headers: &[(&str, &str)]| up.get("/v1/pools/local/dc1/history/VM/x", headers);
+    let (status, told) = history(&[("Authorization", &bearer)]);
+    assert_eq!(status, 200, "{told}");
+    assert!(told.contains("of the tenant, too") && !told.contains("of others"), "{told}");
+    publish("4", "other", "of others again");
+    assert_eq!(history(&[("Authorization", &bearer)]).0, 404, "it is others' now");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,12 +9,14 @@ skip() {
   exit 3
 }
 
+[ "$(uname)" = Linux ] || skip 'the image is made from the binary of this machine, which must be one of Linux'
 command -v docker >/dev/null 2>&1 || skip 'there is no docker (Debian: apt-get install docker.io)'
 docker info >/dev/null 2>&1 || skip 'the Docker daemon does not answer; start it (as root: dockerd &)'
 version=$("$server" --version | sed 's/^nats-server: v//')
 [ -n "$version" ] || skip "$server does not say its version"
 if ! docker image inspect "nats:$version" >/dev/null 2>&1; then
   tar -C "$(dirname "$server")" -hc "$(basename "$server")" |
-    docker import --change "ENTRYPOINT [\"/$(basename "$server")\"]" - "nats:$version" >/dev/null
+    docker import --change "ENTRYPOINT [\"/$(basename "$server")\"]" - "nats:$version" >/dev/null ||
+    skip 'Docker takes no image in'
 fi
 echo "nats:$version"

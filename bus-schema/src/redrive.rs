@@ -36,6 +36,9 @@ pub const PATCH_BYTES_MAX: usize = 8 << 10;
 /// Longest name of an upcaster and of who asks, in bytes: both stand in every fact.
 pub const NAME_BYTES_MAX: usize = 256;
 
+/// How much is told of a number that would be rounded, in bytes: it may be as long as a body.
+const NUMBER_BYTES_SHOWN: usize = 64;
+
 /// What makes a message a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redrive<'a> {
@@ -65,9 +68,10 @@ impl<'a> Redrive<'a> {
             let (sha256, name) = text.split_once(' ').unwrap_or((text, ""));
             let sha256: Hash32 =
                 sha256.parse().map_err(|_| wrong(UPCASTER, "is no SHA-256 and a name behind it"))?;
-            Ok(Upcaster { name: name.to_owned(), sha256 })
+            Ok(Upcaster { name: bounded(name).to_owned(), sha256 })
         });
-        let actor = header(headers, ACTOR).unwrap_or_default();
+        // Whoever publishes a copy may write into it what they like: what is read of it stands in facts.
+        let actor = bounded(header(headers, ACTOR).unwrap_or_default());
         Ok(Self { stream, seq, actor, patch: header(headers, PATCH), upcaster: upcaster.transpose()? })
     }
 
@@ -105,6 +109,12 @@ fn one_line(text: &str) -> String {
     text[..end].replace(|c: char| c.is_control(), " ")
 }
 
+/// What others wrote, as far as [`one_line`] would have left it as it is.
+fn bounded(text: &str) -> &str {
+    let end = text.floor_char_boundary(NAME_BYTES_MAX);
+    text[..end].split(char::is_control).next().unwrap_or_default()
+}
+
 /// Reads RFC 6902 operations. Errors: what they are not, in words.
 pub fn read_patch(json: &str) -> Result<Patch, String> {
     if json.len() > PATCH_BYTES_MAX {
@@ -119,6 +129,7 @@ fn patched(body: &[u8], patch: &Patch) -> Result<Vec<u8>, String> {
     let mut value: Value =
         serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
     if let Some(number) = numbers(body).find(|number| !survives(number)) {
+        let number = &number[..number.floor_char_boundary(NUMBER_BYTES_SHOWN)];
         return Err(format!("the number {number} of the body would be rounded; have it sent again instead"));
     }
     json_patch::patch(&mut value, patch).map_err(|error| error.to_string())?;
@@ -194,6 +205,17 @@ mod tests {
         assert!(read(&broken).unwrap().unwrap_err().reason.contains("stream:sequence"));
         let long = Redrive { actor: "a\nb", ..copy(None) }.headers();
         assert_eq!(long[1].1, "a b", "a header is one line");
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_into_a_copy_is_no_longer_than_what_is_written_here() {
+        let mut headers = copy(None).headers();
+        headers[1].1 = "ä".repeat(NAME_BYTES_MAX);
+        headers[2].1 = format!("{} {}", Hash32::of(b"file"), "x".repeat(1 << 20));
+        let redrive = read(&headers).unwrap().unwrap();
+        assert_eq!((redrive.actor.len(), redrive.upcaster.unwrap().name.len()), (256, 256));
+        headers[1].1 = "kim\nand more".to_owned();
+        assert_eq!(read(&headers).unwrap().unwrap().actor, "kim");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use bus_schema::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Bus, BusError, LinkState, LogMessage,
@@ -69,6 +69,10 @@ pub struct LogReader {
     losses: u32,
     /// Nothing came although there is more.
     stands_still: bool,
+    /// Nothing from the next message up to this sequence can be read, as it looked last; 0 = all can.
+    unreadable_to: u64,
+    /// Since when a consumer that has more to give has given nothing, over cancelled calls too.
+    silent_since: Option<Instant>,
     /// When a message came last, or reading began.
     came_at: Instant,
 }
@@ -99,6 +103,8 @@ impl Bus {
             progress: false,
             losses: 0,
             stands_still: false,
+            unreadable_to: 0,
+            silent_since: None,
             came_at: Instant::now(),
         })
     }
@@ -135,27 +141,48 @@ impl LogReader {
         while self.taken.is_empty() {
             self.step().await?;
         }
-        Ok(self.gather(max).await)
+        self.fill(max).await;
+        Ok(self.given(max, u64::MAX))
     }
 
     /// The same for a part of the log that is stored already: the next messages up to and with `last_seq`, and none
     /// when there are no more of them, be it that the last ones are gone or that NATS cannot read them. It never
-    /// waits for a message that is yet to be published. Cancel safe. Errors: as [`LogReader::next_chunk`].
+    /// waits for a message that is yet to be published; what came behind `last_seq` meanwhile is kept for the next call.
+    /// Cancel safe. Errors: as [`LogReader::next_chunk`].
     pub async fn next_stored(
         &mut self,
         max: usize,
         last_seq: u64,
     ) -> Result<Option<Vec<LogMessage>>, BusError> {
         while self.taken.is_empty() {
-            let is_drained = self.pull.is_some() && self.pending == 0;
-            if is_drained || self.next_seq > last_seq {
+            if self.next_seq > last_seq || self.has_no_more(last_seq).await? {
                 return Ok(None);
             }
-            self.step().await?;
+            if self.taken.is_empty() {
+                self.step().await?;
+            }
         }
-        let mut chunk = self.gather(max).await;
-        chunk.truncate(chunk.partition_point(|message| message.seq() <= last_seq));
+        self.fill(max).await;
+        let chunk = self.given(max, last_seq);
         Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
+
+    /// Whether nothing is left up to `last_seq`: the consumer says so, which may be on a server of the cluster that is
+    /// behind, and the leader says so too; or nothing of it can be read.
+    async fn has_no_more(&mut self, last_seq: u64) -> Result<bool, BusError> {
+        if self.unreadable_to >= last_seq {
+            return Ok(true);
+        }
+        if self.pull.is_none() || self.pending > 0 {
+            return Ok(false);
+        }
+        let filter = self.filter.as_deref().unwrap_or(readable::ALL);
+        let next = self.bus.next_message(&self.stream, self.next_seq, filter).await?;
+        let Some(next) = next.filter(|next| next.seq() <= last_seq) else { return Ok(true) };
+        self.next_seq = next.seq() + 1;
+        self.pull = None;
+        self.taken.push(next);
+        Ok(false)
     }
 
     /// Comes one step further: a consumer that is open, a message that is taken, or a loss that is noticed.
@@ -167,17 +194,21 @@ impl LogReader {
         };
         let pulled = match self.pending {
             0 => pull.next().await,
-            _ => timeout(STANDSTILL, pull.next()).await.unwrap_or_else(|_| {
-                self.stands_still = true;
-                Pulled::Gone("nothing came although the log has more".to_owned())
-            }),
+            _ => {
+                let silent_since = *self.silent_since.get_or_insert_with(Instant::now);
+                timeout_at(silent_since + STANDSTILL, pull.next()).await.unwrap_or_else(|_| {
+                    self.stands_still = true;
+                    Pulled::Gone("nothing came although the log has more".to_owned())
+                })
+            }
         };
+        self.silent_since = None;
         self.accept(pulled);
         Ok(())
     }
 
-    /// What was taken, and what is on its way.
-    async fn gather(&mut self, max: usize) -> Vec<LogMessage> {
+    /// Takes what is on its way, too.
+    async fn fill(&mut self, max: usize) {
         let max = max.max(1);
         self.take_ready(max);
         for _ in 0..GATHER_PAUSES {
@@ -189,8 +220,15 @@ impl LogReader {
             tokio::time::sleep(GATHER_PAUSE).await;
             self.take_ready(max);
         }
-        self.last = self.taken.last().cloned();
-        std::mem::take(&mut self.taken)
+    }
+
+    /// Gives out what was taken, so many and up to this sequence, and keeps what is behind it for the next call.
+    fn given(&mut self, max: usize, last_seq: u64) -> Vec<LogMessage> {
+        let wanted = self.taken.partition_point(|message| message.seq() <= last_seq);
+        let behind = self.taken.split_off(wanted.min(max.max(1)));
+        let given = std::mem::replace(&mut self.taken, behind);
+        self.last = given.last().cloned().or_else(|| self.last.take());
+        given
     }
 
     /// How many more messages the log had behind the last one that was given out, when that was delivered.
@@ -277,11 +315,14 @@ impl LogReader {
         if found.is_none() && self.stands_still {
             found = self.bus.first_readable(&stream, filter, first, last_seq).await?;
             // The next one was not there, or NATS would have given it.
-            let next_seq = found.as_ref().map_or(last_seq + 1, LogMessage::seq);
-            self.next_seq = next_seq.max(first);
-            if self.next_seq > first {
-                let last = self.next_seq - 1;
-                tracing::error!(%stream, first, last, "NATS cannot read what it has stored of these sequences; went on behind them. What was lost is found by the chains and the scrub; look at the log of nats-server, and at the disk");
+            let last = found.as_ref().map_or(last_seq, |found| found.seq() - 1);
+            let is_news = found.is_some() || self.unreadable_to != last_seq;
+            if found.is_none() {
+                // Nothing is gained by going on, and all would be lost if it can be read again: it is tried again.
+                self.unreadable_to = last_seq;
+            }
+            if last >= first && is_news {
+                tracing::error!(%stream, first, last, "NATS cannot read what it has stored of these sequences; they are got past as soon as something behind them can be read. Scrub and chains name what is lost; look at the log of nats-server, and at the disk");
             }
         } else if let Some(message) = &found {
             // It may break the connection, or server and disk may just be slow: nobody can tell from here.

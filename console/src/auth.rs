@@ -8,7 +8,10 @@
 //! | `Authorization: Bearer <key_id>.<secret>` | the key's level-1 tenant |
 //! | the same, and `Farside-Tenant: l1/l2` | that level-2 tenant, if it is bound |
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use bus_schema::{Hash32, Name, PoolId, TenantId, Timestamp, event::key::secret_hash};
 use projector::{AccessKey, Grant, KeyOrigin, Reader, Row, StoreError, TenantState};
@@ -102,9 +105,14 @@ impl Caller {
 
     /// Whether a resource of a pool that may be seen may be seen too.
     pub fn may_see_row(&self, row: &Row) -> bool {
+        self.may_see_state(&row.labels, row.tenant.as_ref())
+    }
+
+    /// Whether a resource with these labels and this owner may be seen, in a pool that may be.
+    pub fn may_see_state(&self, labels: &BTreeMap<String, String>, owner: Option<&TenantId>) -> bool {
         match self {
             Self::Operator { .. } => true,
-            Self::Tenant { access, .. } => access.shows(&row.labels, row.tenant.as_ref()),
+            Self::Tenant { access, .. } => access.shows(labels, owner),
         }
     }
 

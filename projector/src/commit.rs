@@ -142,7 +142,8 @@ impl<'t> Commit<'t, '_> {
                         self.break_window(run, &reason)?;
                     }
                 }
-                self.park(letter, Lot { source, is_over: false })
+                let late = if let Counts::Late { rows } = counts { Some(rows) } else { None };
+                self.park(letter, Lot { source, late, is_over: false })
             }
             effect if matches!(counts, Counts::Late { .. }) => item
                 .run

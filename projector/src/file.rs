@@ -15,7 +15,7 @@ use crate::{
     error::StoreError,
     snapshot::Snapshot,
     store::StoreOptions,
-    tables::{self, Db, FORMAT, FORMAT_WITHOUT_PARKED, read_json},
+    tables::{self, Db, FORMAT, read_json},
 };
 
 /// A file that is smaller than this is never made smaller at the opening.
@@ -107,7 +107,6 @@ impl File {
         let mut database = open_database(path, &options, options.check).map_err(wrong)?;
         match prepare(&database).map_err(wrong)? {
             FORMAT => {}
-            FORMAT_WITHOUT_PARKED => add_parked(&database).map_err(wrong)?,
             found if found < FORMAT => return Err(StoreError::Older { path: path.to_owned(), found }),
             found => return Err(StoreError::Newer { path: path.to_owned(), found }),
         }
@@ -239,14 +238,6 @@ fn prepare(database: &Database) -> Db<u64> {
     txn.open_table(tables::EMPTY_CONFIRMED)?;
     txn.commit()?;
     Ok(FORMAT)
-}
-
-/// Brings a file of the format before up to this one.
-fn add_parked(database: &Database) -> Db<()> {
-    let txn = database.begin_write()?;
-    txn.open_table(tables::PARKED)?;
-    txn.open_table(tables::META)?.insert(tables::META_FORMAT, FORMAT)?;
-    Ok(txn.commit()?)
 }
 
 pub(crate) fn live_bytes(pools: &impl ReadableTable<&'static str, &'static [u8]>) -> Db<u64> {

@@ -81,6 +81,12 @@ pub struct ParkedRecord {
     pub path: String,
     /// Its source and its place in that one's chain, if it was read that far.
     pub chained: Option<(String, ChainPoint)>,
+    /// Its source, if it was read that far. Without [`Self::chained`] it is in no chain then.
+    pub source: Option<String>,
+    /// SHA-256 of its body; none = this pool has not read it, or its epoch was over.
+    pub body: Option<Hash32>,
+    /// It came late, to fill a hole in its chain, so that its copy undoes nothing either: whether that may write rows.
+    pub late: Option<bool>,
     /// It was refused because its epoch is over: no copy of it is ever taken in.
     pub is_over: bool,
     /// Copies that could not be taken in either.
@@ -92,7 +98,8 @@ pub struct ParkedRecord {
 impl ParkedRecord {
     /// One of which nothing more is known.
     pub(crate) fn new(stream: String, seq: u64, subject: String, reason: String, path: String) -> Self {
-        let (stored_at, incarnation, chained, is_over, attempts, redriven) = (None, 0, None, false, 0, None);
+        let (stored_at, incarnation, is_over, attempts, redriven) = (None, 0, false, 0, None);
+        let (chained, source, body, late) = (None, None, None, None);
         Self {
             stream,
             seq,
@@ -102,6 +109,9 @@ impl ParkedRecord {
             reason,
             path,
             chained,
+            source,
+            body,
+            late,
             is_over,
             attempts,
             redriven,

@@ -4,8 +4,6 @@ use redb::TableDefinition;
 
 /// The format that this build writes; it reads no other one.
 pub(crate) const FORMAT: u64 = 5;
-/// The format before, which differs only in what it lacks: [`PARKED`] is filled from the target log then.
-pub(crate) const FORMAT_WITHOUT_PARKED: u64 = 4;
 
 /// Numbers of the store itself, see the `META_*` keys.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");

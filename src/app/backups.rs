@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use audit::KeyFile;
 use bus::Bus;
 use bus_schema::Timestamp;
-use console::ports::{Backup, Backups, Pending};
+use console::ports::{Backup, Backups, Pending, PortError};
 use consumers::snapshot::Shelf;
 use tokio::sync::mpsc;
 
@@ -41,6 +41,8 @@ impl Backups for Keeper {
         let mut source = self.source.clone();
         source.shelf = source.shelf.filter(|_| snapshots);
         Box::pin(async move {
+            // What is known before the first piece can be said; later the answer only breaks off.
+            source.key().await.map_err(|error| PortError::Refused(error.to_string()))?;
             let (to, pieces) = mpsc::channel(PIECES_MAX);
             tokio::spawn(source.write(now(), to));
             Ok(Backup { pieces })

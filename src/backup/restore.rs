@@ -1,11 +1,12 @@
 //! Restores a backup into a data directory that is empty or not there yet. All of it is built beside, verified there, and
-//! takes its place in one step: a restore that is killed leaves nothing but a directory that the next one removes.
+//! takes its place in one step: a restore that is killed leaves nothing but a directory, and a file beside it that says so; the
+//! next one removes both.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -16,10 +17,14 @@ use bus::{
         description::{Description, describe},
     },
 };
-use bus_schema::Hash32;
+use bus_schema::{Hash32, subject};
 use consumers::{
     Service,
-    runtime::{bounds::Bounds, replay::Watcher, verify},
+    runtime::{
+        bounds::Bounds,
+        replay::Watcher,
+        verify::{self, Fault, FaultKind},
+    },
 };
 use projector::{Store, StoreOptions};
 use tokio::sync::mpsc;
@@ -29,8 +34,8 @@ use crate::config::Config;
 
 /// What a directory is called in which a data directory is being restored; nothing else is called so.
 const STAGE: &str = ".restoring";
-/// The file that says that it is one.
-const MARK: &str = "restoring";
+/// What the file beside it is called that says that it is one. A restore holds a lock on it, and removes it last.
+const LOCK: &str = ".restoring.lock";
 /// Where nats-server listened, which the server of the restore must not: agents would find it half restored.
 const PORT: &str = "data/nats/port";
 /// Where that waits.
@@ -57,9 +62,11 @@ pub(crate) struct Restore<'a> {
 impl Restore<'_> {
     /// Restores. Errors: the data directory holds something; the logs are not what is signed; the disk, nats-server.
     pub(crate) async fn run(self) -> Result<Restored, BackupError> {
-        let data_dir = &self.config.data_dir;
         self.fits()?;
-        let stage = Stage::begin(data_dir)?;
+        let data_dir = replaceable(&self.config.data_dir)?;
+        let stage = Stage::begin(&data_dir)?;
+        // Another restore may have ended while this one came to the lock.
+        self.fits()?;
         self.files(&stage.path)?;
         let verified = if self.backup.manifest.logs.is_empty() {
             None
@@ -67,7 +74,7 @@ impl Restore<'_> {
             self.logs(&stage.path.join("nats")).await?;
             Some(self.verified(&stage.path.join("nats")).await?)
         };
-        stage.take_place(data_dir)?;
+        stage.take_place(&data_dir)?;
         Ok(Restored { verified })
     }
 
@@ -188,6 +195,29 @@ impl Restore<'_> {
     }
 
     async fn held(&self, bus: &Bus, nats_dir: &Path) -> Result<verify::Verified, BackupError> {
+        self.as_packed(bus).await?;
+        let path = nats_dir.with_file_name("verified.redb");
+        let opened = Store::open(&path, StoreOptions::default());
+        let store = opened.map_err(consumers::ConsumersError::from)?;
+        let mut service = self.config.service.clone();
+        service.sites.clone_from(&self.backup.manifest.sites);
+        let verified = Service::build(service, bus.clone(), store)?
+            .handle()
+            .verify(Bounds::default(), self.watcher)
+            .await;
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        let mut verified = verified?;
+        let manifest = &self.backup.manifest;
+        let stream = subject::target_stream(&manifest.target);
+        // First: that is what is said when it is refused.
+        if let Some(fault) = other_key(stream, &manifest.key, verified.key.as_deref()) {
+            verified.faults.insert(0, fault);
+        }
+        Ok(verified)
+    }
+
+    /// Errors: a log is not the one that was packed.
+    async fn as_packed(&self, bus: &Bus) -> Result<(), BackupError> {
         for log in &self.backup.manifest.logs {
             let state = bus.stream_state(&log.stream).await?;
             let last = if log.messages > 0 { bus.message(&log.stream, log.last_seq).await? } else { None };
@@ -205,17 +235,7 @@ impl Restore<'_> {
                 )));
             }
         }
-        let path = nats_dir.with_file_name("verified.redb");
-        let opened = Store::open(&path, StoreOptions::default());
-        let store = opened.map_err(consumers::ConsumersError::from)?;
-        let mut service = self.config.service.clone();
-        service.sites.clone_from(&self.backup.manifest.sites);
-        let verified = Service::build(service, bus.clone(), store)?
-            .handle()
-            .verify(Bounds::default(), self.watcher)
-            .await;
-        fs::remove_file(&path).map_err(failed("remove", &path))?;
-        Ok(verified?)
+        Ok(())
     }
 
     fn options(&self, nats_dir: &Path) -> Result<ManagedOptions, BackupError> {
@@ -235,34 +255,93 @@ fn hand_on(backup: &Verified, prefix: &str, to: &mpsc::Sender<Vec<u8>>) -> Resul
     })
 }
 
+/// The key of the backup that is not the one that its target log names: it was signed by somebody else.
+fn other_key(stream: String, signed_by: &str, named: Option<&str>) -> Option<Fault> {
+    let named = named.filter(|named| *named != signed_by)?;
+    let text = format!("it names the key {named} last, but the backup is signed by {signed_by}");
+    Some(Fault { kind: FaultKind::Checkpoint, stream, seqs: None, text })
+}
+
+/// The data directory by its whole name. Errors: a directory that was built beside could not take its place, which is better
+/// known before it is built.
+fn replaceable(data_dir: &Path) -> Result<PathBuf, BackupError> {
+    let absolute = std::path::absolute(data_dir).map_err(failed("find", data_dir))?;
+    // Without the slash at its end: what is built beside is called by its name and more.
+    let path: PathBuf = absolute.components().collect();
+    let refused = |why: &str| Err(BackupError::Refused(format!("{} {why}", path.display())));
+    let Some(parent) = path.parent().filter(|_| path.file_name().is_some()) else {
+        return refused("has no name that a restored directory could take; name another with --data-dir");
+    };
+    let found = match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+        found => found.map_err(failed("look at", &path))?,
+    };
+    let is = |other: io::Result<Metadata>| {
+        other.is_ok_and(|other| (other.dev(), other.ino()) == (found.dev(), found.ino()))
+    };
+    if found.is_symlink() {
+        return refused(
+            "is a symbolic link, whose place no directory can take; name what it points to with --data-dir",
+        );
+    }
+    if is(fs::metadata(".")) {
+        return refused(
+            "is the working directory, which would be gone; go to another one, and name it with --data-dir",
+        );
+    }
+    if fs::metadata(parent).map_err(failed("look at", parent))?.dev() != found.dev() {
+        return refused(
+            "is a mount point, whose place no directory can take; name a directory below it with --data-dir",
+        );
+    }
+    Ok(path)
+}
+
+fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
+    let mut path = data_dir.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
 /// A directory beside the data directory, in which that is built; gone when it did not take its place.
+#[derive(Debug)]
 struct Stage {
     path: PathBuf,
+    lock_path: PathBuf,
+    /// Held as long as it is open.
+    _lock: File,
     is_placed: bool,
 }
 
 impl Stage {
-    /// Makes it; removes what a restore that was killed left. Errors: there is something else of its name, the disk.
+    /// Makes it; removes what a restore that was killed left. Errors: there is something else of its name, another restore is
+    /// under way, the disk.
     fn begin(data_dir: &Path) -> Result<Self, BackupError> {
-        let mut path = data_dir.as_os_str().to_owned();
-        path.push(STAGE);
-        let path = PathBuf::from(path);
-        match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("look into", &path)(error)),
-            Ok(entries) => {
-                let is_ours = path.join(MARK).exists() || entries.count() == 0;
-                if !is_ours {
-                    let text = format!("{} is in the way; move it aside", path.display());
-                    return Err(BackupError::Refused(text));
-                }
-                fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
-            }
+        let (path, lock_path) = (beside(data_dir, STAGE), beside(data_dir, LOCK));
+        let is_empty = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            entries => entries.map_err(failed("look into", &path))?.next().is_none(),
+        };
+        // Before there is a lock of this restore, which would say that it is one's own.
+        if !is_empty && !lock_path.exists() {
+            let text = format!("{} is in the way; move it aside", path.display());
+            return Err(BackupError::Refused(text));
         }
-        make_directory(&path)?;
-        let stage = Self { path, is_placed: false };
-        append(&stage.path.join(MARK), b"", false)?;
+        if let Some(parent) = path.parent() {
+            make_directory(parent)?;
+        }
+        let lock = locked(&lock_path)?;
+        let stage = Self { path, lock_path, _lock: lock, is_placed: false };
+        stage.remove().map_err(failed("remove", &stage.path))?;
+        make_directory(&stage.path)?;
         Ok(stage)
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Takes the place of the data directory, when all of it is on the disk.
@@ -284,13 +363,10 @@ impl Stage {
             fs::rename(&wanted, &port).map_err(failed("write", &port))?;
         }
         sync(&self.path).map_err(failed("sync", &self.path))?;
-        let mark = self.path.join(MARK);
-        fs::remove_file(&mark).map_err(failed("remove", &mark))?;
         fs::rename(&self.path, data_dir)
             .map_err(failed("put the restored directory in the place of", data_dir))?;
         self.is_placed = true;
-        let parent =
-            data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = data_dir.parent().unwrap_or(data_dir);
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))
     }
 }
@@ -298,9 +374,36 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if !self.is_placed
-            && let Err(error) = fs::remove_dir_all(&self.path)
+            && let Err(error) = self.remove()
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove what is half restored; the next restore does");
+            // The lock's file says whose it is.
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.lock_path) {
+            tracing::warn!(path = %self.lock_path.display(), %error, "cannot remove the lock of the restore; it may be removed");
+        }
+    }
+}
+
+/// Takes the lock of a restore. Errors: another one has it, the disk.
+fn locked(path: &Path) -> Result<File, BackupError> {
+    loop {
+        let mut options = OpenOptions::new();
+        let opened = options.write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = opened.map_err(failed("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another restore is under way (it holds {}); wait for it", path.display());
+                return Err(BackupError::Refused(text));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
+        }
+        // Whoever had it may have removed it since it was opened; then it excludes nobody.
+        let has = file.metadata().map_err(failed("look at", path))?;
+        if fs::metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (has.dev(), has.ino())) {
+            return Ok(file);
         }
     }
 }
@@ -345,4 +448,64 @@ fn sync(directory: &Path) -> io::Result<()> {
         if path.is_dir() { sync(&path)? } else { File::open(&path)?.sync_all()? }
     }
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal<T: std::fmt::Debug>(result: Result<T, BackupError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_nothing_can_be_renamed_onto_is_refused_before_the_work() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let wanted = root.join("data");
+        assert_eq!(replaceable(&root.join("data/")).unwrap(), wanted, "not there yet");
+        fs::create_dir(&wanted).unwrap();
+        for name in ["data", "data/", "./data/.", "data//"] {
+            let path = replaceable(&root.join(name)).unwrap();
+            assert_eq!(path.as_os_str(), wanted.as_os_str(), "{name}");
+        }
+        std::os::unix::fs::symlink(&wanted, root.join("link")).unwrap();
+        std::os::unix::fs::symlink(root.join("nowhere"), root.join("dangling")).unwrap();
+        for name in ["link", "link/", "dangling"] {
+            let said = refusal(replaceable(&root.join(name)));
+            assert!(said.contains("is a symbolic link"), "{name}: {said}");
+        }
+        assert!(refusal(replaceable(Path::new("."))).contains("is the working directory"));
+        assert!(refusal(replaceable(Path::new("/proc"))).contains("is a mount point"));
+        for name in ["/", "/tmp/.."] {
+            assert!(refusal(replaceable(Path::new(name))).contains("has no name"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_restore_left_is_removed_and_what_is_not_its_own_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let (stage, lock) = (beside(&data, STAGE), beside(&data, LOCK));
+        fs::create_dir(&stage).unwrap();
+        fs::write(stage.join("of somebody"), "").unwrap();
+        assert!(refusal(Stage::begin(&data)).contains("is in the way"));
+        assert!(stage.join("of somebody").exists() && !lock.exists());
+        // As a kill leaves it: the lock's file is there, and nobody holds it.
+        fs::write(&lock, "").unwrap();
+        let begun = Stage::begin(&data).unwrap();
+        assert!(!stage.join("of somebody").exists());
+        assert!(refusal(Stage::begin(&data)).contains("another restore is under way"));
+        drop(begun);
+        assert!(!stage.exists() && !lock.exists());
+        Stage::begin(&data).unwrap().take_place(&data).unwrap();
+        assert!(data.exists() && !stage.exists() && !lock.exists());
+    }
+
+    #[test]
+    fn a_backup_that_another_key_signed_than_its_log_names_has_a_fault() {
+        let of = |named| other_key("LOG".to_owned(), "UA", named).map(|fault| fault.text);
+        assert_eq!((of(None), of(Some("UA"))), (None, None));
+        assert!(of(Some("UB")).is_some_and(|text| text.contains("names the key UB")));
+    }
 }

@@ -1,18 +1,21 @@
 //! Writes a backup while farside runs. The target log is packed before the site logs: what it signs of them is in them.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use audit::{KeyFile, SigningKey};
 use bus::{
-    Bus,
+    Bus, StreamState,
     managed::description::{description, identity_files},
 };
-use bus_schema::{Hash32, Name, Timestamp, subject};
-use consumers::snapshot::{Label, Shelf};
+use bus_schema::{Hash32, Name, Stem, Timestamp, fact::key::KeyFact, subject};
+use consumers::{
+    ConsumersError,
+    snapshot::{Label, Shelf, shelf::Place},
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -77,6 +80,7 @@ impl Source {
     /// Writes everything; the last piece is an error when it failed.
     pub(crate) async fn write(self, made_at: Timestamp, to: To) {
         if let Err(error) = self.written(made_at, &to).await {
+            tracing::error!(%error, "a backup could not be finished");
             // Whoever asked may have gone.
             let _ = to.send(Err(io::Error::other(error))).await;
         }
@@ -84,24 +88,23 @@ impl Source {
 
     async fn written(&self, made_at: Timestamp, to: &To) -> Result<(), BackupError> {
         let mut tar = Writer::new(made_at);
-        let key = self.key()?;
+        let key = self.key().await?;
         put(&mut tar, MARK, format!("farside backup, form {FORM}\n").as_bytes())?;
         for path in self.files()? {
             let bytes = fs::read(&path).map_err(failed("read", &path))?;
             put(&mut tar, &format!("{DATA}{}", self.name(&path)), &bytes)?;
         }
+        // Before the logs, which may take long: what they are packed with is not behind their end then.
+        let snapshots = self.snapshots().await?;
         let mut logs = Vec::new();
         if let Some(nats_dir) = &self.nats_dir {
             for stream in self.streams() {
                 logs.push(self.log(&mut tar, nats_dir, &stream, to).await?);
             }
         }
-        if self.key()?.public() != key.public() {
-            let text = "another key signs since the backup was begun; take the backup again";
-            return Err(BackupError::Refused(text.to_owned()));
-        }
-        for label in self.snapshots()? {
-            self.snapshot(&mut tar, &label, to).await?;
+        self.still_signs(&key).await?;
+        for (name, file) in snapshots {
+            snapshot(&mut tar, &name, file, to).await?;
         }
         let elsewhere = if self.nats_dir.is_some() { "" } else { ELSEWHERE };
         let manifest = Manifest {
@@ -119,8 +122,47 @@ impl Source {
         end(tar, &manifest, &key, to).await
     }
 
-    fn key(&self) -> Result<SigningKey, BackupError> {
-        self.keys.load_or_make().map_err(|error| BackupError::Refused(error.to_string()))
+    /// The key that signs. A backup makes none: it would be signed by a key that nobody knows. Errors: it is not there,
+    /// or not the one that the target log names.
+    pub(crate) async fn key(&self) -> Result<SigningKey, BackupError> {
+        let unreadable = |error: audit::KeyFileError| BackupError::Refused(error.to_string());
+        let (key, named) = (self.keys.load().map_err(unreadable)?, self.named_key().await?);
+        let has = key.as_ref().map(SigningKey::public);
+        match (key, named) {
+            (Some(key), None) => Ok(key),
+            (Some(key), Some(named)) if key.public() == named => Ok(key),
+            (None, None) => Err(BackupError::Refused(format!(
+                "there is no signing key {} yet; start farside again, which makes it, and take the backup then",
+                self.keys.path().display()
+            ))),
+            (_, Some(named)) => {
+                let path = self.keys.path().display().to_string();
+                let has = has.unwrap_or_else(|| "not there".to_owned());
+                Err(ConsumersError::WrongSigningKey { path, has, named }.into())
+            }
+        }
+    }
+
+    /// Errors: another key signs by now, or is about to.
+    async fn still_signs(&self, key: &SigningKey) -> Result<(), BackupError> {
+        match self.key().await {
+            Ok(now) if now.public() == key.public() => Ok(()),
+            Ok(_) | Err(BackupError::Service(ConsumersError::WrongSigningKey { .. })) => {
+                let text = "another key signs since the backup was begun; take the backup again";
+                Err(BackupError::Refused(text.to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The key that the target log names last; none = it names none.
+    async fn named_key(&self) -> Result<Option<String>, BackupError> {
+        let rotations = subject::fact(&self.target, Stem::Key, self.target.as_str(), "rotated");
+        let last = self.bus.last_message(&subject::target_stream(&self.target), &rotations).await?;
+        Ok(last.and_then(|message| match KeyFact::decode("rotated", message.body()) {
+            Ok(KeyFact::Rotated(rotated)) => Some(rotated.key),
+            _ => None,
+        }))
     }
 
     /// The files of the data directory without which the target is another one.
@@ -179,36 +221,56 @@ impl Source {
         Ok(PackedLog { stream: stream.to_owned(), created, first_seq, last_seq, messages, last_hash, head })
     }
 
-    /// The newest snapshot of each site log.
-    fn snapshots(&self) -> Result<Vec<Label>, BackupError> {
+    /// The files of the newest snapshot of each site log. They are open: what is thinned out meanwhile is read to its end
+    /// all the same.
+    async fn snapshots(&self) -> Result<Vec<(String, File)>, BackupError> {
         let Some(shelf) = &self.shelf else { return Ok(vec![]) };
-        let mut newest: Vec<Label> = vec![];
-        for label in shelf.labels()? {
-            newest.retain(|older| older.site.stream != label.site.stream);
-            newest.push(label);
-        }
-        Ok(newest)
-    }
-
-    async fn snapshot(&self, tar: &mut Writer, label: &Label, to: &To) -> Result<(), BackupError> {
-        let Some(shelf) = &self.shelf else { return Ok(()) };
-        // Opened before it is read: it may be thinned out meanwhile, and is read to its end all the same.
-        let (pool, label) = (shelf.file(label), shelf.label_file(label));
-        for path in [&pool, &label] {
-            let mut file = fs::File::open(path).map_err(failed("open", path))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            for number in 1.. {
-                let mut part = Vec::new();
-                let read = (&mut file).take(PART_BYTES as u64).read_to_end(&mut part);
-                if read.map_err(failed("read", path))? == 0 {
+        let (labels, mut files) = (shelf.labels()?, vec![]);
+        let target = self.bus.stream_state(&subject::target_stream(&self.target)).await?;
+        for site in &self.sites {
+            let state = self.bus.stream_state(&subject::site_stream(site)).await?;
+            let is_of = |label: &&Label| is_in(&label.site, &state) && is_in(&label.target, &target);
+            for label in labels.iter().rev().filter(is_of) {
+                if let Some(opened) = opened(shelf, label)? {
+                    files.extend(opened);
                     break;
                 }
-                put(tar, &format!("{SNAPSHOTS}{name}/{number:06}"), &part)?;
-                send(tar, to).await?;
             }
         }
-        Ok(())
+        Ok(files)
     }
+}
+
+/// Whether a log can have it: one that was made anew or lost its end has not.
+fn is_in(place: &Place, state: &StreamState) -> bool {
+    (&place.stream, place.created) == (&state.stream, state.created) && place.seq <= state.last_seq
+}
+
+/// Opens a snapshot's pool and label; none = it was thinned out just now.
+fn opened(shelf: &Shelf, label: &Label) -> Result<Option<[(String, File); 2]>, BackupError> {
+    let open = |path: PathBuf| match File::open(&path) {
+        Ok(file) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok(Some((name, file)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("open", &path)(error)),
+    };
+    let (pool, label) = (open(shelf.file(label))?, open(shelf.label_file(label))?);
+    Ok(pool.zip(label).map(|(pool, label)| [pool, label]))
+}
+
+async fn snapshot(tar: &mut Writer, name: &str, mut file: File, to: &To) -> Result<(), BackupError> {
+    for number in 1.. {
+        let mut part = Vec::new();
+        let read = (&mut file).take(PART_BYTES as u64).read_to_end(&mut part);
+        if read.map_err(failed("read", Path::new(name)))? == 0 {
+            break;
+        }
+        put(tar, &format!("{SNAPSHOTS}{name}/{number:06}"), &part)?;
+        send(tar, to).await?;
+    }
+    Ok(())
 }
 
 fn put(tar: &mut Writer, path: &str, bytes: &[u8]) -> Result<(), BackupError> {

@@ -19,6 +19,14 @@ pub enum KitError {
     /// There is no nats-server to be started.
     #[error(transparent)]
     NatsServer(#[from] bus::managed::ManagedError),
+    /// nats-server ended at once.
+    #[error("nats-server ended with {status} when it was started: {said}")]
+    NatsEnded {
+        /// The exit status.
+        status: std::process::ExitStatus,
+        /// What it said.
+        said: String,
+    },
     /// `FARSIDE_TESTKIT_NATS` says something else than `local` or `container`.
     #[error("FARSIDE_TESTKIT_NATS says {found:?}; write local or container")]
     Place {

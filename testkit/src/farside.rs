@@ -174,7 +174,8 @@ fn program(dir: &Path) -> Result<Command, KitError> {
 
 /// `FARSIDE_BIN`, or the one that cargo has put beside the test.
 fn binary() -> PathBuf {
-    let named = env::var_os("FARSIDE_BIN").map(PathBuf::from);
+    // It is started in another directory.
+    let named = env::var_os("FARSIDE_BIN").and_then(|named| std::path::absolute(named).ok());
     named.unwrap_or_else(|| {
         let test = env::current_exe().unwrap_or_default();
         // target/<profile>/deps/<test>

@@ -64,9 +64,10 @@ impl Default for NatsOptions {
 /// A running nats-server.
 #[derive(Debug)]
 pub struct NatsServer {
-    dir: TempDir,
-    store: PathBuf,
+    // Dropped in this order: the server ends before its directory goes.
     runs: Runs,
+    store: PathBuf,
+    dir: TempDir,
 }
 
 #[derive(Debug)]

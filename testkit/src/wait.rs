@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::KitError;
 
@@ -17,14 +17,13 @@ pub(crate) async fn until<T>(
     mut look: impl AsyncFnMut() -> Result<Result<T, String>, KitError>,
 ) -> Result<T, KitError> {
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        match look().await? {
+    let mut last = "nothing".to_owned();
+    while let Ok(looked) = timeout_at(deadline, look()).await {
+        match looked? {
             Ok(found) => return Ok(found),
-            Err(last) if Instant::now() >= deadline => {
-                let (what, seconds) = (what.to_owned(), PATIENCE.as_secs());
-                return Err(KitError::Timeout { what, seconds, last });
-            }
-            Err(_) => sleep(LOOK_EVERY).await,
+            Err(seen) => last = seen,
         }
+        sleep(LOOK_EVERY).await;
     }
+    Err(KitError::Timeout { what: what.to_owned(), seconds: PATIENCE.as_secs(), last })
 }

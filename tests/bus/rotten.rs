@@ -97,6 +97,27 @@ async fn a_reader_that_follows_the_log_gets_past_it_too_and_hears_what_comes_new
     assert_eq!(within("the new one", reader.next()).await.unwrap().seq(), EVENTS + 1);
 }
 
+#[tokio::test]
+async fn what_comes_behind_the_part_that_is_asked_for_is_given_out_next() {
+    let nats = Nats::start().await;
+    let bus = nats.bus().await;
+    bus.ensure_stream(&site_log()).await.unwrap();
+    bus.publisher().publish_batch(SITE, "b", &super::events(0..100), None).await.unwrap();
+    let mut reader = bus.read_log(SITE, 1, None).await.unwrap();
+    let mut found = vec![];
+    for last_seq in [0, 30, 30, 77] {
+        while let Some(chunk) = within("a chunk", reader.next_stored(500, last_seq)).await.unwrap() {
+            found.extend(chunk.iter().map(bus::LogMessage::seq));
+        }
+        assert_eq!(found.len() as u64, last_seq);
+    }
+    while found.len() < 100 {
+        found
+            .extend(within("the rest", reader.next_chunk(7)).await.unwrap().iter().map(bus::LogMessage::seq));
+    }
+    assert_eq!(found, Vec::from_iter(1..=100));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_ends_where_nats_has_no_more_of_it() {
     let (nats, _) = filled().await;

@@ -14,9 +14,9 @@ const LOOKS: u32 = 3;
 /// The time between two looks.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// The longest step behind what cannot be read. A question costs the server a read of the whole block (3 ms to 6 ms at
-/// 8 MiB), so that a block of 100,000 messages takes two seconds; between two blocks that are both rotten, fewer good
-/// messages than this may be passed over.
-const STEP_MAX: u64 = 256;
+/// 8 MiB), so that a block of 100,000 messages takes some eight seconds; between two blocks that are both rotten, fewer
+/// good messages than this may be passed over, which are a block only if each has more than 128 KiB.
+const STEP_MAX: u64 = 64;
 
 impl Bus {
     /// The first message at `first` or behind it, up to `last`, that NATS can read and that the filter lets through;

@@ -60,32 +60,40 @@ pub(super) async fn history(
         Some(first) => story::before(&api, &stream, &path.pool, Some(&key), &subjects, first).await?.document,
         None => Document::default(),
     };
-    let items = told(&api, &stream, before, messages, buried, &key).await?;
+    let items = told(&api, &stream, before, messages, buried, &path, &key).await?;
     Ok(Json(HistoryView { items, next: end }))
 }
 
-/// The events and the deletions by full answers in their order, each with what it did.
+/// The events and the deletions by full answers in their order, each with what it did. A tenant is told what changed
+/// between states that it may see; it may not have been its resource before.
 async fn told(
     api: &Api,
     stream: &str,
     mut document: Document,
     messages: Vec<LogMessage>,
     buried: Vec<u64>,
+    path: &PoolPath,
     key: &ResourceKey,
 ) -> Result<Vec<HistoryEntry>, Problem> {
     let (mut items, mut buried) = (Vec::new(), buried.into_iter().peekable());
-    for message in messages {
-        while let Some(seq) = buried.next_if(|seq| *seq < message.seq()) {
-            items.extend(absence(api, stream, seq, document.bury(), key).await?);
-        }
-        let (told, refused) = (entry(&message), story::refused(api, &message).await?);
-        let effect = document.take(&told, refused.as_deref());
-        items.push(HistoryEntry::new(told, effect));
+    let (caller, of_tenant) = (&path.caller, matches!(path.caller, Caller::Tenant { .. }));
+    let mut messages = messages.into_iter().peekable();
+    loop {
+        let is_next = |seq: &u64| messages.peek().is_none_or(|message| *seq < message.seq());
+        let was_seen = document.is_seen_by(caller);
+        let item = if let Some(seq) = buried.next_if(is_next) {
+            absence(api, stream, seq, document.bury(), key).await?
+        } else if let Some(message) = messages.next() {
+            let (told, refused) = (entry(&message), story::refused(api, &message).await?);
+            let effect = document.take(&told, refused.as_deref());
+            // What had no effect may say anything of anybody.
+            let is_told = !of_tenant || effect.none.is_none();
+            is_told.then(|| HistoryEntry::new(told, effect))
+        } else {
+            return Ok(items);
+        };
+        items.extend(item.filter(|_| was_seen && document.is_seen_by(caller)));
     }
-    for seq in buried {
-        items.extend(absence(api, stream, seq, document.bury(), key).await?);
-    }
-    Ok(items)
 }
 
 /// The end of a full answer that did not have the resource; none = the log has lost it.

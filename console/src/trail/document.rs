@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::changes;
-use crate::view::trail::{EffectView, EntryView};
+use crate::{
+    auth::Caller,
+    view::trail::{EffectView, EntryView},
+};
 
 /// A resource after some of its events.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +72,14 @@ impl Document {
     /// A full answer did not have the resource.
     pub(crate) fn bury(&mut self) -> EffectView {
         self.becomes(None)
+    }
+
+    /// Whether somebody may see it as it is now; nothing may be seen by everybody.
+    pub(crate) fn is_seen_by(&self, caller: &Caller) -> bool {
+        let Some(value) = &self.value else { return true };
+        let labels = serde_json::from_value(value["labels"].clone()).unwrap_or_default();
+        let owner = value["tenant"].as_str().and_then(|owner| owner.parse().ok());
+        caller.may_see_state(&labels, owner.as_ref())
     }
 
     fn becomes(&mut self, new: Option<Value>) -> EffectView {

@@ -62,32 +62,43 @@ impl Outbox {
     }
 
     async fn empty(&self) -> Result<(), ConsumersError> {
+        // Those that no log takes stay where they are, before the others: so many more are looked at.
+        let mut stuck = 0;
         loop {
-            let store = self.store.clone();
-            let entries = blocking("outbox", move || Ok(store.pending(ENTRIES_MAX)?)).await?;
-            let mut done = Vec::with_capacity(entries.len());
-            let mut failed = None;
-            for entry in &entries {
-                match self.deal_with(entry).await {
-                    Ok(true) => done.push(entry.id),
-                    Ok(false) => {}
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
-                }
-            }
-            let (more, settled) = (entries.len() == ENTRIES_MAX, !done.is_empty());
-            if settled {
+            let (store, limit) = (self.store.clone(), ENTRIES_MAX + stuck);
+            let entries = blocking("outbox", move || Ok(store.pending(limit)?)).await?;
+            let Dealt { done, stuck: found, failed } = self.deal_with_all(&entries).await;
+            let moved = !done.is_empty() || found > stuck;
+            stuck = found;
+            if !done.is_empty() {
                 let store = self.store.clone();
                 blocking("outbox", move || Ok(store.settle(&done)?)).await?;
             }
             match failed {
                 Some(error) => return Err(error),
-                None if more && settled => {}
+                None if entries.len() == limit && moved => {}
                 None => return Ok(()),
             }
         }
+    }
+
+    async fn deal_with_all(&self, entries: &[Pending]) -> Dealt {
+        let mut dealt = Dealt { done: Vec::with_capacity(entries.len()), stuck: 0, failed: None };
+        for entry in entries {
+            match self.deal_with(entry).await {
+                Ok(true) => dealt.done.push(entry.id),
+                Ok(false) => {}
+                Err(error) if is_of_the_entry(&error) => {
+                    tracing::error!(%error, entry = entry.name, "what the projector found cannot be stated as it is; it is kept, and the others go on");
+                    dealt.stuck += 1;
+                }
+                Err(error) => {
+                    dealt.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        dealt
     }
 
     /// Whether the entry is stated now, by this process or by another one.
@@ -150,13 +161,37 @@ impl Outbox {
                 Ok(())
             }
             // It can never be stored; the fact still says where the original stands.
-            Err(error) if error.kind == PublishErrorKind::TooLarge => {
+            Err(error) if is_unpublishable(error.kind) => {
                 tracing::warn!(%error, origin = %format!("{}:{}", letter.stream, letter.seq), "dead letter left out");
                 Ok(())
             }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What came of some entries.
+struct Dealt {
+    /// Those that are stated now.
+    done: Vec<u64>,
+    /// How many can never be, as they are.
+    stuck: usize,
+    /// Why those behind were not looked at.
+    failed: Option<ConsumersError>,
+}
+
+/// Whether an error is of one entry alone: the one behind it may be stated all the same.
+fn is_of_the_entry(error: &ConsumersError) -> bool {
+    match error {
+        ConsumersError::Publish(error) => is_unpublishable(error.kind),
+        ConsumersError::Encode { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether a message can never be stored as it is, however often it is published.
+fn is_unpublishable(kind: PublishErrorKind) -> bool {
+    matches!(kind, PublishErrorKind::TooLarge | PublishErrorKind::Invalid)
 }
 
 fn parked(letter: &DeadLetter, original: Option<&LogMessage>) -> Parked {

@@ -20,15 +20,33 @@ pub(crate) async fn recall(bus: &Bus, store: &Store, target: &Name) -> Result<()
 
 /// Takes over what was stated since, too: for a store that was made at another moment. Errors: the bus, the disk.
 pub(crate) async fn recall_anew(bus: &Bus, store: &Store, target: &Name) -> Result<(), ConsumersError> {
+    recall_from(bus, store, target, 1).await?;
+    taken_over(store, vec![], true).await
+}
+
+/// As [`recall`], and takes over what was stated behind the store's own place in the target log. Before a site's log is
+/// read on: while this process was away, another one may have parked what this build would take in. Errors: the bus,
+/// the disk.
+pub(crate) async fn recall_on(bus: &Bus, store: &Store, target: &Name) -> Result<(), ConsumersError> {
+    if !store.has_recalled()? {
+        return recall_anew(bus, store, target).await;
+    }
+    let known = store.position(&subject::target_stream(target))?.map_or(0, |position| position.seq);
+    recall_from(bus, store, target, known + 1).await
+}
+
+async fn recall_from(bus: &Bus, store: &Store, target: &Name, from: u64) -> Result<(), ConsumersError> {
     let (stream, filter) = (subject::target_stream(target), subject::log_facts(target, "parked"));
-    let Some(last) = bus.last_message(&stream, &filter).await? else {
-        return taken_over(store, vec![], true).await;
-    };
-    let mut log = bus.read_log(&stream, 1, Some(&filter)).await?;
-    while let Some(messages) = log.next_stored(CHUNK_EVENTS_MAX, last.seq()).await? {
+    // Not the last of these facts: that may be one that NATS cannot read.
+    let last = bus.stream_state(&stream).await?.last_seq;
+    if last < from {
+        return Ok(());
+    }
+    let mut log = bus.read_log(&stream, from, Some(&filter)).await?;
+    while let Some(messages) = log.next_stored(CHUNK_EVENTS_MAX, last).await? {
         taken_over(store, messages.iter().filter_map(parked).collect(), false).await?;
     }
-    taken_over(store, vec![], true).await
+    Ok(())
 }
 
 async fn taken_over(store: &Store, parked: Vec<Parked>, is_all: bool) -> Result<(), ConsumersError> {

@@ -28,7 +28,7 @@ use super::{
     applied::{Applied, Reached},
     facts::FactPublisher,
     logs::Logs,
-    parked::recall,
+    parked::recall_on,
     pipeline::{Chunk, Gate, Pipeline},
     replay::Unwatched,
     scrub::{self, Pace, scrub},
@@ -104,7 +104,7 @@ impl Pump {
 
     async fn session(&self, shutdown: &CancellationToken) -> Result<End, ConsumersError> {
         let Some(generation) = self.linked(shutdown).await else { return Ok(End::Shutdown) };
-        recall(&self.bus, &self.store, self.facts.target()).await?;
+        recall_on(&self.bus, &self.store, self.facts.target()).await?;
         let (position, state) = self.position().await?;
         self.reach(&position);
         let reader = self.bus.read_log(&self.stream, position.seq + 1, None).await?;

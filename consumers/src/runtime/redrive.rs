@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bus::{Bus, LogMessage, Outgoing, PublishError, PublishErrorKind, Published};
+use bus::{Bus, BusError, LogMessage, Outgoing, PublishError, PublishErrorKind, Published};
 use bus_schema::{
     Envelope, Hash32, Name,
     envelope::Stored,
@@ -28,6 +28,8 @@ use crate::error::ConsumersError;
 
 /// Most messages of one page: a page is what is lost when somebody is killed, and what is told at once.
 pub const PAGE_MAX: usize = 500;
+/// A page ends when the bodies that it has read are so large, in bytes: a dry run tells all of them in one answer.
+const PAGE_BYTES_MAX: usize = 16 << 20;
 /// Messages that are looked at at once; each may have a megabyte.
 const AT_ONCE: usize = 16;
 /// How long the pool may take to have what the log has.
@@ -150,11 +152,10 @@ impl Redriving<'_> {
     pub(crate) async fn page(&self) -> Result<Page, ConsumersError> {
         self.holds()?;
         let limit = self.asked.limit.clamp(1, PAGE_MAX);
-        let records = self.records(limit).await?;
-        let next = (records.len() == limit).then(|| records.last()).flatten();
-        let next = next.map(|last| (last.stream.clone(), last.seq));
-        let steps: Vec<Step> =
-            stream::iter(records).map(|record| self.look(record)).buffered(AT_ONCE).try_collect().await?;
+        let mut records = self.records(limit).await?;
+        let is_full = records.len() == limit;
+        let steps = self.look_at(&mut records).await?;
+        let has_more = is_full || !records.is_empty();
         let mut letters = Vec::with_capacity(steps.len());
         for step in steps {
             letters.push(match step {
@@ -162,7 +163,22 @@ impl Redriving<'_> {
                 Step::Published(record, copy) => self.became(record, copy).await?,
             });
         }
+        let last = letters.last().filter(|_| has_more);
+        let next = last.map(|Looked { record, .. }| (record.stream.clone(), record.seq));
         Ok(Page { letters, next })
+    }
+
+    /// Looks at one after the other, and takes those away that it has looked at: the others are for the next page.
+    async fn look_at(&self, records: &mut Vec<ParkedRecord>) -> Result<Vec<Step>, ConsumersError> {
+        let (mut steps, mut bytes) = (Vec::with_capacity(records.len()), 0);
+        while bytes < PAGE_BYTES_MAX && !records.is_empty() {
+            let some: Vec<ParkedRecord> = records.drain(..records.len().min(AT_ONCE)).collect();
+            let looked: Vec<(Step, usize)> =
+                stream::iter(some).map(|record| self.look(record)).buffered(AT_ONCE).try_collect().await?;
+            bytes += looked.iter().map(|(_, bytes)| bytes).sum::<usize>();
+            steps.extend(looked.into_iter().map(|(step, _)| step));
+        }
+        Ok(steps)
     }
 
     fn holds(&self) -> Result<(), ConsumersError> {
@@ -210,24 +226,28 @@ impl Redriving<'_> {
         Ok(())
     }
 
-    async fn look(&self, record: ParkedRecord) -> Result<Step, ConsumersError> {
-        let told = |record, outcome| Ok(Step::Told(Looked { record, outcome }));
+    /// Looks at one; answers the size of its body, too. Errors: those that the others would meet as well.
+    async fn look(&self, record: ParkedRecord) -> Result<(Step, usize), ConsumersError> {
+        let told = |record, outcome, bytes| Ok((Step::Told(Looked { record, outcome }), bytes));
         if let Some(copy) = record.redriven {
-            return told(record, Outcome::Redriven(copy));
+            return told(record, Outcome::Redriven(copy), 0);
         }
-        let copy = match self.copy(&record).await? {
+        let copy = match self.copy(&record).await.or_else(|error| of_one(error).map(Err))? {
             Ok(copy) => copy,
-            Err(refusal) => return told(record, Outcome::Dead(refusal)),
+            Err(refusal) => return told(record, Outcome::Dead(refusal), 0),
         };
+        let bytes = copy.body.len();
         let decoded = match decoded(&record, &copy) {
             Ok(decoded) => decoded,
-            Err(refusal) => return told(record, Outcome::Dead(refusal)),
+            Err(refusal) => return told(record, Outcome::Dead(refusal), bytes),
         };
         if self.asked.dry_run {
-            return told(record, Outcome::Decodes(Box::new(decoded)));
+            return told(record, Outcome::Decodes(Box::new(decoded)), bytes);
         }
-        let published = self.publish(&record.stream, &copy).await?;
-        Ok(Step::Published(record, published.seq))
+        match self.publish(&record.stream, &copy).await {
+            Ok(published) => Ok((Step::Published(record, published.seq), bytes)),
+            Err(error) => told(record, Outcome::Dead(of_one(error)?), bytes),
+        }
     }
 
     /// The copy of a message, or why there can be none.
@@ -347,6 +367,29 @@ fn dataschema(original: &LogMessage) -> Option<String> {
     }
 }
 
+/// Why one message stays dead. Errors: what is wrong is not this message, but the link, the lease, a disk or a log, so
+/// that every other one would meet it too.
+fn of_one(error: ConsumersError) -> Result<Refusal, ConsumersError> {
+    let is_its_own = match &error {
+        // The block that it stands in cannot be read.
+        ConsumersError::Bus(error @ (BusError::Server { .. } | BusError::Answer { .. })) => {
+            !error.is_passing()
+        }
+        ConsumersError::Publish(error) => matches!(
+            error.kind,
+            PublishErrorKind::TooLarge
+                | PublishErrorKind::Invalid
+                | PublishErrorKind::Refused
+                | PublishErrorKind::Server
+        ),
+        _ => false,
+    };
+    if !is_its_own {
+        return Err(error);
+    }
+    Ok(Refusal { reason: error.to_string(), path: "$".to_owned() })
+}
+
 fn is_passing(error: &PublishError) -> bool {
     matches!(error.kind, PublishErrorKind::Unknown | PublishErrorKind::Link | PublishErrorKind::Busy)
 }
@@ -359,5 +402,23 @@ mod tests {
     fn the_type_of_a_message_stands_in_its_subject() {
         assert_eq!(type_of("far.v1.local.evt.dc1.resource.Pod=2Fa.changed"), "resource.changed");
         assert_eq!(type_of("far.v1"), ".");
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_message_does_not_end_the_page() {
+        let published = |kind| {
+            let (stream, what, reason) = ("S".to_owned(), "a".to_owned(), "it is so".to_owned());
+            of_one(PublishError { kind, stream, what, reason, code: None, source: None }.into())
+        };
+        assert!(published(PublishErrorKind::TooLarge).unwrap().reason.contains("it is so"));
+        for kind in [PublishErrorKind::Link, PublishErrorKind::Fenced, PublishErrorKind::Full] {
+            published(kind).unwrap_err();
+        }
+        let unreadable = |code| {
+            let (object, reason) = ("S".to_owned(), "the block is damaged".to_owned());
+            of_one(BusError::Server { verb: "read a message of", object, reason, code }.into())
+        };
+        assert!(unreadable(10_000).unwrap().reason.contains("damaged"));
+        assert!(of_one(BusError::NoStream { stream: "S".to_owned() }.into()).is_err());
     }
 }

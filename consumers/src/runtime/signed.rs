@@ -105,10 +105,10 @@ impl SignedFacts {
         mut hear: impl FnMut(&LogMessage),
     ) -> Result<(), ConsumersError> {
         let stream = self.stream();
-        let last = self.bus.last_message(&stream, subject).await?;
-        let Some(last) = last.filter(|last| last.seq() >= from_seq) else { return Ok(()) };
+        // Not the last message of the subject: that may be one that NATS cannot read.
+        let last_seq = self.bus.stream_state(&stream).await?.last_seq;
         let mut log = self.bus.read_log(&stream, from_seq, Some(subject)).await?;
-        while let Some(messages) = log.next_stored(CHUNK_MESSAGES_MAX, last.seq()).await? {
+        while let Some(messages) = log.next_stored(CHUNK_MESSAGES_MAX, last_seq).await? {
             messages.iter().for_each(&mut hear);
         }
         Ok(())

@@ -86,9 +86,10 @@ impl Keeper {
         let last = self.store.reader().latest_fact("checkpoint", self.target.as_str())?.value;
         let Some(LogFact::Checkpoint(last)) = last.map(|record| record.fact) else { return Ok(None) };
         let stream = subject::site_stream(site);
-        let newest = self.shelf.labels()?.into_iter().rfind(|label| label.site.stream == stream);
+        let labels = self.shelf.labels()?;
         let mark = last.logs.iter().find(|mark| mark.stream == stream);
-        Ok(mark.is_some_and(|mark| is_due(self.when, &last, mark, newest.as_ref())).then_some(last))
+        let is_due = mark.is_some_and(|mark| is_due(self.when, &last, mark, newest_of(&labels, mark)));
+        Ok(is_due.then_some(last))
     }
 
     async fn take(&self, site: &Name, due: &Checkpoint) -> Result<(), ConsumersError> {
@@ -165,10 +166,17 @@ impl Keeper {
     }
 }
 
+/// The newest of these that can be of the log of a mark; of one that was made anew or lost its end, older ones cannot.
+fn newest_of<'a>(labels: &'a [Label], mark: &LogMark) -> Option<&'a Label> {
+    let is_of = |label: &&Label| {
+        let site = &label.site;
+        site.stream == mark.stream && site.created == mark.created && site.seq <= mark.seq
+    };
+    labels.iter().rfind(is_of)
+}
+
 /// Whether a snapshot is due at a checkpoint that says this of the log.
 fn is_due(when: When, last: &Checkpoint, mark: &LogMark, newest: Option<&Label>) -> bool {
-    // A log that was made anew or lost its end has none.
-    let newest = newest.filter(|label| label.site.created == mark.created && label.site.seq <= mark.seq);
     let (seq, at) = newest.map_or((0, mark.created), |label| (label.site.seq, label.stated_at));
     let (events, age_ms) = (mark.seq - seq, last.stated_at.ms_since(at));
     events > 0
@@ -238,4 +246,32 @@ fn put(shelf: &Shelf, replayed: Replayed, fresh: Fresh, bounds: Bounds) -> Resul
     let label = shelf.put(&path, fresh)?;
     shelf.thin(&site, bounds)?;
     Ok(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::shelf::tests::put;
+
+    #[test]
+    fn a_log_that_was_made_anew_or_lost_its_end_has_the_snapshots_that_can_be_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let labels = [put(&shelf, 10), put(&shelf, 20)];
+        let newest = |seq: u64, created_ms: i64| {
+            let created = bus_schema::Timestamp::from_unix_ms(created_ms);
+            let mark = LogMark {
+                stream: labels[0].site.stream.clone(),
+                created,
+                incarnation: 1,
+                seq,
+                running: bus_schema::Hash32::ZERO,
+            };
+            newest_of(&labels, &mark).map(|label| label.site.seq)
+        };
+        let created_ms = labels[0].site.created.unix_ms();
+        assert_eq!(newest(25, created_ms), Some(20));
+        assert_eq!(newest(15, created_ms), Some(10), "its end was lost");
+        assert_eq!(newest(25, created_ms + 1), None, "it was made anew");
+    }
 }

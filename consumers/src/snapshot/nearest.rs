@@ -1,10 +1,10 @@
 //! A replay that starts from the nearest snapshot: the newest one that is not behind any of the points, that the logs
-//! still bear out, and that is not damaged.
+//! still bear out, that this build can read, and that is not damaged.
 
 use std::path::Path;
 
 use bus::{Bus, PositionVerdict};
-use projector::{Store, StoreOptions};
+use projector::{Store, StoreError, StoreOptions};
 use tempfile::TempDir;
 
 use super::shelf::{Label, Place, Shelf};
@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// Puts a copy of the nearest snapshot into a store that is to be replayed on; without one it stays empty. A damaged
-/// snapshot is told, taken from the shelf, and the next older one used. Errors: the bus, the disk.
+/// snapshot is told, taken from the shelf, and the next older one used; one of another build is told and passed over.
+/// Errors: the bus, the disk.
 pub(crate) async fn started(
     bus: &Bus,
     shelf: &Shelf,
@@ -28,16 +29,10 @@ pub(crate) async fn started(
             continue;
         }
         let (of, from, to) = (shelf.clone(), label.clone(), path.clone());
-        if let Some(store) = blocking("snapshot", move || copied(&of, &from, &to)).await? {
-            return Ok(Replayed { store, started_from: Some(label), directory });
+        match blocking("snapshot", move || copied(&of, &from, &to)).await? {
+            Copied::Whole(store) => return Ok(Replayed { store, started_from: Some(label), directory }),
+            Copied::Unusable(why) => set_aside(shelf, &label, why)?,
         }
-        let (path, checkpoint) = (shelf.file(&label).display().to_string(), label.checkpoint);
-        tracing::error!(
-            path,
-            checkpoint,
-            "a snapshot is damaged: it is not what its label says, and is taken away; an older one is used. Look at the disk"
-        );
-        shelf.remove(&label)?;
     }
     Replayed::empty(directory)
 }
@@ -56,8 +51,10 @@ pub(crate) async fn reaches(
     }
     let labels = shelf.map_or(Ok(vec![]), Shelf::labels)?;
     let mut places = labels.into_iter().flat_map(|label| [label.site, label.target]);
-    // The message at its place shows that a snapshot is of this log.
-    let oldest = places.find(|place| place.stream == stream && place.seq >= state.first_seq);
+    // The message at its place can show that a snapshot is of this log.
+    let oldest = places.find(|place| {
+        place.stream == stream && place.created == state.created && place.seq >= state.first_seq
+    });
     let (floor, cure) = match oldest {
         Some(Place { seq, time, .. }) => (
             format!("not before {time} ({stream}:{seq})"),
@@ -94,20 +91,104 @@ async fn is_borne_out(bus: &Bus, place: &Place) -> Result<bool, ConsumersError> 
     Ok(matches!(verdict, PositionVerdict::Same(_)))
 }
 
-/// The snapshot's pool in a file of its own; none = it is damaged.
-fn copied(shelf: &Shelf, label: &Label, to: &Path) -> Result<Option<Store>, ConsumersError> {
-    if shelf.take(label, to)? {
+/// A snapshot's pool in a file of its own.
+enum Copied {
+    Whole(Store),
+    /// There is no such file then.
+    Unusable(Unusable),
+}
+
+/// Why a snapshot is not started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unusable {
+    /// It is not what its label says.
+    Damaged,
+    /// It has the format of an older build: the logs give it again.
+    Older(u64),
+    /// It has the format of a newer build, which may come back.
+    Newer(u64),
+}
+
+fn copied(shelf: &Shelf, label: &Label, to: &Path) -> Result<Copied, ConsumersError> {
+    let why = if shelf.take(label, to)? {
         // Every byte was hashed just now.
         let options = StoreOptions { check: false, compact: false, ..StoreOptions::default() };
-        let store = Store::open(to, options)?;
-        if label.is_of(&store.positions()?) {
-            return Ok(Some(store));
+        match Store::open(to, options) {
+            Ok(store) if label.is_of(&store.positions()?) => return Ok(Copied::Whole(store)),
+            Ok(_) => Unusable::Damaged,
+            Err(error) => unusable(&error).ok_or(error)?,
         }
-    }
+    } else {
+        Unusable::Damaged
+    };
     match std::fs::remove_file(to) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(ConsumersError::File { verb: "remove", path: to.display().to_string(), source })
         }
-        _ => Ok(None),
+        _ => Ok(Copied::Unusable(why)),
+    }
+}
+
+/// Whether it is the snapshot that is wrong, and not the machine.
+fn unusable(error: &StoreError) -> Option<Unusable> {
+    match error {
+        StoreError::Damaged { .. } => Some(Unusable::Damaged),
+        StoreError::Older { found, .. } => Some(Unusable::Older(*found)),
+        StoreError::Newer { found, .. } => Some(Unusable::Newer(*found)),
+        _ => None,
+    }
+}
+
+/// Tells why a snapshot is passed over, and takes it from the shelf if nobody can use it any more.
+fn set_aside(shelf: &Shelf, label: &Label, why: Unusable) -> Result<(), ConsumersError> {
+    let (path, checkpoint) = (shelf.file(label).display().to_string(), label.checkpoint);
+    match why {
+        Unusable::Damaged => tracing::error!(
+            path,
+            checkpoint,
+            "a snapshot is damaged: it is not what its label says, and is taken away; an older one is used. Look at the disk"
+        ),
+        Unusable::Older(format) => tracing::warn!(
+            path,
+            checkpoint,
+            format,
+            "a snapshot has the pool format of an older farside, and is taken away: the logs give it again; an older one is used"
+        ),
+        Unusable::Newer(format) => {
+            tracing::warn!(
+                path,
+                checkpoint,
+                format,
+                "a snapshot has the pool format of a newer farside: it is left where it is and passed over; an older one is used"
+            );
+            return Ok(());
+        }
+    }
+    shelf.remove(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::shelf::tests::put;
+
+    #[test]
+    fn a_snapshot_of_an_older_build_is_taken_away_and_one_of_a_newer_build_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let (older, newer, damaged) = (put(&shelf, 10), put(&shelf, 20), put(&shelf, 30));
+        set_aside(&shelf, &older, Unusable::Older(1)).unwrap();
+        set_aside(&shelf, &newer, Unusable::Newer(99)).unwrap();
+        set_aside(&shelf, &damaged, Unusable::Damaged).unwrap();
+        assert_eq!(shelf.labels().unwrap(), [newer]);
+    }
+
+    #[test]
+    fn only_another_format_is_another_build() {
+        let path = Path::new("pool.redb").to_owned();
+        let of = |error: StoreError| unusable(&error);
+        assert_eq!(of(StoreError::Older { path: path.clone(), found: 1 }), Some(Unusable::Older(1)));
+        assert_eq!(of(StoreError::Newer { path: path.clone(), found: 99 }), Some(Unusable::Newer(99)));
+        assert_eq!(of(StoreError::Locked { path }), None);
     }
 }

@@ -80,6 +80,10 @@ impl From<projector::Position> for Place {
 }
 
 impl Label {
+    fn in_time(&self) -> (&str, Timestamp, u64) {
+        (&self.site.stream, self.stated_at, self.checkpoint_seq)
+    }
+
     fn stem(&self) -> String {
         format!("{}-{:020}", self.site.stream, self.site.seq)
     }
@@ -135,13 +139,14 @@ impl Shelf {
         self.directory.join(label.stem() + ".json")
     }
 
-    /// The labels, in order of the logs' names, and of time. One that cannot be read is told, and passed over.
+    /// The labels, in order of the logs' names, and of the time of their checkpoints. One that cannot be read is told, and passed over.
     /// Errors: the disk.
     pub fn labels(&self) -> Result<Vec<Label>, ConsumersError> {
         let names = self.names().map_err(failed("look into", &self.directory))?;
         let mut labels: Vec<_> =
             names.iter().filter(|name| name.ends_with(".json")).filter_map(|name| self.read(name)).collect();
-        labels.sort_by(|a, b| (&a.site.stream, a.site.seq).cmp(&(&b.site.stream, b.site.seq)));
+        // Not by the sequence: a log that was made anew or lost its end gives sequences out again.
+        labels.sort_by(|a, b| a.in_time().cmp(&b.in_time()));
         Ok(labels)
     }
 
@@ -280,7 +285,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Consumer
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -299,12 +304,18 @@ mod tests {
         Fresh { site, target, checkpoint: seq, checkpoint_seq: seq, stated_at, owners: 1, is_whole: true }
     }
 
-    fn put(shelf: &Shelf, seq: u64) -> Label {
+    /// Puts one on the shelf whose checkpoint was stated `seq` milliseconds after the epoch.
+    pub(in crate::snapshot) fn put(shelf: &Shelf, seq: u64) -> Label {
+        put_fresh(shelf, fresh(seq))
+    }
+
+    fn put_fresh(shelf: &Shelf, fresh: Fresh) -> Label {
+        let seq = fresh.site.seq;
         let drafts = shelf.drafts().unwrap();
         let draft = drafts.path().join("pool.redb");
         fs::write(&draft, format!("pool {seq}")).unwrap();
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).unwrap();
-        shelf.put(&draft, fresh(seq)).unwrap()
+        shelf.put(&draft, fresh).unwrap()
     }
 
     #[test]
@@ -363,5 +374,24 @@ mod tests {
         let left: Vec<_> = shelf.labels().unwrap().iter().map(|label| label.site.seq).collect();
         assert_eq!((left.first(), left.last(), left.len()), (Some(&1), Some(&5), 3));
         assert_eq!(shelf.names().unwrap().len(), 6);
+    }
+
+    #[test]
+    fn of_a_log_that_was_made_anew_the_newest_is_the_one_that_was_taken_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        (100..103).for_each(|seq| drop(put(&shelf, seq)));
+        for seq in [1, 2] {
+            // The sequences of the new log are small, its times are not.
+            let mut fresh = fresh(seq);
+            fresh.stated_at = Timestamp::from_unix_ms(i64::try_from(seq).unwrap() + 1_000);
+            put_fresh(&shelf, fresh);
+        }
+        let order = |shelf: &Shelf| -> Vec<u64> {
+            shelf.labels().unwrap().iter().map(|label| label.site.seq).collect()
+        };
+        assert_eq!(order(&shelf), [100, 101, 102, 1, 2]);
+        shelf.thin("FARSIDE_LOCAL", Bounds { count_max: 2, bytes_max: u64::MAX }).unwrap();
+        assert_eq!(order(&shelf), [1, 2], "the stale ones go, not those of the log that is there");
     }
 }

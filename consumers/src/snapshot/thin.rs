@@ -33,7 +33,8 @@ pub struct Kept {
     pub bytes: u64,
 }
 
-/// The places in `kept`, which is in order of time, of those that are to go.
+/// The places in `kept`, which is in order of time (and not of sequences, which a log may give out again), of those that
+/// are to go.
 pub fn superfluous(kept: &[Kept], bounds: Bounds) -> BTreeSet<usize> {
     let Some(newest) = kept.last() else { return BTreeSet::new() };
     let safe = kept.len().saturating_sub(ALWAYS);

@@ -8,6 +8,10 @@ use bus_schema::{
     token,
 };
 
+/// Longest reason and longest path of a fault, in bytes. Both may quote the message, and stand in a fact and in a header:
+/// without a limit they could be larger than what a log takes.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+
 /// Why a message cannot be taken in.
 pub(super) struct Fault {
     pub(super) reason: String,
@@ -17,6 +21,14 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(path: &str, reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), path: path.to_owned() }
+    }
+
+    /// As much of it as can be told.
+    pub(super) fn bounded(mut self) -> Self {
+        for text in [&mut self.reason, &mut self.path] {
+            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        }
+        self
     }
 }
 

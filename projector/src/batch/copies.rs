@@ -34,6 +34,7 @@ impl Batch {
         &mut self,
         message: Stored<'_>,
         redrive: Result<Redrive<'_>, EnvelopeError>,
+        body: Hash32,
     ) -> Result<(), Fault> {
         let redrive = redrive?;
         if redrive.stream != message.stream || redrive.seq >= message.seq {
@@ -47,13 +48,15 @@ impl Batch {
             origin_seq: redrive.seq,
             seq: message.seq,
             subject: message.subject.into(),
+            body,
             at: None,
             actor: redrive.actor.into(),
             upcaster: redrive.upcaster.clone(),
         };
         self.bytes += ENTRY_BYTES;
         if let Err(fault) = self.fold_copy(message, &redrive, &mut copy) {
-            let refusal = Refusal { reason: fault.reason, path: fault.path };
+            let Fault { reason, path } = fault.bounded();
+            let refusal = Refusal { reason, path };
             self.segment().items.push(Item {
                 seq: message.seq,
                 stored_at: message.stored_at.unix_ms(),

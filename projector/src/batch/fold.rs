@@ -42,6 +42,8 @@ pub(crate) struct RedriveCopy {
     /// The sequence of the copy.
     pub(crate) seq: u64,
     pub(crate) subject: Box<str>,
+    /// SHA-256 of its body as it came, which is the original's.
+    pub(crate) body: Hash32,
     /// The place in the chain that it names.
     pub(crate) at: Option<ChainPoint>,
     pub(crate) actor: Box<str>,

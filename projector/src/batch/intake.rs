@@ -39,7 +39,7 @@ impl Batch {
                 self.take_in_fact(message, subject).map(|()| false).map_err(|fault| (fault, None))
             }
             (None, Some(redrive)) => {
-                self.take_in_copy(message, redrive).map(|()| false).map_err(|fault| (fault, None))
+                self.take_in_copy(message, redrive, body).map(|()| false).map_err(|fault| (fault, None))
             }
             (None, None) => self.take_in_event(message, body),
         };
@@ -51,6 +51,7 @@ impl Batch {
 
     /// Makes a dead letter.
     pub(super) fn bury(&mut self, message: Stored<'_>, fault: Fault, standing: Option<Standing>) {
+        let fault = fault.bounded();
         let letter = DeadLetter {
             stream: message.stream.to_owned(),
             seq: message.seq,

@@ -142,7 +142,7 @@ impl Commit<'_, '_> {
                 at: Some(ChainPoint { epoch, seq }),
                 message: None,
             };
-            self.park(letter, Lot { source: Some(source.to_owned()), is_over: true })?;
+            self.park(letter, Lot { source: Some(source.to_owned()), late: None, is_over: true })?;
         }
         Ok(())
     }

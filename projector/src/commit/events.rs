@@ -58,9 +58,11 @@ impl Commit<'_, '_> {
         stored_at: i64,
         effect: Effect,
     ) -> Db<()> {
-        if let Some(origin) = self.outcomes[run].as_ref().and_then(|outcome| outcome.origin) {
-            return self.redriven_event(run, origin, effect);
-        }
+        let (seq, stored_at) = match self.outcomes[run].as_ref().and_then(|outcome| outcome.origin) {
+            Some(origin) if !origin.is_late => return self.redriven_event(run, origin, effect),
+            Some(origin) => (origin.seq, origin.stored_at),
+            None => (seq, stored_at),
+        };
         match effect {
             // More failed extents are more to copy, which never does harm.
             Effect::Volume(event) => self.volume(run, event, seq, Timestamp::from_unix_ms(stored_at)),

@@ -10,10 +10,14 @@
 //! parked                 can be taken in       stands where the original stands, and undoes nothing newer
 //! ```
 //! A copy may come years after its original. So it writes over a row only what stood there before the original, and
-//! no row at all when a full answer came in between: that said which there were.
+//! no row at all when a full answer came in between: that said which there were. Where the original came late itself,
+//! its place in the log says nothing of what is newer, and its copy is held to the rules of [`super::holes`].
+//!
+//! A copy is one to the letter: what has another body, or names another source or place in a chain than the original
+//! did, is none, and is dropped as well.
 
 use bus_schema::{
-    Timestamp,
+    Hash32, Timestamp,
     fact::log::{LogFact, Parked, Redriven},
 };
 use redb::{ReadableTable, WriteTransaction};
@@ -36,6 +40,8 @@ pub(super) struct Original {
     pub(super) stored_at: i64,
     /// Whether the copy may write a row: no full answer came in between.
     pub(super) rows: bool,
+    /// The original came late, or nobody here knows when: whatever stands there is newer.
+    pub(super) is_late: bool,
 }
 
 /// What is known of a message that is parked, beside its dead letter.
@@ -43,6 +49,8 @@ pub(super) struct Original {
 pub(super) struct Lot {
     /// Its source; none = it could not be read that far.
     pub(super) source: Option<String>,
+    /// It fills a hole, see [`ParkedRecord::late`].
+    pub(super) late: Option<bool>,
     /// It was refused because its epoch is over.
     pub(super) is_over: bool,
 }
@@ -60,7 +68,9 @@ impl Commit<'_, '_> {
             record.subject = subject.to_owned();
         }
         (record.stored_at, record.incarnation) = (Some(letter.stored_at), self.log.incarnation);
-        (record.chained, record.is_over) = (lot.source.zip(letter.at), lot.is_over);
+        record.body = letter.message.as_ref().map(|message| Hash32::of(&message.body));
+        (record.chained, record.source) = (lot.source.clone().zip(letter.at), lot.source);
+        (record.late, record.is_over) = (lot.late, lot.is_over);
         write(self.txn, &record)?;
         let (key, seq) = (outbox::parked(&letter.stream, letter.seq), letter.seq);
         self.outbox.add(&key, self.log.reused(seq), &Stated::DeadLetter(letter))
@@ -68,13 +78,16 @@ impl Commit<'_, '_> {
 
     /// Decides whether a copy counts, and as what.
     pub(super) fn resolve_copy(&mut self, run: usize, copy: &RedriveCopy) -> Db<()> {
-        let log = self.log.clone();
+        let incarnation = self.log.incarnation;
         let last_stored_at = Timestamp::from_unix_ms(self.runs[run].last_stored_at);
-        let record = self.parked_original(copy)?;
+        let source = &self.owners[self.runs[run].owner].source;
+        let record = self.parked_original(copy)?.filter(|record| is_said_by(record, copy, source));
+        // Of what this pool has not read, an old fact does not say when it was.
+        let record = record.and_then(|record| Some((record.stored_at?, record)));
         let (pool, number) = self.pool_of(run)?;
         let OwnerRecord { owner, marks, .. } = pool.side.owners.get(number)?;
         owner.last_event_at = owner.last_event_at.max(last_stored_at);
-        let Some(mut record) = record else {
+        let Some((stored_at, mut record)) = record else {
             owner.repeats += 1;
             return Ok(());
         };
@@ -82,19 +95,15 @@ impl Commit<'_, '_> {
             record.attempts += 1;
             return write(self.txn, &record);
         }
-        let stored_at = record.stored_at.unwrap_or_default();
         let answered = owner.last_full.max(marks.held_at());
-        let rows = answered.is_none_or(|answered| answered < stored_at);
-        let at = match &record.chained {
-            Some((source, at)) => (source.is_empty() || *source == owner.source).then_some(*at),
-            None => copy.at,
-        };
-        let incarnation = if record.incarnation == 0 { log.incarnation } else { record.incarnation };
-        let (epoch, chain_seq) = at.map_or((u64::from(incarnation), 0), |at| (at.epoch.0, at.seq));
-        let origin = Original { chain_seq, seq: record.seq, stored_at: stored_at.unix_ms(), rows };
-        let late = Vec::new();
-        self.outcomes[run] =
-            Some(Outcome { after: u64::MAX, late, owner: number, epoch, origin: Some(origin) });
+        let rows = answered.is_none_or(|answered| answered < stored_at) && record.late != Some(false);
+        let (epoch, origin) = stands(&record, stored_at, incarnation, rows);
+        let (late, origin) = (Vec::new(), Some(origin));
+        self.outcomes[run] = Some(Outcome { after: u64::MAX, late, owner: number, epoch, origin });
+        self.note_redriven(record, copy)
+    }
+
+    fn note_redriven(&mut self, mut record: ParkedRecord, copy: &RedriveCopy) -> Db<()> {
         record.redriven = Some(copy.seq);
         write(self.txn, &record)?;
         let fact = Redriven {
@@ -122,8 +131,32 @@ impl Commit<'_, '_> {
     /// The original of a copy, if it is parked.
     fn parked_original(&self, copy: &RedriveCopy) -> Db<Option<ParkedRecord>> {
         let known = read(self.txn, self.stream, copy.origin_seq)?;
-        Ok(known.filter(|known| known.redriven.is_none() && known.subject == *copy.subject))
+        let is_same = |known: &ParkedRecord| {
+            known.subject == *copy.subject && known.body.is_none_or(|body| body == copy.body)
+        };
+        Ok(known.filter(|known| known.redriven.is_none() && is_same(known)))
     }
+}
+
+/// Whether a copy names the source and the place in a chain that its original does, as far as those were read: else
+/// somebody else could speak for a source, or give it a place that is newer than everything.
+fn is_said_by(record: &ParkedRecord, copy: &RedriveCopy, source: &str) -> bool {
+    let is_place = match &record.chained {
+        Some((_, at)) => copy.at == Some(*at),
+        // What was not read that far has no place; that this copy could be read further gives it none.
+        None => record.source.is_none() || copy.at.is_none(),
+    };
+    is_place && record.source.as_deref().is_none_or(|known| known == source)
+}
+
+/// Where the copy of a message stands: its original's epoch (or the log's incarnation) and place.
+fn stands(record: &ParkedRecord, stored_at: Timestamp, incarnation: u32, rows: bool) -> (u64, Original) {
+    let was_read = record.incarnation > 0;
+    let incarnation = if was_read { record.incarnation } else { incarnation };
+    let at = record.chained.as_ref().map(|(_, at)| at);
+    let (epoch, chain_seq) = at.map_or((u64::from(incarnation), 0), |at| (at.epoch.0, at.seq));
+    let is_late = record.late.is_some() || !was_read;
+    (epoch, Original { chain_seq, seq: record.seq, stored_at: stored_at.unix_ms(), rows, is_late })
 }
 
 /// What is known of a message that was parked.
@@ -158,7 +191,12 @@ pub(crate) fn recall(txn: &WriteTransaction, facts: &[Parked]) -> Db<()> {
 fn recall_one(txn: &WriteTransaction, fact: &Parked) -> Db<()> {
     let Parked { stream, seq, subject, reason, path, stored_at, at } = fact.clone();
     let is_it = |known: &ParkedRecord| stored_at.is_none_or(|at| known.is_of(&subject, at));
-    let record = match read(txn, &stream, seq)?.filter(is_it) {
+    let known = read(txn, &stream, seq)?;
+    // It speaks of what a rewound log has no more; at its place another one is parked.
+    if stored_at.is_some() && known.as_ref().is_some_and(|known| known.stored_at > stored_at) {
+        return Ok(());
+    }
+    let record = match known.filter(is_it) {
         Some(known) if known.redriven.is_some() || known.attempts > 0 => return Ok(()),
         Some(known) => ParkedRecord { reason, path, ..known },
         // The source stands in the message itself; until that is read, only that it had a place is known.

@@ -33,7 +33,8 @@ struct Counted {
 enum Age {
     /// In its turn: it is newer than whatever stands there.
     New,
-    /// It fills a hole: whatever stands there now is newer, unless it is of the same chain and older.
+    /// It fills a hole, or is a copy of what came to fill one: whatever stands there now is newer, unless it is of the
+    /// same chain and older.
     Late,
     /// As a copy of what was parked: what stands there is newer, unless it stood there before that.
     Redriven,
@@ -94,7 +95,7 @@ impl Commit<'_, '_> {
         };
         let outcome = self.outcomes[run].as_ref()?;
         if let Some(origin) = outcome.origin {
-            age = Age::Redriven;
+            age = if origin.is_late { Age::Late } else { Age::Redriven };
             // What names no time of its own has that of its place.
             if candidate.source_time == candidate.stored_at {
                 candidate.source_time = origin.stored_at;

@@ -1,7 +1,7 @@
 //! Messages that were parked, and their copies.
 
 use bus_schema::{
-    Hash32,
+    Epoch, Hash32,
     event::resource::SyncScope,
     fact::{
         Fact,
@@ -10,8 +10,8 @@ use bus_schema::{
     redrive::REDRIVE,
 };
 
-use super::support::{Agent, CREATED, Log, Message, Pool, SITE, at, given, name, open};
-use crate::{Batch, Order, ParkedRecord, Stated, records::kind_of};
+use super::support::{Agent, CREATED, Log, Message, Pool, SITE, at, given, name};
+use crate::{Batch, Order, ParkedRecord, Stated, Store, StoreOptions, records::kind_of};
 
 /// Moves what was sent as `name` to where it belongs.
 const MEND: &str = r#"[{"op":"move","from":"/name","path":"/id"}]"#;
@@ -330,33 +330,163 @@ fn the_past_stays_as_it_was_for_a_build_that_reads_more() {
     read(&newer.messages[..3]);
     assert_eq!(pool.export("dc1").lines().count(), then.export("dc1").lines().count());
     pool.then("dc1", &[("Pod/a", "1"), ("Pod/c", "3")]);
-    assert_eq!(record(&pool, seq), record(&then, seq), "with the same reason");
+    // Of the body only because it is another one here.
+    let body = record(&pool, seq).body;
+    assert_eq!(record(&pool, seq), ParkedRecord { body, ..record(&then, seq) }, "with the same reason");
     assert_eq!(pool.owner(&agent).gap, None);
     read(&newer.messages[3..]);
     pool.then("dc1", &[("Pod/a", "1"), ("Pod/b", "2"), ("Pod/c", "3")]);
 }
 
+/// It knows neither when the log stored what is parked in it, nor where that stands.
 #[test]
-fn a_pool_of_the_format_before_is_taken_over() {
-    let mut log = Log::default();
-    let seq = plain_poison(&mut log, "a", "1");
-    let pool = given(&log);
-    let facts = facts_of(&pool);
-    let (path, directory) = (pool.path(), pool.directory);
+fn a_pool_of_the_format_before_is_refused_with_what_to_do() {
+    let pool = Pool::new();
+    let (path, _directory) = (pool.path(), pool.directory);
     drop(pool.store);
     let database = redb::Database::open(&path).unwrap();
     let txn = database.begin_write().unwrap();
     txn.open_table(crate::tables::META).unwrap().insert(crate::tables::META_FORMAT, 4).unwrap();
-    txn.open_table(crate::tables::META).unwrap().remove(crate::tables::META_PARKED).unwrap();
-    txn.delete_table(crate::tables::PARKED).unwrap();
     txn.commit().unwrap();
     drop(database);
-    let mut pool = Pool { store: open(&path), directory, read: log.messages.len() };
-    assert_eq!(parked(&pool), 0);
-    pool.store.recall(&facts, true).unwrap();
-    assert_eq!(parked(&pool), 1);
+    let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("written by format 4 of an older farside"), "{error}");
+    assert!(error.contains(&format!("move {} aside", path.display())), "{error}");
+}
+
+/// An agent that says what `say` says, and what of it the log lost and gets at its end.
+fn late(log: &mut Log, agent: &mut Agent, say: impl FnOnce(&mut Log, &mut Agent)) -> Vec<Message> {
+    let kept = log.messages.len();
+    say(log, agent);
+    log.lose_between(kept..log.messages.len())
+}
+
+#[test]
+fn a_copy_of_what_came_late_undoes_nothing_newer() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let hash = Hash32::of(b"x");
+    let announced =
+        |field: &str| format!(r#"{{"{field}":"ak","tenant":"acme","salt":"{hash}","hash":"{hash}"}}"#);
+    let key = agent.say("key", "ak", "announced", announced("key_id").into_bytes());
+    log.repeat(&key);
+    agent.changed(&mut log, "Pod/a", "1", "{}");
+    let lost = late(&mut log, &mut agent, |log, agent| {
+        for id in ["a", "gone", "new"] {
+            poison(agent, log, id, "2");
+        }
+        let key = agent.say("key", "ak", "announced", announced("name").into_bytes());
+        log.repeat(&key);
+    });
+    let key = agent.say("key", "ak", "withdrawn", br#"{"key_id":"ak"}"#.to_vec());
+    log.repeat(&key);
+    agent.rebase(2);
+    agent.changed(&mut log, "Pod/a", "3", "{}");
+    agent.changed(&mut log, "Pod/gone", "3", "{}");
+    agent.deleted(&mut log, "Pod/gone");
+    let parked_at: Vec<u64> = lost.iter().map(|message| log.repeat(message)).collect();
+    let mut pool = given(&log);
+    assert_eq!((parked(&pool), record(&pool, parked_at[0]).late), (4, Some(true)), "{:?}", pool.reasons());
+    parked_at[..3].iter().for_each(|seq| _ = log.redrive(*seq, Some(MEND)));
+    log.redrive(parked_at[3], Some(r#"[{"op":"move","from":"/name","path":"/key_id"}]"#));
+    pool.read_on(&log).then("dc1", &[("Pod/a", "3"), ("Pod/new", "2")]);
+    assert!(pool.row("dc1", "Pod/gone").unwrap().deleted_at.is_some());
+    let key = pool.reader().key(&name("ak")).unwrap().value;
+    assert!(key[0].revoked_at.is_some(), "it was withdrawn behind that");
+    assert_eq!(parked(&pool), 0, "all of them were taken in");
+}
+
+#[test]
+fn a_copy_of_what_came_late_after_a_full_answer_writes_no_row() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    agent.changed(&mut log, "Pod/b", "1", "{}");
+    let lost = late(&mut log, &mut agent, |log, agent| _ = poison(agent, log, "a", "1"));
+    let low = agent.open(&mut log, "s1", SyncScope::Full);
+    agent.changed(&mut log, "Pod/b", "2", "{}");
+    let digest = given(&log).digest(&agent);
+    agent.close(&mut log, "s1", SyncScope::Full, low, digest);
+    let seq = log.repeat(&lost[0]);
+    log.redrive(seq, Some(MEND));
+    let pool = given(&log);
+    pool.then("dc1", &[("Pod/b", "2")]);
+    assert_eq!((record(&pool, seq).late, parked(&pool)), (Some(false), 0));
+}
+
+/// Appends a copy of what stands at `seq` after a change.
+fn forge(log: &mut Log, seq: u64, change: impl FnOnce(&mut Message)) {
+    log.redrive(seq, Some(MEND));
+    let mut forged = log.messages.pop().unwrap();
+    change(&mut forged);
+    log.messages.push(forged);
+}
+
+#[test]
+fn what_has_another_body_than_the_original_is_no_copy_of_it() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let seq = poison(&mut agent, &mut log, "a", "1");
+    let other = |body: &'static [u8]| move |message: &mut Message| message.body = body.to_vec();
+    forge(&mut log, seq, other(br#"{"kind":"Pod","name":"a","revision":"9","state":{}}"#));
+    forge(&mut log, seq, other(b"nonsense"));
+    let mut pool = given(&log);
+    let known = record(&pool, seq);
+    assert_eq!((parked(&pool), known.attempts, pool.rows("dc1").len()), (1, 0, 0), "{}", known.reason);
     log.redrive(seq, Some(MEND));
     pool.read_on(&log).then("dc1", &[("Pod/a", "1")]);
+}
+
+#[test]
+fn a_copy_that_names_another_source_or_a_place_that_the_original_had_not_is_none() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let chained = poison(&mut agent, &mut log, "a", "1");
+    agent.unchained(&mut log, "Pod", "b");
+    // An original that says who it is from, and has no place in a chain.
+    let mut plain = log.messages.pop().unwrap();
+    plain.body = br#"{"kind":"Pod","name":"b","revision":"1","state":{}}"#.to_vec();
+    log.messages.push(plain.clone());
+    let header = |message: &mut Message, name: &str, value: &str| {
+        message.headers.retain(|(known, _)| known != name);
+        message.headers.push((name.to_owned(), value.to_owned()));
+    };
+    for seq in [chained, plain.seq] {
+        forge(&mut log, seq, |copy| header(copy, "ce-source", "/local/dc1/resource/other"));
+        forge(&mut log, seq, |copy| {
+            header(copy, "ce-farepoch", &Epoch(1).to_string());
+            header(copy, "ce-farseq", "99");
+            header(copy, "ce-farprev", &Hash32::of(b"x").to_string());
+            header(copy, "ce-time", "2026-11-22T04:31:48.123Z");
+        });
+    }
+    let mut pool = given(&log);
+    assert_eq!((parked(&pool), pool.rows("dc1").len()), (2, 0), "{:?}", pool.reasons());
+    for known in [record(&pool, chained), record(&pool, plain.seq)] {
+        assert_eq!(known.attempts, 0, "it could be read: {}", known.reason);
+    }
+    log.redrive(chained, Some(MEND));
+    log.redrive(plain.seq, Some(MEND));
+    pool.read_on(&log).then("dc1", &[("Pod/a", "1"), ("Pod/b", "1")]);
+}
+
+#[test]
+fn a_fact_of_what_stood_at_a_place_before_does_not_replace_what_is_parked_there_now() {
+    let mut log = Log::default();
+    let seq = plain_poison(&mut log, "a", "1");
+    let pool = given(&log);
+    let (known, mut fact) = (record(&pool, seq), facts_of(&pool).remove(0));
+    (fact.subject, fact.stored_at) = ("far.v1.local.evt.dc1.resource.x.changed".into(), Some(at(CREATED)));
+    pool.store.recall(&[fact], true).unwrap();
+    assert_eq!(record(&pool, seq), known);
+}
+
+#[test]
+fn a_reason_that_quotes_a_message_is_no_larger_than_what_a_fact_can_say() {
+    let mut log = Log::default();
+    let body = format!(
+        r#"{{"kind":"Pod","id":"a","revision":"1","state":{{}},"labels":"{}"}}"#,
+        "ä".repeat(100_000)
+    );
+    log.plain("dc1", "Pod", "a", "changed", &body);
+    let pool = given(&log);
+    assert_eq!(parked(&pool), 1);
+    assert!(pool.reasons()[0].len() < 9_000, "{}", pool.reasons()[0].len());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use testcontainers::{
     ContainerAsync, GenericImage, ImageExt,
     bollard::models::{HostConfig, PortBinding},
-    core::{Mount, client::docker_client_instance},
+    core::{IntoContainerPort, Mount, client::docker_client_instance},
     runners::AsyncRunner,
 };
 
@@ -41,6 +41,8 @@ impl Container {
         loop {
             let ports = (free_port()?, free_port()?);
             let image = GenericImage::new(name(), version())
+                .with_exposed_port(PORT.tcp())
+                .with_exposed_port(MONITOR_PORT.tcp())
                 .with_cmd(["-c", &path])
                 .with_mount(Mount::bind_mount(&dir, &dir))
                 .with_host_config_modifier(move |host| map(host, ports));

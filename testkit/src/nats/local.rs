@@ -54,8 +54,14 @@ impl Local {
 
     /// Starts it again if it has ended: an outgoing connection of another process may have had its port for a moment.
     pub(super) fn is_there(&mut self) -> Result<(), KitError> {
-        let ended = self.child.try_wait().map_err(KitError::io("look at", "nats-server"))?;
-        if ended.is_some() && self.ports != (0, 0) { self.start_again() } else { Ok(()) }
+        match self.child.try_wait().map_err(KitError::io("look at", "nats-server"))? {
+            None => Ok(()),
+            Some(_) if self.ports != (0, 0) => self.start_again(),
+            Some(status) => {
+                let said = fs::read_to_string(self.config.dir.join(OUTPUT)).unwrap_or_default();
+                Err(KitError::NatsEnded { status, said })
+            }
+        }
     }
 }
 
