@@ -408,7 +408,13 @@ async fn a_copy_of_a_dead_letter_is_told_where_it_stands_and_what_it_changed() {
     assert!(said.contains("redriven from FARSIDE_LOCAL:1") && said.contains("+ revision: \"7\""), "{said}");
     let said = up.verb(&["audit", "show", "FARSIDE_LOCAL:1"]).out;
     assert!(said.contains("redriven: FARSIDE_LOCAL:2 was taken in instead"), "{said}");
-    assert_eq!(tail(&up, &["--entity", "Pod/a"])[1]["redrive_of"], json!("FARSIDE_LOCAL:1"));
+    let lines = tail(&up, &["--entity", "Pod/a"]);
+    let copy = lines.iter().find(|line| line["place"] == "FARSIDE_LOCAL:2").unwrap();
+    assert_eq!(copy["redrive_of"], json!("FARSIDE_LOCAL:1"));
+    assert!(
+        lines.iter().any(|line| line["type"] == "log.parked"),
+        "what the target says of it is told too: {lines:?}"
+    );
 }
 
 #[test]
