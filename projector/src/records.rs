@@ -123,7 +123,7 @@ impl ParkedRecord {
         format!("{}:{}", self.stream, self.seq)
     }
 
-    /// Whether its reason contains a text, or what differs from message to message left out, see [`kind_of`].
+    /// Whether its reason contains a text, or what differs from message to message left out, see `kind_of`.
     pub fn is_of_kind(&self, text: &str) -> bool {
         self.reason.contains(text) || kind_of(&self.reason).contains(&kind_of(text))
     }

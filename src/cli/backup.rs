@@ -19,7 +19,7 @@ use crate::backup::read;
 /// Write a backup of the target while it runs: keys, who was enrolled, and the logs of its own nats-server
 ///
 /// The file holds every key of the target and is its owner's alone (0600). It is read back and verified before it gets its
-/// name; a backup that is killed leaves FILE.part-<random>, which holds keys too and may be deleted. Agents keep their own ledgers: what the log took in behind the backup, they send again.
+/// name; a backup that is killed leaves FILE.part-… (a random name), which holds keys too and may be deleted. Agents keep their own ledgers: what the log took in behind the backup, they send again.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: farside backup /mnt/safe/farside.tar\n         farside backup small.tar --without-pool"
