@@ -46,8 +46,11 @@ const PIP_BUILD: Words = &[
 
 /// Brings what a `requirements.txt` pins into `lib`.
 pub(super) const PIP: Words = &[
-    "env",
-    "PYTHONPATH=build",
+    "sh",
+    "-c",
+    // The whole path: what builds a source archive does so in a directory of its own.
+    r#"PYTHONPATH="$PWD/build" exec "$@""#,
+    "pip",
     "python3",
     "-m",
     "pip",
