@@ -19,4 +19,7 @@ if ! docker image inspect "nats:$version" >/dev/null 2>&1; then
     docker import --change "ENTRYPOINT [\"/$(basename "$server")\"]" - "nats:$version" >/dev/null ||
     skip 'Docker takes no image in'
 fi
+# With a port and a directory of this machine, as the tests need them.
+docker run --rm -p 127.0.0.1::4222 -v "$(dirname "$server"):/probe" "nats:$version" --version >/dev/null ||
+  skip 'Docker starts no container with a port and a directory of this machine'
 echo "nats:$version"
