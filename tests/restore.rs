@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     eventually,
-    farside::{AgentProcess, Said, Up, command, farside, log_of, private, with_files},
+    farside::{AGENT, AgentProcess, Said, Up, command, farside, log_of, private, with_files},
     random::Random,
 };
 
@@ -22,15 +22,6 @@ const LOG: &str = "FARSIDE_LOCAL";
 /// Signs and takes snapshots every few events.
 const CONFIG: &str = "[service]\nlog_bytes_max = 268435456\ncheckpoint = { events = 10, every = \"1s\" }\n\
                       snapshot = { events = 10, every = \"0s\" }\n[service.schedule]\nevery = \"1h\"\n";
-const AGENT: &str = r#"
-    name = "inv"
-    ledger = "inv.redb"
-    heartbeat_s = 1
-    [[clusters]]
-    name = "dc1"
-    source = { adapter = "directory", path = "source" }
-    keys = [{ id = "ak", tenant = "acme", secret_file = "ak.secret" }]
-"#;
 
 /// What the source holds of a resource.
 fn write(dir: &Path, id: u64, revision: u64) {

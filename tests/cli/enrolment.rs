@@ -9,24 +9,13 @@ use serde_json::{Value, json};
 use super::{in_sync, up_with_agent};
 use crate::support::{
     eventually,
-    farside::{AgentProcess, Said, Up, private, with_files},
+    farside::{AGENT, AgentProcess, Said, Up, private, with_files},
     nats::Nats,
     within,
 };
 
 /// A public key whose seed nobody has.
 const KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
-
-/// An agent beside its source, in a file of its own.
-const AGENT: &str = r#"
-    name = "inv"
-    ledger = "inv.redb"
-    heartbeat_s = 1
-    [[clusters]]
-    name = "dc1"
-    source = { adapter = "directory", path = "source" }
-    keys = [{ id = "ak", tenant = "acme", secret_file = "ak.secret" }]
-"#;
 
 fn with_agent_file(dir: &Path) {
     let web = "kind: VM\nid: web\nrevision: \"1\"\nstate: {cpus: 2}\n";

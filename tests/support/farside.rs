@@ -77,6 +77,17 @@ pub(crate) fn shell(dir: &Path, lines: &str) -> Said {
     said(clean(&mut shell, dir))
 }
 
+/// The file of an agent that runs as a process of its own beside its source.
+pub(crate) const AGENT: &str = r#"
+    name = "inv"
+    ledger = "inv.redb"
+    heartbeat_s = 1
+    [[clusters]]
+    name = "dc1"
+    source = { adapter = "directory", path = "source" }
+    keys = [{ id = "ak", tenant = "acme", secret_file = "ak.secret" }]
+"#;
+
 /// A running `farside up`.
 pub(crate) struct Up {
     dir: TempDir,
