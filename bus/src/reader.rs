@@ -12,6 +12,8 @@
 
 mod readable;
 
+pub(crate) use readable::ALL;
+
 use std::{sync::Arc, time::Duration};
 
 use bus_schema::Timestamp;
@@ -176,7 +178,7 @@ impl LogReader {
         if self.pull.is_none() || self.pending > 0 {
             return Ok(false);
         }
-        let filter = self.filter.as_deref().unwrap_or(readable::ALL);
+        let filter = self.filter.as_deref().unwrap_or(ALL);
         let next = self.bus.next_message(&self.stream, self.next_seq, filter).await?;
         let Some(next) = next.filter(|next| next.seq() <= last_seq) else { return Ok(true) };
         self.next_seq = next.seq() + 1;
@@ -310,7 +312,7 @@ impl LogReader {
     /// Gets the next message through the API, be it behind what NATS cannot read.
     async fn get_past(&mut self, last_seq: u64) -> Result<Option<LogMessage>, BusError> {
         let (stream, first) = (Arc::clone(&self.stream), self.next_seq);
-        let filter = self.filter.as_deref().unwrap_or(readable::ALL);
+        let filter = self.filter.as_deref().unwrap_or(ALL);
         let mut found = self.bus.next_message(&stream, first, filter).await?;
         if found.is_none() && self.stands_still {
             found = self.bus.first_readable(&stream, filter, first, last_seq).await?;

@@ -3,10 +3,7 @@
 
 use bus_schema::Timestamp;
 
-use crate::{Bus, BusError, LogMessage, StreamState};
-
-/// Sequences behind one that is missing that are looked at for a time.
-const NEIGHBOURS_MAX: u64 = 1_000;
+use crate::{Bus, BusError, LogMessage, StreamState, reader::ALL};
 
 impl Bus {
     /// The last sequence of a log whose message was stored early enough; the one before the log's first when none was.
@@ -20,29 +17,14 @@ impl Bus {
         let (mut low, mut high) = (log.first_seq.saturating_sub(1), log.last_seq);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            let (seq, stored_at) = self.first_from(&log.stream, middle, high).await?;
-            if stored_at.is_some_and(&is_early_enough) {
-                low = seq;
-            } else {
-                high = middle - 1;
+            // Sequences may be missing, as many as there are: the next message behind them counts.
+            let next = self.next_before(&log.stream, ALL, middle, high + 1).await?;
+            match next.filter(|message| is_early_enough(message.stored_at())) {
+                Some(message) => low = message.seq(),
+                None => high = middle - 1,
             }
         }
         Ok(low)
-    }
-
-    /// When the first message at a sequence or behind it was stored.
-    async fn first_from(
-        &self,
-        stream: &str,
-        seq: u64,
-        last: u64,
-    ) -> Result<(u64, Option<Timestamp>), BusError> {
-        for at in seq..=last.min(seq + NEIGHBOURS_MAX) {
-            if let Some(message) = self.message(stream, at).await? {
-                return Ok((at, Some(message.stored_at())));
-            }
-        }
-        Ok((last, None))
     }
 
     /// The last message under a subject (wildcards allowed) before a sequence; none when there is none. Asks the server

@@ -1,6 +1,6 @@
 //! Reading: every message once and in order, whatever happens to the server and the connection.
 
-use bus::{BusError, LinkState};
+use bus::{BusError, LinkState, Outgoing};
 
 use super::{event, events};
 use crate::support::{PATIENCE, log::Log, nats::Nats, nats::site_log, refused, within};
@@ -155,4 +155,27 @@ async fn publish_raw(nats: &Nats, headers: &[u8], body: &[u8]) {
         assert!(read > 0, "the server closed: {answer}");
         answer.push_str(&String::from_utf8_lossy(&buffer[..read]));
     }
+}
+
+#[tokio::test]
+async fn a_moment_is_found_over_a_hole_of_any_length() {
+    let nats = Nats::start().await;
+    let bus = nats.bus().await;
+    bus.ensure_stream(&site_log()).await.unwrap();
+    let gone =
+        |number| Outgoing { subject: "far.v1.local.evt.dc1.resource.gone.changed".into(), ..event(number) };
+    for (batch, numbers) in [0..100, 100..1_100, 1_100..2_100, 2_100..2_200].into_iter().enumerate() {
+        let is_gone = (100..2_100).contains(&numbers.start);
+        let events: Vec<_> =
+            numbers.map(|number| if is_gone { gone(number) } else { event(number) }).collect();
+        bus.publisher().publish_batch(SITE, &format!("b{batch}"), &events, None).await.unwrap();
+    }
+    let before = bus.message(SITE, 100).await.unwrap().unwrap().stored_at();
+    let log = async_nats::jetstream::new(nats.client().await).get_stream(SITE).await.unwrap();
+    log.purge().filter(gone(0).subject).await.unwrap();
+    let state = bus.stream_state(SITE).await.unwrap();
+    assert_eq!((state.messages, state.last_seq), (200, 2_200));
+    assert_eq!(bus.last_stored(&state, |stored_at| stored_at <= before).await.unwrap(), 100);
+    assert_eq!(bus.last_stored(&state, |_| true).await.unwrap(), 2_200);
+    assert_eq!(bus.last_stored(&state, |_| false).await.unwrap(), 0);
 }

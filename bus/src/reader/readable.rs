@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{Bus, BusError, LogMessage};
 
 /// Every subject.
-pub(super) const ALL: &str = ">";
+pub(crate) const ALL: &str = ">";
 /// How often the server must say that it has no next message before it is believed: it says the same of a block that
 /// it could not open for a moment, for want of file handles.
 const LOOKS: u32 = 3;
