@@ -197,6 +197,7 @@ impl App {
         let Some(bus) = agents::reach(options, shutdown).await? else { return Ok(told_to_end()) };
         front.console.waits_for(AWAITS_POOL);
         let store = open_store(&config.pool_file(), store_options(&config)).await?;
+        let store = incarnation::seeded(&config, &bus, store).await?;
         let service = Incarnations::new(&config, bus.clone(), store)?;
         front.console.waits_for(AWAITS_AGENTS);
         let agents = match &managed {

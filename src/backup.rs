@@ -6,7 +6,7 @@
 //! data/keys/signing.nk …             files of the data directory, by their path there
 //! logs/<STREAM>/meta.inf, meta.sum   nats-server's description of a log
 //! logs/<STREAM>/000001 …             the log as JetStream packs it, in parts
-//! snapshots/<file>/000001 …          the newest snapshot of each site log, in parts
+//! snapshots/<file>/000001 …          the newest snapshot, and the oldest if a log was trimmed, in parts
 //! manifest.json, manifest.sig        everything before with its hash; the signature of the target's key over that
 //! ```
 //! Must not know: what is in a log, other than which key it names.

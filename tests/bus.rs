@@ -16,6 +16,7 @@ mod reader;
 mod request;
 mod rotten;
 mod stream;
+mod trim;
 
 /// An event of the site log.
 pub(crate) fn event(number: usize) -> Outgoing {

@@ -16,6 +16,8 @@ use std::{
     thread,
 };
 
+use serde_json::{Value, json};
+
 use crate::support::{
     eventually,
     nats::Nats,
@@ -23,6 +25,7 @@ use crate::support::{
     world::World,
 };
 
+const LOG: &str = "FARSIDE_LOCAL";
 /// Rounds of a plain `make test`.
 const ROUNDS_DEFAULT: u64 = 12;
 /// Resources that the load changes, makes and deletes.
@@ -38,14 +41,51 @@ enum Victim {
     Service,
 }
 
+/// Checkpoints, snapshots and trims every few seconds.
+const TRIMS: &str = "checkpoint = { events = 50, every = \"1s\" }\nsnapshot = { events = 100, every = \"0s\", keep = 6 }\n\
+                     retention = { age = \"2s\" }";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_nothing_is_applied_twice_when_anything_is_killed_at_any_time() {
+    killed_at_any_time("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_what_a_snapshot_holds_goes_from_a_log_that_is_trimmed_while_anything_is_killed() {
+    let (nats, world) = killed_at_any_time(TRIMS).await;
+    let bus = nats.bus().await;
+    let first = eventually("the log is trimmed", async || {
+        Some(bus.stream_state(LOG).await.ok()?.first_seq).filter(|first| *first > 1)
+    })
+    .await;
+    println!("the log begins with {first}");
+    let said = async |arguments: &[&str]| {
+        let said = world.ask(&[&["-o", "json"], arguments].concat()).await;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert_eq!(
+            said.status.code(),
+            Some(0),
+            "{arguments:?}: {text} {}",
+            String::from_utf8_lossy(&said.stderr)
+        );
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let verified = said(&["audit", "verify"]).await;
+    assert!(verified["faults"] == json!([]) && verified["rows_of_checkpoint"].is_u64(), "{verified}");
+    let scrubbed = said(&["audit", "scrub"]).await;
+    println!("{scrubbed}");
+    let rebuilt = said(&["rebuild"]).await;
+    assert_eq!(rebuilt["differences"], json!([]), "{rebuilt}");
+}
+
+#[allow(clippy::print_stdout, reason = "the seed of a failed run is in its output")]
+async fn killed_at_any_time(service: &str) -> (Nats, World) {
     let rounds = number("FARSIDE_KILL_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
     let seed = number("FARSIDE_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}, {rounds} rounds");
     let mut random = Random(seed | 1);
     let mut nats = Nats::start().await;
-    let mut world = World::start(&nats.url());
+    let mut world = World::start_with(&nats.url(), service);
     let load = Load::start(world.source(), seed);
     let mut killed = BTreeMap::new();
     for _ in 0..rounds {
@@ -82,6 +122,7 @@ async fn nothing_is_lost_and_nothing_is_applied_twice_when_anything_is_killed_at
     assert_eq!(world.status().await.unwrap()["dead_letters"].to_string(), "0");
     let log = fs::read_to_string(&world.service.log).unwrap();
     assert!(!log.contains("does not hold any more"), "NATS lost what it had acknowledged: {log}");
+    (nats, world)
 }
 
 /// Changes the source all the time, and knows what it holds.

@@ -285,3 +285,51 @@ fn is_whole(data: &Path) -> bool {
         && there("nats/jetstream/FARSIDE/streams/FARSIDE_LOCAL/meta.sum")
         && !there("restoring")
 }
+
+/// The first sequence of the site log.
+async fn first_seq(up: &Up) -> u64 {
+    up.bus().await.stream_state(LOG).await.unwrap().first_seq
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_from_a_trimmed_log_survives_the_loss_of_the_pool_and_of_the_machine() {
+    let (up, agent, mut revisions) = lived().await;
+    let config = CONFIG.replace("[service]\n", "[service]\nretention = { age = \"1s\" }\n");
+    let (_, dir) = up.stop();
+    with_files(dir.path(), &[("farside.toml", &config)]);
+    let up = Up::start_in(dir);
+    // Half of the resources change no more: what is known of them goes from the log.
+    for _ in 0..20 {
+        if first_seq(&up).await > 40 {
+            break;
+        }
+        change(up.dir(), &mut revisions, 0..15);
+        let had = labels(&up);
+        agrees(&up, &revisions).await;
+        eventually("another snapshot, or fewer", async || (labels(&up) != had).then_some(())).await;
+    }
+    let floor = first_seq(&up).await;
+    assert!(floor > 40, "{floor}: {}", log_of(up.dir()));
+    let status = up.verb(&["status"]).out;
+    assert!(status.contains("trimmed: not before"), "{status}");
+    let old = up.verb(&["pool", "history", "dc1", "VM/v20"]);
+    assert!(old.code == Some(0) && old.out.contains("not before"), "{old:?}");
+
+    let (_, dir) = up.stop();
+    fs::remove_file(dir.path().join("data/pool.redb")).unwrap();
+    let up = Up::start_in(dir);
+    agrees(&up, &revisions).await;
+    let rebuilt = up.json(&["rebuild"]);
+    assert_eq!(rebuilt["differences"], json!([]), "{rebuilt}");
+    succeeds(&up.verb(&["backup", "farside.tar", "--without-pool"]));
+    drop(agent);
+    let dir = lose(up);
+    let said = farside(dir.path(), &["restore", "farside.tar"]);
+    succeeds(&said);
+    assert!(said.err.contains("signed up to") && !said.err.contains("WRONG"), "{said:?}");
+    let up = Up::start_in(dir);
+    assert!(first_seq(&up).await >= floor);
+    let wanted = truth(&revisions);
+    eventually("the pool holds what it held", async || (pool(&up) == wanted).then_some(())).await;
+    assert_eq!(faults(&up), json!([]), "{}", log_of(up.dir()));
+}

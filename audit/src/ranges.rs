@@ -55,11 +55,12 @@ struct Track {
 /// A log that is being checked.
 #[derive(Debug)]
 pub struct Ranges {
+    begins_at: u64,
     tracks: Vec<Track>,
 }
 
 impl Ranges {
-    /// A log that begins with this sequence, and its marks in any order.
+    /// A log of which this sequence and what is behind it is looked at, and its marks in any order.
     pub fn new(begins_at: u64, marks: impl IntoIterator<Item = Mark>) -> Self {
         let mut by_incarnation: BTreeMap<u32, Vec<Mark>> = BTreeMap::new();
         for mark in marks {
@@ -70,7 +71,7 @@ impl Ranges {
             marks.sort_by_key(|mark| (mark.seq, mark.number));
             Track { ahead: marks.into(), first_seq: 1, running }
         });
-        let mut ranges = Self { tracks: tracks.collect() };
+        let mut ranges = Self { begins_at, tracks: tracks.collect() };
         // What a trimmed log begins behind is where its first range begins.
         for track in &mut ranges.tracks {
             while let Some(mark) = track.ahead.front().copied().filter(|mark| mark.seq + 1 == begins_at) {
@@ -82,8 +83,11 @@ impl Ranges {
     }
 
     /// Takes in the next message, by its hash ([`bus_schema::envelope::Stored::hash`]); answers the ranges that ended
-    /// before it.
+    /// before it. One before the beginning is passed over: a trimmed log keeps the message of its first mark.
     pub fn push(&mut self, seq: u64, hash: Hash32) -> Vec<Checked> {
+        if seq < self.begins_at {
+            return Vec::new();
+        }
         let ended = self.ended(|mark| mark.seq < seq);
         for track in self.tracks.iter_mut().filter(|track| !track.ahead.is_empty()) {
             track.running = track.running.map(|running| proof::extend(running, hash));
@@ -160,6 +164,8 @@ mod tests {
     fn a_trimmed_log_is_checked_from_the_mark_where_it_begins() {
         let marks = || vec![mark(1, 1, 3), mark(2, 1, 6)];
         assert_eq!(checked(marks(), 4, &[4, 5, 6], &[]), [(2, Equal)]);
+        assert_eq!(checked(marks(), 4, &[3, 4, 5, 6], &[]), [(2, Equal)]);
+        assert_eq!(checked(marks(), 4, &[3, 5, 6], &[]), [(2, Differs)]);
         assert_eq!(checked(marks(), 3, &[3, 4, 5, 6], &[]), [(1, Unreadable), (2, Equal)]);
     }
 

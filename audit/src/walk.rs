@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bus_schema::{
     Envelope, Epoch, Hash32, PoolId,
     chain::{ChainPoint, Link},
-    fact::log::GapFound,
+    fact::log::{GapFound, OwnerMark},
 };
 
 use crate::Copies;
@@ -84,6 +84,19 @@ impl Walk {
             unchained: 0,
             unreadable: 0,
         }
+    }
+
+    /// Of a trimmed log: the last events of chains before it begins. What repeats them is no news, and what does not
+    /// follow them is missing.
+    #[must_use]
+    pub fn behind(mut self, heads: &[OwnerMark]) -> Self {
+        for OwnerMark { pool, owner, at, hash, .. } in heads {
+            if let Some((at, hash)) = at.zip(*hash) {
+                let key = (pool.clone(), owner.clone(), at.epoch.0);
+                self.chains.insert(key, Last { seq: at.seq, hash });
+            }
+        }
+        self
     }
 
     /// Takes in the next message. What is no event of a chain is counted only.

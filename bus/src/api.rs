@@ -47,7 +47,29 @@ impl Bus {
         subject: &str,
         payload: &T,
     ) -> Result<R, BusError> {
-        let subject = format!("$JS.API.{subject}");
+        let no_jetstream = || self.no_jetstream();
+        self.call_api(call, format!("$JS.API.{subject}"), payload, no_jetstream).await
+    }
+
+    /// As [`Self::call`], of the JetStream of another domain.
+    pub(crate) async fn call_in<T: Serialize, R: DeserializeOwned>(
+        &self,
+        domain: &str,
+        call: Call<'_>,
+        subject: &str,
+        payload: &T,
+    ) -> Result<R, BusError> {
+        let nobody = || call.link(format!("no JetStream answers for the domain {domain}"));
+        self.call_api(call, format!("$JS.{domain}.API.{subject}"), payload, nobody).await
+    }
+
+    async fn call_api<T: Serialize, R: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        subject: String,
+        payload: &T,
+        nobody: impl Fn() -> BusError,
+    ) -> Result<R, BusError> {
         let body = serde_json::to_vec(payload).map_err(|e| call.answer(e))?;
         let mut denials = self.denials();
         let request = Request::new().payload(body.into()).timeout(Some(CALL_WAIT));
@@ -65,13 +87,13 @@ impl Bus {
         };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(e) if e.kind() == RequestErrorKind::NoResponders => return Err(self.no_jetstream()),
+            Err(e) if e.kind() == RequestErrorKind::NoResponders => return Err(nobody()),
             Err(e) => return Err(call.link(e)),
         };
         match serde_json::from_slice::<Response<R>>(&answer.payload) {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) => Err(match error.error_code().0 {
-                NOT_ENABLED | NOT_ENABLED_FOR_ACCOUNT => self.no_jetstream(),
+                NOT_ENABLED | NOT_ENABLED_FOR_ACCOUNT => nobody(),
                 code => call.server(error.to_string(), code),
             }),
             Err(e) => Err(call.answer(e)),

@@ -23,6 +23,7 @@ mod server;
 mod stream;
 mod subscription;
 mod transfer;
+mod trim;
 
 pub mod dead_letter;
 pub mod doctor;
@@ -44,3 +45,4 @@ pub use server::{ServerFacts, ServerVerdict};
 pub use stream::StreamState;
 pub use subscription::{Durable, DurableOptions, Outcome};
 pub use transfer::{PIECE_BYTES, PackedStream, UnpackedStream};
+pub use trim::{Holder, RemoteMirror};

@@ -17,9 +17,13 @@ pub(crate) use readable::ALL;
 use std::{sync::Arc, time::Duration};
 
 use bus_schema::Timestamp;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     Bus, BusError, LinkState, LogMessage,
@@ -61,6 +65,8 @@ pub struct LogReader {
     /// The last message that was given out: what the log is compared with before reading goes on.
     last: Option<LogMessage>,
     pull: Option<Pull>,
+    /// The name of the consumer behind it.
+    consumer: Option<String>,
     size: PullSize,
     /// Read, but not given out yet: a cancelled call leaves it here.
     taken: Vec<LogMessage>,
@@ -98,6 +104,7 @@ impl Bus {
             next_seq: from_seq.max(1),
             last: None,
             pull: None,
+            consumer: None,
             size: PULL,
             taken: Vec::new(),
             pending: 0,
@@ -300,7 +307,9 @@ impl LogReader {
             (self.losses, self.stands_still) = (0, false);
         }
         let consumer = format!("reader-{:016x}", getrandom::u64().unwrap_or(self.next_seq));
+        self.forget_consumer();
         self.pending = self.make_consumer(&consumer).await?;
+        self.consumer = Some(consumer.clone());
         let call = Call { verb: "read", object: &self.stream };
         let pull = Pull::open(&self.bus, &self.stream, &consumer, link, self.size).await;
         self.pull = Some(pull.map_err(|e| call.link(e))?);
@@ -336,6 +345,15 @@ impl LogReader {
         self.next_seq = message.seq() + 1;
         self.came_at = Instant::now();
         Ok(Some(message))
+    }
+
+    /// Tells the server that nobody reads by this consumer any more: until it knows, the log cannot be trimmed where the
+    /// consumer stands. It finds out by itself after [`CONSUMER_IDLE_MAX`], so nobody waits for an answer.
+    fn forget_consumer(&mut self) {
+        let (Some(consumer), Ok(runtime)) = (self.consumer.take(), Handle::try_current()) else { return };
+        let subject = format!("$JS.API.CONSUMER.DELETE.{}.{consumer}", self.stream);
+        let client = self.bus.client().clone();
+        runtime.spawn(async move { drop(client.publish(subject, Bytes::new()).await) });
     }
 
     /// Whether the log still is the one that was read so far; answers its last sequence.
@@ -383,6 +401,12 @@ impl LogReader {
         let call = Call { verb: "read", object: stream };
         let made = self.bus.call::<_, Made>(call, &subject, &request).await;
         made.map(|made| made.num_pending).map_err(|e| no_stream(stream, e))
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        self.forget_consumer();
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
     str::FromStr,
 };
 
-use bus_schema::{Name, PoolId};
+use bus::RemoteMirror;
+use bus_schema::{Name, PoolId, subject};
 use chrono::{DateTime, NaiveTime, Weekday};
 use chrono_tz::Tz;
 use croner::Cron;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     error::ConsumersError,
-    log::{Scrubs, checkpoint::When},
+    log::{Scrubs, checkpoint::When, retention::Keep},
     resource::{
         schedule::{Maintenance, Schedule, Timing},
         state::{Patience, Policy},
@@ -63,6 +64,8 @@ pub struct ServiceConfig {
     pub checkpoint: CheckpointConfig,
     /// When pools are stored to start a replay from, and how many are kept.
     pub snapshot: SnapshotConfig,
+    /// What is kept of the site logs.
+    pub retention: RetentionConfig,
     /// Policies of single pools, by `site/cluster`.
     pub pools: BTreeMap<PoolId, PoolConfig>,
 }
@@ -156,6 +159,32 @@ pub struct SnapshotConfig {
     pub keep_mib: u32,
 }
 
+/// What is kept of the site logs; with neither an age nor a size, all of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// At least what is younger; 0s = nothing goes because of its age.
+    pub age: Span,
+    /// Most that is kept of each log, in MiB, as far as snapshots let the rest go; 0 = nothing goes because of its size.
+    pub mib: u32,
+    /// Mirrors in other JetStream domains, which are to have what goes.
+    pub mirrors: Vec<RemoteMirror>,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { age: Span::from_ms(0), mib: 0, mirrors: vec![] }
+    }
+}
+
+impl RetentionConfig {
+    /// As the trimmer uses it.
+    pub(crate) fn keep(&self) -> Keep {
+        let is_on = |value: u64| (value > 0).then_some(value);
+        Keep { age_ms: is_on(self.age.ms()), bytes: is_on(u64::from(self.mib) << 20) }
+    }
+}
+
 impl Default for SnapshotConfig {
     fn default() -> Self {
         Self { events: 250_000, every: Span::from_ms(3_600_000), keep: 64, keep_mib: 8_192 }
@@ -232,6 +261,7 @@ impl Default for ServiceConfig {
             scrub: ScrubConfig::default(),
             checkpoint: CheckpointConfig::default(),
             snapshot: SnapshotConfig::default(),
+            retention: RetentionConfig::default(),
             pools: BTreeMap::new(),
         }
     }
@@ -306,6 +336,7 @@ impl ServiceConfig {
                 format!("{} is too short; write at least 1s", self.lease_ttl),
             ));
         }
+        self.check_retention().map_err(|reason| wrong("retention".to_owned(), reason))?;
         self.schedule.read().map_err(|reason| wrong("the schedule".to_owned(), reason))?;
         self.pools.keys().try_for_each(|pool| {
             if !self.sites.contains(&pool.site) {
@@ -314,6 +345,36 @@ impl ServiceConfig {
             }
             self.policy(pool).map(drop)
         })
+    }
+}
+
+impl ServiceConfig {
+    fn check_retention(&self) -> Result<(), String> {
+        let keep = self.retention.keep();
+        let has_checkpoints = self.checkpoint.read() != When { events: None, every_ms: None };
+        let snapshots = self.snapshot.read();
+        let has_snapshots = (snapshots.events, snapshots.every_ms) != (None, None);
+        if keep != Keep::default() && !(has_checkpoints && has_snapshots) {
+            return Err(
+                "logs are trimmed behind snapshots at signed checkpoints only; switch `snapshot` and `checkpoint` on"
+                    .to_owned(),
+            );
+        }
+        let limit = self.log_bytes_max.and_then(|bytes| u64::try_from(bytes).ok());
+        if let Some((keeps, limit)) = keep.bytes.zip(limit).filter(|(keeps, limit)| keeps >= limit) {
+            return Err(format!(
+                "{keeps} bytes are never reached: a log is full at {limit} (`log_bytes_max`); write less"
+            ));
+        }
+        let streams: Vec<_> = self.sites.iter().map(subject::site_stream).collect();
+        match self.retention.mirrors.iter().find(|mirror| !streams.contains(&mirror.of)) {
+            Some(mirror) => Err(format!(
+                "{mirror} is of {}, which is none of the logs; write one of {}",
+                mirror.of,
+                streams.join(", ")
+            )),
+            None => Ok(()),
+        }
     }
 }
 

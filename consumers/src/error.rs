@@ -92,6 +92,18 @@ pub enum ConsumersError {
         /// What to do.
         cure: &'static str,
     },
+    /// The pool lacks what went from a log.
+    #[error(
+        "the pool has read {stream} up to {seq}, but that log was trimmed and begins with {first_seq}: run 'farside rebuild --swap', which begins with a snapshot"
+    )]
+    BehindFloor {
+        /// The log.
+        stream: String,
+        /// How far the pool has read it.
+        seq: u64,
+        /// The first sequence that it has.
+        first_seq: u64,
+    },
     /// What was asked cannot be shown.
     #[error("{0}")]
     Unprovable(String),

@@ -1,10 +1,13 @@
 //! Seals: what was read of each message of a log, in 64 bits. The running hash proves that a log is what it was; the
 //! seals tell which message is not. Must not know what a message says.
 
-use bus_schema::Hash32;
-use redb::{ReadableTable, Table};
+use bus_schema::{Hash32, fact::log::Trimmed};
+use redb::{ReadableTable, Table, WriteTransaction};
 
-use crate::tables::{Db, damaged};
+use crate::{
+    log,
+    tables::{self, Db, damaged},
+};
 
 /// Seals in one entry of the table: 4 KiB, a page.
 pub const FRAME: usize = 512;
@@ -108,6 +111,16 @@ pub(crate) fn write(
             frame.seals[(message.seq - frame.first_seq) as usize] = Seal::of(message.hash, message.covered).0;
         }
         table.insert((log, number), frame.bytes().as_slice())?;
+    }
+    Ok(())
+}
+
+/// Forgets what was read before the place where a log begins from now on; frames go as a whole.
+pub(crate) fn forget_before(txn: &WriteTransaction, trimmed: &Trimmed) -> Db<()> {
+    let known = log::read(&txn.open_table(tables::LOGS)?, &trimmed.stream)?;
+    if let Some(log) = known.filter(|log| log.created == trimmed.created) {
+        let gone = (log.number, 0)..(log.number, number_of(trimmed.first_seq));
+        txn.open_table(tables::SEALS)?.retain_in(gone, |_, _| false)?;
     }
     Ok(())
 }

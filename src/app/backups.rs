@@ -31,6 +31,7 @@ impl Keeper {
             files: vec![config.token_file(), config.metrics_token_file()],
             config_sha256: config.sha256,
             shelf,
+            wants_snapshots: true,
         };
         Self { source }
     }
@@ -38,8 +39,7 @@ impl Keeper {
 
 impl Backups for Keeper {
     fn backup(&self, snapshots: bool) -> Pending<'_, Backup> {
-        let mut source = self.source.clone();
-        source.shelf = source.shelf.filter(|_| snapshots);
+        let source = Source { wants_snapshots: snapshots, ..self.source.clone() };
         Box::pin(async move {
             // What is known before the first piece can be said; later the answer only breaks off.
             source.key().await.map_err(|error| PortError::Refused(error.to_string()))?;

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 use audit::KeyFile;
 use bus::Bus;
-use consumers::{Handle, Service, ServiceConfig, snapshot::Shelf};
+use consumers::{
+    Handle, Service, ServiceConfig,
+    snapshot::{self, Shelf},
+};
 use projector::{Reader, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +66,34 @@ pub(super) struct Incarnations {
 /// Where a pool is built again.
 fn rebuild_file(pool: &Path) -> PathBuf {
     pool.with_extension("rebuilt.redb")
+}
+
+/// A pool that has read nothing is begun with the newest snapshot when the logs do not have everything any more.
+pub(super) async fn seeded(config: &Config, bus: &Bus, store: Store) -> Result<Store, AppError> {
+    if !store.positions()?.is_empty() {
+        return Ok(store);
+    }
+    let (pool, shelf) = (config.pool_file(), Shelf::open(&config.snapshot_dir())?);
+    let draft = rebuild_file(&pool);
+    forget(&draft);
+    let service = &config.service;
+    match snapshot::seeded(bus, &shelf, &service.target, &service.sites, &draft).await {
+        Ok(true) => {}
+        Ok(false) => return Ok(store),
+        Err(error) => {
+            // The service waits for what is not there yet, and says what it lacks.
+            tracing::warn!(%error, "an empty pool could not be begun with a snapshot");
+            return Ok(store);
+        }
+    }
+    drop(store);
+    std::fs::rename(&draft, &pool).map_err(|source| AppError::File {
+        verb: "put a snapshot in the place of",
+        path: pool.clone(),
+        source,
+    })?;
+    tracing::info!("the pool was empty and a log is trimmed: it begins with the newest snapshot");
+    open_store(&pool, store_options(config)).await
 }
 
 impl Incarnations {

@@ -247,6 +247,7 @@ impl Health for Ports {
             obstacles: handle.obstacles(),
             unsigned: signing.trouble,
             contradictions: signing.contradictions,
+            trimming: handle.waits(),
         }
     }
 

@@ -25,6 +25,7 @@ use consumers::{
         replay::Watcher,
         verify::{self, Fault, FaultKind},
     },
+    snapshot::Shelf,
 };
 use projector::{Store, StoreOptions};
 use tokio::sync::mpsc;
@@ -201,7 +202,10 @@ impl Restore<'_> {
         let store = opened.map_err(consumers::ConsumersError::from)?;
         let mut service = self.config.service.clone();
         service.sites.clone_from(&self.backup.manifest.sites);
+        // What was before the floor of a trimmed log is there only.
+        let shelf = Shelf::open(&nats_dir.with_file_name("snapshots"))?;
         let verified = Service::build(service, bus.clone(), store)?
+            .keeping(shelf)
             .handle()
             .verify(Bounds::default(), self.watcher)
             .await;

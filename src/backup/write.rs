@@ -40,8 +40,10 @@ pub(crate) struct Source {
     /// Other files of the data directory.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) config_sha256: Option<Hash32>,
-    /// Where snapshots are; none = they are left out.
+    /// Where snapshots are.
     pub(crate) shelf: Option<Shelf>,
+    /// Whether they are wanted: those of which no log gives the beginning are in it all the same.
+    pub(crate) wants_snapshots: bool,
 }
 
 /// Who takes the pieces; gone = nobody wants them any more.
@@ -221,29 +223,51 @@ impl Source {
         Ok(PackedLog { stream: stream.to_owned(), created, first_seq, last_seq, messages, last_hash, head })
     }
 
-    /// The files of the newest snapshot of each site log. They are open: what is thinned out meanwhile is read to its end
-    /// all the same.
+    /// The files of the newest snapshot, and of the oldest one when a log was trimmed behind it: nothing else holds what was
+    /// before, so those are never left out. They are open: what is thinned out meanwhile is read to its end all the same.
     async fn snapshots(&self) -> Result<Vec<(String, File)>, BackupError> {
-        let Some(shelf) = &self.shelf else { return Ok(vec![]) };
-        let (labels, mut files) = (shelf.labels()?, vec![]);
-        let target = self.bus.stream_state(&subject::target_stream(&self.target)).await?;
-        for site in &self.sites {
-            let state = self.bus.stream_state(&subject::site_stream(site)).await?;
-            let is_of = |label: &&Label| is_in(&label.site, &state) && is_in(&label.target, &target);
-            for label in labels.iter().rev().filter(is_of) {
-                if let Some(opened) = opened(shelf, label)? {
-                    files.extend(opened);
-                    break;
-                }
-            }
+        let target = subject::target_stream(&self.target);
+        let mut states = Vec::new();
+        for stream in [target].into_iter().chain(self.sites.iter().map(subject::site_stream)) {
+            states.push(self.bus.stream_state(&stream).await?);
+        }
+        let is_trimmed = states.iter().any(|state| state.first_seq > 1);
+        let Some(shelf) = self.shelf.as_ref().filter(|_| is_trimmed || self.wants_snapshots) else {
+            return Ok(vec![]);
+        };
+        let mut labels = shelf.labels()?;
+        labels.retain(|label| label.places().all(|place| is_in(place, &states)));
+        let mut files = vec![];
+        let newest = first_opened(shelf, labels.iter().rev(), &mut files)?;
+        if is_trimmed {
+            let others = labels.iter().filter(|label| newest.is_none_or(|newest| newest != *label));
+            first_opened(shelf, others, &mut files)?;
         }
         Ok(files)
     }
 }
 
-/// Whether a log can have it: one that was made anew or lost its end has not.
-fn is_in(place: &Place, state: &StreamState) -> bool {
-    (&place.stream, place.created) == (&state.stream, state.created) && place.seq <= state.last_seq
+/// Whether one of these logs has it: one that was made anew, lost its end, or begins behind it has not.
+fn is_in(place: &Place, states: &[StreamState]) -> bool {
+    states.iter().any(|state| {
+        (&place.stream, place.created) == (&state.stream, state.created)
+            && (state.first_seq.min(state.last_seq)..=state.last_seq).contains(&place.seq)
+    })
+}
+
+/// Opens the first of these that is there still.
+fn first_opened<'a>(
+    shelf: &Shelf,
+    labels: impl Iterator<Item = &'a Label>,
+    files: &mut Vec<(String, File)>,
+) -> Result<Option<&'a Label>, BackupError> {
+    for label in labels {
+        if let Some(opened) = opened(shelf, label)? {
+            files.extend(opened);
+            return Ok(Some(label));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens a snapshot's pool and label; none = it was thinned out just now.

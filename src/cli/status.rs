@@ -75,13 +75,18 @@ fn head(status: &StatusView) -> String {
 fn logs(status: &StatusView) -> String {
     let line = |log: &LogView| {
         let place = format!("{}:{}", log.stream, log.applied);
-        match (log.behind_events(), log.behind_ms) {
-            (Some(0), _) => format!("log {place} up to date, {} % full\n", log.full_percent.unwrap_or(0)),
+        let line = match (log.behind_events(), log.behind_ms) {
+            (Some(0), _) => format!("log {place} up to date, {} % full", log.full_percent.unwrap_or(0)),
             (Some(events), Some(ms)) => {
-                format!("log {place} {} behind, the oldest waits {}\n", count(events, "event"), span(ms))
+                format!("log {place} {} behind, the oldest waits {}", count(events, "event"), span(ms))
             }
-            _ => format!("log {place} cannot be asked\n"),
-        }
+            _ => format!("log {place} cannot be asked"),
+        };
+        let begins = log.first.zip(log.not_before);
+        let begins =
+            begins.map(|(first, time)| format!(", trimmed: not before {time} (begins with {first})"));
+        let waits = log.trimming.as_ref().map(|why| format!("\n  trimming: {}", one_line(why)));
+        format!("{line}{}{}\n", begins.unwrap_or_default(), waits.unwrap_or_default())
     };
     status.logs.iter().map(line).collect()
 }

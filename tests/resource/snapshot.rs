@@ -38,6 +38,11 @@ fn labels(target: &Target) -> Vec<Label> {
     target.handle.shelf().unwrap().labels().unwrap()
 }
 
+/// The place of a snapshot in the site log.
+fn seq_of(label: &Label) -> u64 {
+    label.place(LOG).unwrap().seq
+}
+
 /// Changes, deletions, labels and notices, as many as a snapshot is due after.
 async fn live_through(source: &ScriptedSource, round: u64) {
     for n in 0..12 {
@@ -87,9 +92,9 @@ async fn a_replay_from_a_snapshot_is_one_from_the_start_at_every_point() {
     live_through(&source, 100).await;
     let last = target.bus.stream_state(LOG).await.unwrap().last_seq;
     let labels = labels(&target);
-    assert!(labels.iter().all(|label| label.owners == 1 && label.site.stream == LOG), "{labels:?}");
+    assert!(labels.iter().all(|label| label.owners == 1 && seq_of(label) > 0), "{labels:?}");
     let points =
-        (1..=last).step_by(5).chain(labels.iter().flat_map(|label| [label.site.seq, label.site.seq + 1]));
+        (1..=last).step_by(5).chain(labels.iter().flat_map(|label| [seq_of(label), seq_of(label) + 1]));
     let mut from_snapshots = 0;
     for seq in points.chain([last]).filter(|seq| *seq <= last) {
         let time = target.bus.message(LOG, seq).await.unwrap().unwrap().stored_at();
@@ -98,8 +103,8 @@ async fn a_replay_from_a_snapshot_is_one_from_the_start_at_every_point() {
             assert_equal(&both, &format!("{until:?}"));
             let nearest = labels.iter().rfind(|label| {
                 let is_before = match until {
-                    Until::Seq(seq) => label.site.seq <= seq,
-                    Until::Time(_) | Until::Now => label.site.time <= time,
+                    Until::Seq(seq) => seq_of(label) <= seq,
+                    Until::Time(_) | Until::Now => label.place(LOG).unwrap().time <= time,
                 };
                 is_before && label.target.time <= time
             });
@@ -130,7 +135,7 @@ async fn a_damaged_snapshot_is_taken_away_and_an_older_one_used() {
     let left = labels(&target);
     assert!(left.contains(oldest) && !left.contains(older) && !left.contains(newest), "{left:?}");
     fs::write(shelf.label_file(oldest), "{ half a la").unwrap();
-    let at = both(&target, Until::Seq(newest.site.seq), newest.target.time).await;
+    let at = both(&target, Until::Seq(seq_of(newest)), newest.target.time).await;
     assert!(at.0.started_from.is_none());
     assert_equal(&at, "from the start");
 }
@@ -167,10 +172,10 @@ async fn a_moment_before_the_floor_of_a_trimmed_log_is_refused_with_the_earliest
     with_snapshots(&target, &source, 2).await;
     let there = labels(&target);
     let [.., older, newer] = &there[..] else { panic!("{there:?}") };
-    let before = both(&target, Until::Seq(newer.site.seq), newer.target.time).await;
+    let before = both(&target, Until::Seq(seq_of(newer)), newer.target.time).await;
     // A hand that trims the log, up to the older snapshot's place.
     let api = nats.client().await;
-    let body = json!({ "seq": older.site.seq }).to_string();
+    let body = json!({ "seq": seq_of(older) }).to_string();
     let answer = api.request(format!("$JS.API.STREAM.PURGE.{LOG}"), body.into()).await.unwrap();
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
     assert_eq!(answer["success"], true, "{answer}");
@@ -179,10 +184,10 @@ async fn a_moment_before_the_floor_of_a_trimmed_log_is_refused_with_the_earliest
         let streams = [(TARGET_LOG.to_owned(), Until::Time(newer.target.time)), (LOG.to_owned(), until)];
         target.handle.replay(&streams, &Unwatched).await
     };
-    let near = ask(Until::Seq(newer.site.seq)).await.unwrap();
+    let near = ask(Until::Seq(seq_of(newer))).await.unwrap();
     assert_equal(&(near, before.1), "what a snapshot holds is shown as before");
-    let error = ask(Until::Seq(older.site.seq - 1)).await.err().unwrap().to_string();
-    let floor = format!("not before {} ({LOG}:{})", older.site.time, older.site.seq);
+    let error = ask(Until::Seq(seq_of(older) - 1)).await.err().unwrap().to_string();
+    let floor = format!("not before {} ({LOG}:{})", older.place(LOG).unwrap().time, seq_of(older));
     assert!(error.contains(&floor) && error.contains("was trimmed"), "{error}");
     let shelf = target.handle.shelf().unwrap();
     for label in &there {

@@ -42,6 +42,11 @@ impl Target {
         Self::start_in(bus, config, Arc::new(tempfile::tempdir().unwrap())).await
     }
 
+    /// The same with the pool in this directory.
+    pub(crate) async fn standby_in(bus: &Bus, config: Value, directory: TempDir) -> Self {
+        Self::start_in(bus, config, Arc::new(directory)).await
+    }
+
     async fn start_in(bus: &Bus, config: Value, directory: Arc<TempDir>) -> Self {
         // Who names a key signs with it; the others sign nothing.
         let mut config = config;

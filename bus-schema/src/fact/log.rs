@@ -5,10 +5,12 @@ use serde::{Deserialize, Serialize};
 pub mod checkpoint;
 pub mod damage;
 pub mod parked;
+pub mod trimmed;
 
 pub use checkpoint::{Checkpoint, LogMark, OwnerMark};
 pub use damage::{Damage, DamageAcknowledged, GapFound, GapHealed, Loss, LossFound, Scrubbed};
 pub use parked::{Parked, Redriven};
+pub use trimmed::Trimmed;
 
 use crate::{chain::ChainPoint, event::events, hash::Hash32, id::Name, text::decimal};
 
@@ -35,6 +37,8 @@ events! {
         DamageAcknowledged(DamageAcknowledged) = "damage_acknowledged",
         /// A log was read again and compared with what was read before.
         Scrubbed(Scrubbed) = "scrubbed",
+        /// The beginning of a log goes, behind a snapshot that holds it.
+        Trimmed(Trimmed) = "trimmed",
         /// What the logs and the pools are, signed.
         Checkpoint(Checkpoint) = "checkpoint",
         /// A window close would delete too much of an owner's rows and waits for a person.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use bus::STORES_NOTHING;
-use bus_schema::{PoolId, Timestamp, subject};
+use bus_schema::{PoolId, Timestamp, fact::log::LogFact, subject};
 use projector::{PoolSummary, Reader, StoreError};
 
 use crate::{
@@ -39,7 +39,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     if let Some(trouble) = api.parts.health.vitals().trouble {
         return Err(not_ready(trouble));
     }
-    for log in logs(&api).await? {
+    for log in logs(&api, &api.parts.health.vitals()).await? {
         if log.last.is_none() {
             return Err(not_ready(format!("the log {} does not answer", log.stream)));
         }
@@ -57,6 +57,8 @@ pub(super) async fn status(State(api): State<Arc<Api>>, caller: Caller) -> Resul
     let mut view = gather(&api, |pool| caller.may_see(pool)).await?;
     if matches!(caller, Caller::Tenant { .. }) {
         view.alarms.clear();
+        // It names who reads from the logs.
+        view.logs.iter_mut().for_each(|log| log.trimming = None);
     }
     Ok(Json(view))
 }
@@ -65,7 +67,7 @@ pub(super) async fn status(State(api): State<Arc<Api>>, caller: Caller) -> Resul
 pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Result<StatusView, Problem> {
     let now = now();
     let vitals = api.parts.health.vitals();
-    let logs = logs(api).await?;
+    let logs = logs(api, &vitals).await?;
     let nats = link(api);
     let lease = lease(api, &nats, vitals.lease_held).await;
     let house = hindrances(&nats, &vitals);
@@ -157,19 +159,27 @@ fn hindrances(nats: &LinkView, vitals: &Vitals) -> Vec<Hindrance> {
 }
 
 /// Each site log and the target's own, as far as the server answers.
-async fn logs(api: &Api) -> Result<Vec<LogView>, Problem> {
-    let as_of = api.reader().as_of()?;
+async fn logs(api: &Api, vitals: &Vitals) -> Result<Vec<LogView>, Problem> {
+    let (reader, as_of) = (api.reader(), api.reader().as_of()?);
     let streams = api.parts.sites.iter().map(subject::site_stream);
     let mut logs = vec![];
     for stream in streams.chain([subject::target_stream(&api.parts.target)]) {
         let applied = as_of.logs.iter().find(|(name, _)| *name == stream).map_or(0, |(_, seq)| *seq);
-        logs.push(log(api, stream, applied).await);
+        let trimmed = reader.latest_fact("trimmed", &stream)?.value;
+        let trimming = vitals.trimming.get(&stream).cloned();
+        let mut view = LogView { trimming, ..log(api, stream, applied).await };
+        if let Some(LogFact::Trimmed(trimmed)) = trimmed.map(|record| record.fact) {
+            // It is stated before it is done.
+            view.not_before =
+                view.first.is_some_and(|first| first >= trimmed.first_seq).then_some(trimmed.not_before);
+        }
+        logs.push(view);
     }
     Ok(logs)
 }
 
 async fn log(api: &Api, stream: String, applied: u64) -> LogView {
-    let unknown = LogView { stream, applied, last: None, behind_ms: None, bytes: None, full_percent: None };
+    let unknown = LogView::unknown(stream, applied);
     if api.down_since().is_some() {
         return unknown;
     }
@@ -183,5 +193,6 @@ async fn log(api: &Api, stream: String, applied: u64) -> LogView {
     };
     let full_percent =
         state.bytes_max.filter(|max| *max > 0).map(|max| state.bytes.saturating_mul(100) / max);
-    LogView { last: Some(state.last_seq), behind_ms, bytes: Some(state.bytes), full_percent, ..unknown }
+    let (first, last, bytes) = (Some(state.first_seq), Some(state.last_seq), Some(state.bytes));
+    LogView { first, last, behind_ms, bytes, full_percent, ..unknown }
 }

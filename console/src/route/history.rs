@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use bus::LogMessage;
-use bus_schema::{ResourceKey, Stem, subject};
+use bus_schema::{ResourceKey, Stem, fact::log::LogFact, subject};
 use serde::Deserialize;
 
 use super::{resource::no_resource, story};
@@ -52,8 +52,17 @@ pub(super) async fn history(
     let buried = story::buried(&api, &stream, &path.pool, &key).await?;
     let buried = buried.into_iter().filter(|seq| *seq > after && end.is_none_or(|end| *seq < end));
     let buried: Vec<_> = buried.collect();
+    let trimmed = api.reader().latest_fact("trimmed", &stream)?.value.map(|record| record.fact);
+    let not_before = trimmed.and_then(|fact| match fact {
+        LogFact::Trimmed(trimmed) => Some(trimmed.not_before),
+        _ => None,
+    });
     if messages.is_empty() && buried.is_empty() && span.after.is_none() {
-        return Err(no_resource(&path, &key));
+        // All that was told of it may have gone with the beginning of the log.
+        let is_there = not_before.is_some() && api.reader().row(&path.pool, &key)?.value.is_some();
+        if !is_there {
+            return Err(no_resource(&path, &key));
+        }
     }
     let first = messages.first().map(LogMessage::seq).into_iter().chain(buried.first().copied()).min();
     let before = match first.filter(|_| after > 0) {
@@ -61,7 +70,7 @@ pub(super) async fn history(
         None => Document::default(),
     };
     let items = told(&api, &stream, before, messages, buried, &path, &key).await?;
-    Ok(Json(HistoryView { items, next: end }))
+    Ok(Json(HistoryView { items, next: end, not_before }))
 }
 
 /// The events and the deletions by full answers in their order, each with what it did. A tenant is told what changed

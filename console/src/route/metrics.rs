@@ -100,6 +100,7 @@ fn logs(registry: &mut Registry, status: &StatusView) {
     });
     each("log_applied_seq", "Last sequence in the pool", |log| Some(log.applied as f64));
     each("log_bytes", "Bytes in the log", |log| log.bytes.map(|bytes| bytes as f64));
+    each("log_first_seq", "First sequence in the log", |log| log.first.map(|first| first as f64));
     each("log_full_percent", "How full the log is", |log| log.full_percent.map(|full| full as f64));
 }
 

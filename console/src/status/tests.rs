@@ -267,6 +267,9 @@ fn alarms_say_what_to_do() {
         behind_ms: Some(0),
         bytes: Some(1),
         full_percent: Some(80),
+        first: Some(1),
+        not_before: None,
+        trimming: None,
     };
     assert_eq!(log_alarms(&[full], &[], &[])[0].kind, AlarmKind::LogFull);
 }

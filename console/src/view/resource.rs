@@ -174,4 +174,8 @@ pub struct HistoryView {
     /// The history is longer than one answer: ask again with this as `after`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+    /// The log was trimmed and tells nothing from before this moment: what the first event changed is not known. Absent = it
+    /// was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
 }

@@ -93,9 +93,25 @@ pub struct LogView {
     /// How full it is, in percent of its size limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_percent: Option<u64>,
+    /// The first sequence that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<u64>,
+    /// The earliest moment that can be shown, when it was trimmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// What trimming waits for; absent = it waits for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimming: Option<String>,
 }
 
 impl LogView {
+    /// A log that could not be asked.
+    pub(crate) fn unknown(stream: String, applied: u64) -> Self {
+        let (last, behind_ms, bytes, full_percent) = (None, None, None, None);
+        let (first, not_before, trimming) = (None, None, None);
+        Self { stream, applied, last, behind_ms, bytes, full_percent, first, not_before, trimming }
+    }
+
     /// Events that the log has and the pool has not; none when the log could not be asked.
     pub fn behind_events(&self) -> Option<u64> {
         self.last.map(|last| last.saturating_sub(self.applied))

@@ -1,11 +1,12 @@
 //! The stem `log`: the logs themselves. What a log lost is found by reading it again ([`crate::runtime::scrub`]), on a
 //! timer, when it lacks messages after a new connection, or because a person asks; and asked for again ([`heal`]). What
-//! logs and pools are is signed now and then ([`checkpoint`]).
+//! logs and pools are is signed now and then ([`checkpoint`]), and what is too old goes ([`retention`]).
 //!
 //! Runs on the lease holder only.
 
 pub mod checkpoint;
 pub mod heal;
+pub mod retention;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,7 +19,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::heal::{Healer, Obstacles};
+use self::{
+    heal::{Healer, Obstacles},
+    retention::Waits,
+};
 use crate::{
     error::ConsumersError,
     runtime::{
@@ -70,6 +74,8 @@ pub(crate) struct Shown {
     pub obstacles: watch::Sender<Obstacles>,
     /// The scrub that runs.
     pub progress: watch::Sender<ScrubProgress>,
+    /// What is in the way of trimming.
+    pub waits: watch::Sender<Waits>,
 }
 
 impl Shown {
@@ -77,7 +83,9 @@ impl Shown {
     pub(crate) fn channel() -> (Self, Seen) {
         let (obstacles, obstacles_seen) = watch::channel(Obstacles::new());
         let (progress, progress_seen) = watch::channel(ScrubProgress::default());
-        (Self { obstacles, progress }, Seen { obstacles: obstacles_seen, progress: progress_seen })
+        let (waits, waits_seen) = watch::channel(Waits::new());
+        let seen = Seen { obstacles: obstacles_seen, progress: progress_seen, waits: waits_seen };
+        (Self { obstacles, progress, waits }, seen)
     }
 }
 
@@ -88,6 +96,8 @@ pub(crate) struct Seen {
     pub obstacles: watch::Receiver<Obstacles>,
     /// The scrub that runs.
     pub progress: watch::Receiver<ScrubProgress>,
+    /// What is in the way of trimming.
+    pub waits: watch::Receiver<Waits>,
 }
 
 /// The reactions of this stem, as they act under the lease.
@@ -202,7 +212,7 @@ impl Acting {
 
     async fn scrub(&self, stream: &str, pace: Pace) -> Result<Scrubbed, ConsumersError> {
         let watcher = Watching(self.shown.progress.clone());
-        let findings = scrub(&self.bus, &self.store, stream, pace, &watcher).await;
+        let findings = scrub(&self.bus, &self.store, self.facts.target(), stream, pace, &watcher).await;
         self.shown.progress.send_replace(ScrubProgress::default());
         let Findings { facts, scrubbed } = findings?;
         scrub::state(&self.facts, facts).await?;

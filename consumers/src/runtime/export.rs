@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     bounds::Bounds,
     pump::CHUNK_EVENTS_MAX,
+    replay::still_has,
     signed::{Signed, SignedFacts},
 };
 use crate::{error::ConsumersError, task::blocking};
@@ -123,6 +124,8 @@ impl Export {
                 .filter(|mark| (mark.created, mark.incarnation) == (state.created, incarnation))
         };
         let (from, to) = self.bounds.of(&self.bus, state).await?;
+        // A trimmed log begins with the message of a mark.
+        let from = if self.bounds.from.is_none() && state.first_seq > 1 { state.first_seq + 1 } else { from };
         let last = marked.iter().filter_map(mark).map(|mark| mark.seq).max().unwrap_or(0);
         let to = if self.bounds.to.is_some() { to } else { last };
         let mut base =
@@ -177,6 +180,7 @@ impl Export {
                 return Ok(());
             }
         }
+        still_has(&self.bus, &header.stream, header.from).await?;
         beside.put(&mut draft, &header, to, &facts).await?;
         beside.rotations.by_ref().try_for_each(|(_, rotated)| draft.rotation(&rotated))?;
         let _ = out.send(Ok(draft.end(&key)?)).await;

@@ -17,6 +17,7 @@ pub mod service;
 pub mod verify;
 
 pub(crate) mod clock;
+pub(crate) mod floor;
 pub(crate) mod logs;
 pub(crate) mod losses;
 pub(crate) mod outbox;

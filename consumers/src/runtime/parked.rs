@@ -13,18 +13,13 @@ use projector::Store;
 use super::pump::CHUNK_EVENTS_MAX;
 use crate::{error::ConsumersError, task::blocking};
 
-/// Takes it over once in the life of a store. Errors: the bus, the disk.
-pub(crate) async fn recall(bus: &Bus, store: &Store, target: &Name) -> Result<(), ConsumersError> {
-    if store.has_recalled()? { Ok(()) } else { recall_anew(bus, store, target).await }
-}
-
-/// Takes over what was stated since, too: for a store that was made at another moment. Errors: the bus, the disk.
+/// Takes over all of it: for a store that is new, or was made at another moment. Errors: the bus, the disk.
 pub(crate) async fn recall_anew(bus: &Bus, store: &Store, target: &Name) -> Result<(), ConsumersError> {
     recall_from(bus, store, target, 1).await?;
     taken_over(store, vec![], true).await
 }
 
-/// As [`recall`], and takes over what was stated behind the store's own place in the target log. Before a site's log is
+/// Takes it over once in the life of a store, and each time what was stated behind the store's own place in the target log. Before a site's log is
 /// read on: while this process was away, another one may have parked what this build would take in. Errors: the bus,
 /// the disk.
 pub(crate) async fn recall_on(bus: &Bus, store: &Store, target: &Name) -> Result<(), ConsumersError> {

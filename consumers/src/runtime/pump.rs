@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     applied::{Applied, Reached},
     facts::FactPublisher,
+    floor::Floor,
     logs::Logs,
     parked::recall_on,
     pipeline::{Chunk, Gate, Pipeline},
@@ -172,10 +173,22 @@ impl Pump {
     async fn position(&self) -> Result<(Position, StreamState), ConsumersError> {
         let Some(position) = self.store.position(&self.stream)? else {
             let state = self.bus.stream_state(&self.stream).await?;
+            self.has_all_before(&state, 0).await?;
             return Ok((self.store.begin_log(&self.stream, state.created)?, state));
         };
-        let Position { stream, created, seq, hash, .. } = position.clone();
+        let Position { stream, created, seq, hash, incarnation, .. } = position.clone();
         match self.bus.check_position(&bus::Position { stream, created, seq, hash }).await? {
+            // What was rewound begins again with what the log has, and knows what was before.
+            PositionVerdict::Rewound { state, .. }
+                if (seq, state.created) == (0, created) && incarnation > 1 =>
+            {
+                Ok((position, state))
+            }
+            PositionVerdict::Rewound { state, .. }
+                if state.created == created && self.is_trimmed_behind(&state, seq).await? =>
+            {
+                Err(self.behind_floor(&state, seq))
+            }
             PositionVerdict::Same(state) => Ok((position, state)),
             PositionVerdict::Rewound { reason, state } => {
                 tracing::error!(
@@ -189,6 +202,27 @@ impl Pump {
                 Ok((position, state))
             }
         }
+    }
+
+    /// Errors: the log was trimmed behind a place, so that a pool which has read up to there lacks what went.
+    async fn has_all_before(&self, state: &StreamState, seq: u64) -> Result<(), ConsumersError> {
+        if self.is_trimmed_behind(state, seq).await? {
+            return Err(self.behind_floor(state, seq));
+        }
+        Ok(())
+    }
+
+    async fn is_trimmed_behind(&self, state: &StreamState, seq: u64) -> Result<bool, ConsumersError> {
+        if state.first_seq <= seq + 1 {
+            return Ok(false);
+        }
+        let floor = Floor::of(&self.bus, &self.store.reader(), self.facts.target(), state).await?;
+        Ok(Floor::first_seq(floor.as_ref()) > seq + 1)
+    }
+
+    fn behind_floor(&self, state: &StreamState, seq: u64) -> ConsumersError {
+        let (stream, first_seq) = (self.stream.clone(), state.first_seq);
+        ConsumersError::BehindFloor { stream, seq, first_seq }
     }
 
     /// Stated before the store goes back: after a crash in between it is found and stated once more.
@@ -218,7 +252,8 @@ impl Pump {
         let id = format!("rewound/{}/{}/{}", self.stream, position.incarnation, position.hash);
         self.facts.state(&fact, &id).await?;
         // What was read of each message is forgotten when the store goes back: compared with the log before that.
-        let findings = scrub(&self.bus, &self.store, &self.stream, Pace::FULL, &Unwatched).await?;
+        let findings =
+            scrub(&self.bus, &self.store, self.facts.target(), &self.stream, Pace::FULL, &Unwatched).await?;
         scrub::state(&self.facts, findings.facts).await
     }
 

@@ -1,23 +1,26 @@
-//! Rebuild: the pool once more from the logs, beside the live one, compared with it.
+//! Rebuild: the pool once more from the logs, beside the live one, compared with it. What was before the floor of a
+//! trimmed log is taken from the oldest snapshot, so that as much as can be is projected anew.
 
 use std::path::{Path, PathBuf};
 
 use bus::Bus;
-use bus_schema::Name;
+use bus_schema::{Name, Timestamp, subject};
 use projector::{
     Position, Store, StoreOptions,
     compare::{self, Difference, Of},
 };
 
 use super::{
-    parked::recall,
+    floor::Floor,
+    parked::recall_anew,
     pipeline::Gate,
     replay::{Until, Watcher, feed},
 };
-use crate::{error::ConsumersError, task::blocking};
-
-/// What the name of a target's log begins with.
-const TARGET_LOGS: &str = "FARSIDE_TGT_";
+use crate::{
+    error::ConsumersError,
+    snapshot::{Choice, Shelf, Started, reaches, started},
+    task::blocking,
+};
 
 /// A second pool, built from the logs.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct Rebuilt {
     pub path: PathBuf,
     /// Where both pools were in each log when they were compared.
     pub positions: Vec<Position>,
+    /// When the checkpoint of the snapshot was stated that it begins with; none = it is of the logs alone.
+    pub begins_at: Option<Timestamp>,
     /// What differs, at most [`compare::DIFFERENCES_MAX`] entries; none = the live pool is what the logs say.
     pub differences: Vec<Difference>,
 }
@@ -37,44 +42,87 @@ impl Rebuilt {
     }
 }
 
-/// Builds the pool again in `path`, which must not exist, while the live one goes on; commits of the live
-/// one wait only for the last stretch and the comparison.
-///
-/// Errors: the file is there, the bus, the disk.
-pub(crate) async fn rebuild(
-    bus: &Bus,
-    target: &Name,
-    live: &Store,
-    gate: &Gate,
-    path: &Path,
-    watcher: &dyn Watcher,
-) -> Result<Rebuilt, ConsumersError> {
-    if path.exists() {
-        let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-        let path = path.display().to_string();
-        return Err(ConsumersError::File { verb: "build the pool in", path, source });
-    }
-    let store = Store::open(path, StoreOptions { compact: false, ..StoreOptions::default() })?;
-    recall(bus, &store, target).await?;
-    catch_up(bus, live, &store, watcher).await?;
-    let _live_stands_still = gate.lock().await;
-    let positions = catch_up(bus, live, &store, watcher).await?;
-    let (left, right) = (live.reader(), store.reader());
-    let differences = blocking("comparison", move || Ok(compare::diff(&left, &right)?)).await?;
-    Ok(Rebuilt { path: path.to_owned(), positions, differences })
+/// What is rebuilt, and with what.
+pub(crate) struct Rebuild<'a> {
+    /// The bus.
+    pub bus: &'a Bus,
+    /// The target.
+    pub target: &'a Name,
+    /// Its sites.
+    pub sites: &'a [Name],
+    /// The live pool.
+    pub live: &'a Store,
+    /// Holds its commits back.
+    pub gate: &'a Gate,
+    /// Where snapshots are; none = nowhere.
+    pub shelf: Option<&'a Shelf>,
+    /// Hears how far it is.
+    pub watcher: &'a dyn Watcher,
 }
 
-async fn catch_up(
-    bus: &Bus,
-    live: &Store,
-    store: &Store,
-    watcher: &dyn Watcher,
-) -> Result<Vec<Position>, ConsumersError> {
-    let mut positions = live.positions()?;
-    // The pool does not depend on the order, but what a person confirmed need not be held first.
-    positions.sort_by_key(|position| !position.stream.starts_with(TARGET_LOGS));
-    for position in &positions {
-        feed(bus, store, &position.stream, Until::Seq(position.seq), watcher).await?;
+impl Rebuild<'_> {
+    /// Builds the pool again in `path`, which must not exist, while the live one goes on; commits of the live one wait only
+    /// for the last stretch and the comparison.
+    ///
+    /// Errors: the file is there, no snapshot holds what was trimmed, the bus, the disk.
+    pub(crate) async fn run(self, path: &Path) -> Result<Rebuilt, ConsumersError> {
+        if path.exists() {
+            let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            let path = path.display().to_string();
+            return Err(ConsumersError::File { verb: "build the pool in", path, source });
+        }
+        let (store, begins_at) = self.begun(path).await?;
+        recall_anew(self.bus, &store, self.target).await?;
+        self.catch_up(&store).await?;
+        let _live_stands_still = self.gate.lock().await;
+        let positions = self.catch_up(&store).await?;
+        let (left, right) = (self.live.reader(), store.reader());
+        let differences = blocking("comparison", move || Ok(compare::diff(&left, &right)?)).await?;
+        Ok(Rebuilt { path: path.to_owned(), positions, begins_at, differences })
     }
-    Ok(positions)
+
+    /// The store to begin with, and of which moment it is.
+    async fn begun(&self, path: &Path) -> Result<(Store, Option<Timestamp>), ConsumersError> {
+        let streams = self.streams().await?;
+        let mut is_trimmed = false;
+        for (stream, _) in &streams {
+            let state = self.bus.stream_state(stream).await?;
+            let floor = Floor::of(self.bus, &self.live.reader(), self.target, &state).await?;
+            is_trimmed |= floor.is_some_and(|floor| state.first_seq > 1 && floor.trimmed.first_seq > 1);
+        }
+        if let Some(shelf) = self.shelf.filter(|_| is_trimmed)
+            && let Some(Started { store, label }) =
+                started(self.bus, shelf, &streams, Choice::Oldest, path).await?
+        {
+            return Ok((store, Some(label.stated_at)));
+        }
+        let store = Store::open(path, StoreOptions { compact: false, ..StoreOptions::default() })?;
+        if is_trimmed {
+            for (stream, _) in &streams {
+                reaches(self.bus, self.shelf, &store, stream).await?;
+            }
+        }
+        Ok((store, None))
+    }
+
+    /// How far each log is to be read: as far as the live pool is, or all of it when that lacks what was trimmed. The pool
+    /// does not depend on the order, but what a person confirmed need not be held first.
+    async fn streams(&self) -> Result<Vec<(String, Until)>, ConsumersError> {
+        let target = subject::target_stream(self.target);
+        let mut streams = Vec::new();
+        for stream in [target].into_iter().chain(self.sites.iter().map(subject::site_stream)) {
+            let has = self.live.position(&stream)?.map_or(0, |position| position.seq);
+            let first_seq = self.bus.stream_state(&stream).await?.first_seq;
+            let until = if first_seq > has + 1 { Until::Now } else { Until::Seq(has) };
+            streams.push((stream, until));
+        }
+        Ok(streams)
+    }
+
+    async fn catch_up(&self, store: &Store) -> Result<Vec<Position>, ConsumersError> {
+        for (stream, until) in self.streams().await? {
+            feed(self.bus, store, &stream, until, self.watcher).await?;
+        }
+        self.live.positions().map_err(Into::into)
+    }
 }

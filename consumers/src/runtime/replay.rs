@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::ConsumersError,
-    snapshot::{self, Label, Shelf},
+    snapshot::{self, Choice, Label, Shelf, Started},
 };
 
 /// How far to read a log.
@@ -56,9 +56,24 @@ pub struct Replayed {
 
 impl Replayed {
     /// With nothing in it yet. Errors: the disk.
-    pub(crate) fn empty(directory: TempDir) -> Result<Self, ConsumersError> {
+    fn empty(directory: TempDir) -> Result<Self, ConsumersError> {
         let store = Store::open(&directory.path().join(POOL), StoreOptions::default())?;
         Ok(Self { store, started_from: None, directory })
+    }
+
+    /// With what a snapshot held that these logs bear out; with nothing, when there is none. Errors: the bus, the disk.
+    pub(crate) async fn begun(
+        bus: &Bus,
+        shelf: &Shelf,
+        streams: &[(String, Until)],
+        choice: Choice,
+        directory: TempDir,
+    ) -> Result<Self, ConsumersError> {
+        let path = directory.path().join(POOL);
+        match snapshot::started(bus, shelf, streams, choice, &path).await? {
+            Some(Started { store, label }) => Ok(Self { store, started_from: Some(label), directory }),
+            None => Self::empty(directory),
+        }
     }
 }
 
@@ -71,7 +86,7 @@ pub async fn replay(
     watcher: &dyn Watcher,
 ) -> Result<Replayed, ConsumersError> {
     let replayed = match shelf {
-        Some(shelf) => snapshot::started(bus, shelf, streams, directory()?).await?,
+        Some(shelf) => Replayed::begun(bus, shelf, streams, Choice::Newest, directory()?).await?,
         None => throw_away()?,
     };
     // A snapshot knows of what was parked up to its own moment only.
@@ -88,14 +103,23 @@ pub(crate) fn throw_away() -> Result<Replayed, ConsumersError> {
     Replayed::empty(directory()?)
 }
 
-fn directory() -> Result<TempDir, ConsumersError> {
+pub(crate) fn directory() -> Result<TempDir, ConsumersError> {
     tempfile::Builder::new().prefix("farside-replay-").tempdir().map_err(|source| {
         let path = std::env::temp_dir().display().to_string();
         ConsumersError::File { verb: "make a directory for the replay in", path, source }
     })
 }
 
-/// Reads a log on from where the store is, up to a point. Answers the sequence that was reached.
+/// What was read of a log is all that there was behind a sequence. Errors: the log was trimmed meanwhile, the bus.
+pub(crate) async fn still_has(bus: &Bus, stream: &str, first_seq: u64) -> Result<(), ConsumersError> {
+    if bus.stream_state(stream).await?.first_seq <= first_seq {
+        return Ok(());
+    }
+    Err(ConsumersError::Unprovable(format!("{stream} was trimmed while it was read; ask for it once more")))
+}
+
+/// Reads a log on from where the store is, up to a point. Answers the sequence that was reached. Errors: the bus, the disk;
+/// the log was trimmed meanwhile.
 pub(crate) async fn feed(
     bus: &Bus,
     store: &Store,
@@ -136,5 +160,6 @@ pub(crate) async fn feed(
         }
     }
     pipeline.finish().await?;
+    still_has(bus, stream, state.first_seq.max(position.seq + 1)).await?;
     Ok(store.position(stream)?.map_or(0, |position| position.seq))
 }

@@ -1,4 +1,4 @@
-//! A scrub: a log read again from its start, and compared with what was read of it before (the seals) and with
+//! A scrub: a log read again from its start (that of a trimmed one is its stated floor), and compared with what was read of it before (the seals) and with
 //! itself (the chains). It finds what JetStream loses without a word: a flipped bit hides a message, or all behind
 //! it, and lets the sequences be used again.
 
@@ -7,17 +7,22 @@ use std::time::Duration;
 use audit::{Checked, Expected, Ranges, Walk, Walked};
 use bus::{Bus, LogMessage, StreamState};
 use bus_schema::{
-    Hash32,
+    Hash32, Name,
     fact::{
         Fact,
-        log::{GapFound, LogFact, Loss, LossFound, Scrubbed},
+        log::{GapFound, LogFact, Loss, LossFound, OwnerMark, Scrubbed},
     },
     subject,
 };
 use projector::{DamageFound, DamageRecord, Frame, Owner, Position, Reader, Store};
 use tokio::time::Instant;
 
-use super::{facts::FactPublisher, losses::Losses, replay::Watcher};
+use super::{
+    facts::FactPublisher,
+    floor::{self, Floor},
+    losses::Losses,
+    replay::Watcher,
+};
 use crate::{error::ConsumersError, task::blocking};
 
 /// Most messages that are compared at once.
@@ -56,7 +61,32 @@ pub struct Findings {
 pub(crate) async fn scrub(
     bus: &Bus,
     store: &Store,
+    target: &Name,
     stream: &str,
+    pace: Pace,
+    watcher: &dyn Watcher,
+) -> Result<Findings, ConsumersError> {
+    loop {
+        let floor = Floor::of(bus, &store.reader(), target, &bus.stream_state(stream).await?).await?;
+        let heads = match &floor {
+            Some(floor) => floor::heads(bus, target, floor).await?,
+            None => vec![],
+        };
+        let begins_at = Floor::first_seq(floor.as_ref());
+        let findings = scrub_from(bus, store, stream, (begins_at, &heads), pace, watcher).await?;
+        // What was trimmed while it was read would look lost. Trims wait for whoever reads, so this is rare.
+        let now = Floor::of(bus, &store.reader(), target, &bus.stream_state(stream).await?).await?;
+        if Floor::first_seq(now.as_ref()) == begins_at {
+            return Ok(findings);
+        }
+    }
+}
+
+async fn scrub_from(
+    bus: &Bus,
+    store: &Store,
+    stream: &str,
+    (begins_at, heads): (u64, &[OwnerMark]),
     pace: Pace,
     watcher: &dyn Watcher,
 ) -> Result<Findings, ConsumersError> {
@@ -67,10 +97,10 @@ pub(crate) async fn scrub(
     let (known, expected) = blocking("scrub", move || expectations(&reader, &of)).await?;
     let position = store.position(stream)?;
     let state = bus.stream_state(stream).await?;
-    let mut comparison = Comparison::new(stream, &state, position, store.reader());
+    let mut comparison = Comparison::new(stream, &state, position, store.reader()).from(begins_at, heads);
     let (mut read, mut messages) = (0, 0);
     if state.messages > 0 {
-        let mut log = bus.read_log(stream, 1, None).await?;
+        let mut log = bus.read_log(stream, begins_at, None).await?;
         while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, state.last_seq).await? {
             messages += chunk.len() as u64;
             read += chunk.iter().map(|message| message.body().len() as u64).sum::<u64>();
@@ -144,6 +174,12 @@ impl Comparison {
     /// Looks no further than this sequence, and holds the log against what checkpoints sign of it.
     pub(super) fn signed(self, last_seq: u64, ranges: Ranges) -> Self {
         Self { read_seq: self.read_seq.min(last_seq), ranges, ..self }
+    }
+
+    /// Begins at the floor of a trimmed log, behind these events of chains.
+    pub(super) fn from(self, begins_at: u64, heads: &[OwnerMark]) -> Self {
+        let walk = Walk::begin(&self.stream, begins_at).behind(heads);
+        Self { walk, next_seq: begins_at, ..self }
     }
 
     pub(super) fn new(stream: &str, state: &StreamState, position: Option<Position>, reader: Reader) -> Self {

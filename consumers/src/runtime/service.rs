@@ -29,7 +29,7 @@ use super::{
     outbox::Outbox,
     pipeline::Gate,
     pump::{Pump, Troubles},
-    rebuild::{Rebuilt, rebuild},
+    rebuild::{Rebuild, Rebuilt},
     redrive::{Asked, Page, Redriving},
     replay::{Replayed, Until, Watcher, replay},
     verify::{Verification, Verified},
@@ -41,6 +41,7 @@ use crate::{
         self, AskedScrub, ScrubProgress,
         checkpoint::{AskedRotation, Signing, Stater},
         heal::Obstacles,
+        retention::{Keep, Trimmer, Waits},
     },
     resource::{Acting, Shown},
     snapshot::{Shelf, keeper::Keeper},
@@ -125,6 +126,11 @@ impl Handle {
         self.log.obstacles.borrow().clone()
     }
 
+    /// What is in the way of trimming logs; empty without the lease.
+    pub fn waits(&self) -> Waits {
+        self.log.waits.borrow().clone()
+    }
+
     /// How far the scrub is that runs, if one does.
     pub fn scrub_progress(&self) -> ScrubProgress {
         self.log.progress.borrow().clone()
@@ -161,7 +167,8 @@ impl Handle {
     pub async fn verify(&self, bounds: Bounds, watcher: &dyn Watcher) -> Result<Verified, ConsumersError> {
         let sites = self.sites.iter().map(subject::site_stream).collect();
         let (bus, live, target) = (&self.bus, &self.store, &self.target);
-        Verification { bus, live, target, sites, bounds, watcher }.run().await
+        let shelf = self.shelf.as_ref();
+        Verification { bus, live, target, sites, shelf, bounds, watcher }.run().await
     }
 
     /// A part of one log as evidence. Errors: nothing signs it, this process has not the key, the bus.
@@ -201,7 +208,8 @@ impl Handle {
 
     /// The pool once more from the logs in a new file, compared with the live one. Errors: the bus, the disk.
     pub async fn rebuild(&self, path: &Path, watcher: &dyn Watcher) -> Result<Rebuilt, ConsumersError> {
-        rebuild(&self.bus, &self.target, &self.store, &self.gate, path, watcher).await
+        let Self { bus, target, sites, store: live, gate, .. } = self;
+        Rebuild { bus, target, sites, live, gate, shelf: self.shelf.as_ref(), watcher }.run(path).await
     }
 }
 
@@ -357,6 +365,7 @@ impl Service {
             log: self.ends.log.clone(),
             scrubs: self.ends.scrubs.clone(),
             keys: self.handle.keys.clone(),
+            shelf: self.handle.shelf.clone(),
             signing: self.ends.signing.clone(),
             rotations: self.ends.rotations.clone(),
         }
@@ -376,6 +385,7 @@ struct Actor {
     log: log::Shown,
     scrubs: Arc<Mutex<mpsc::Receiver<AskedScrub>>>,
     keys: Option<KeyFile>,
+    shelf: Option<Shelf>,
     signing: watch::Sender<Signing>,
     rotations: Arc<Mutex<mpsc::Receiver<AskedRotation>>>,
 }
@@ -410,6 +420,7 @@ impl Actor {
             stop.cancel();
             self.holding.send_replace(false);
             self.shown.send_replace(Vec::new());
+            self.log.waits.send_replace(Waits::new());
             let broke_off = ended.is_some();
             if let Err(error) = settle(ended, tasks).await {
                 tracing::error!(%error, "acting for the target broke off, and begins again");
@@ -437,6 +448,9 @@ impl Actor {
         if let Some(keys) = self.keys.clone() {
             tasks.spawn(self.stater(keys).run(stop.clone()));
         }
+        if let Some(shelf) = self.shelf.clone().filter(|_| self.config.retention.keep() != Keep::default()) {
+            tasks.spawn(self.trimmer(shelf).run(stop.clone()));
+        }
         Ok(())
     }
 
@@ -450,6 +464,19 @@ impl Actor {
             when: self.config.checkpoint.read(),
             shown: self.signing.clone(),
             asked: self.rotations.clone(),
+        }
+    }
+
+    fn trimmer(&self, shelf: Shelf) -> Trimmer {
+        Trimmer {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            facts: self.facts.clone(),
+            streams: self.config.sites.iter().map(subject::site_stream).collect(),
+            shelf,
+            keep: self.config.retention.keep(),
+            mirrors: self.config.retention.mirrors.clone(),
+            waits: self.log.waits.clone(),
         }
     }
 

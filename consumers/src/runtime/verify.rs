@@ -1,10 +1,14 @@
 //! Verification: the logs held against everything that is known of them. What checkpoints sign, range by range; what was
 //! read of each message (the seals); the agents' chains; and whether the logs, projected once more, give the rows that the
-//! last checkpoint of the range signs. One reading of each log serves all of it.
+//! last checkpoint of the range signs. One reading of each log serves all of it. What was before the floor of a trimmed
+//! log is taken from the oldest snapshot.
 
 mod judge;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use audit::{History, Mark, Ranges};
 use bus::{Bus, LogMessage, StreamState};
@@ -18,14 +22,19 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     bounds::Bounds,
-    parked::recall,
+    floor::{self, Floor},
+    parked::recall_anew,
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
-    replay::{Watcher, throw_away},
+    replay::{Replayed, Until, Watcher, directory, still_has, throw_away},
     scrub::{Comparison, expectations},
     signed::{Signed, SignedFacts},
 };
-use crate::{error::ConsumersError, task::blocking};
+use crate::{
+    error::ConsumersError,
+    snapshot::{Choice, Shelf},
+    task::blocking,
+};
 
 /// Faults that are told one by one.
 const FAULTS_MAX: usize = 1_000;
@@ -106,6 +115,8 @@ pub(crate) struct Verification<'a> {
     pub target: &'a Name,
     /// The site logs.
     pub sites: Vec<String>,
+    /// Where snapshots are; none = nowhere.
+    pub shelf: Option<&'a Shelf>,
     /// Which part.
     pub bounds: Bounds,
     /// Hears how far it is.
@@ -126,8 +137,17 @@ struct Statements {
 /// A log, and the part of it that is meant.
 struct Part {
     state: StreamState,
+    /// Where it begins; none = it was never trimmed.
+    floor: Option<Floor>,
     from: u64,
     to: u64,
+}
+
+impl Part {
+    /// The first sequence that it must have.
+    fn begins_at(&self) -> u64 {
+        Floor::first_seq(self.floor.as_ref())
+    }
 }
 
 impl Verification<'_> {
@@ -137,12 +157,17 @@ impl Verification<'_> {
         let mut found = Verified::default();
         let parts = self.parts().await?;
         let statements = self.statements(&parts, &mut found).await?;
-        let replayed = throw_away()?;
-        recall(self.bus, &replayed.store, self.target).await?;
-        for part in &parts {
-            self.log(part, &statements, &replayed.store, &mut found).await?;
+        let replayed = self.begun(&parts, &statements, &mut found).await?;
+        let store = replayed.as_ref().map(|replayed| &replayed.store);
+        if let Some(store) = store {
+            recall_anew(self.bus, store, self.target).await?;
         }
-        self.rows(&statements, &parts, &replayed.store, &mut found).await?;
+        for part in &parts {
+            self.log(part, &statements, store, &mut found).await?;
+        }
+        if let Some(store) = store {
+            self.rows(&statements, &parts, store, &mut found).await?;
+        }
         let faults = found.faults.len();
         if faults > FAULTS_MAX {
             found.faults.truncate(FAULTS_MAX);
@@ -162,13 +187,15 @@ impl Verification<'_> {
             }
             let state = self.bus.stream_state(stream).await?;
             let (from, to) = self.bounds.of(self.bus, &state).await?;
+            let floor = Floor::of(self.bus, &self.live.reader(), self.target, &state).await?;
+            let from = from.max(Floor::first_seq(floor.as_ref()));
             if from > to && self.bounds.stream.is_some() {
                 return Err(ConsumersError::Unprovable(format!(
-                    "{stream} has nothing in that range: it ends with {}",
-                    state.last_seq
+                    "{stream} has nothing in that range: it has {}-{}",
+                    state.first_seq, state.last_seq
                 )));
             }
-            parts.push(Part { state, from, to });
+            parts.push(Part { state, floor, from, to });
         }
         if parts.is_empty() {
             let stream = self.bounds.stream.clone().unwrap_or_default();
@@ -178,6 +205,58 @@ impl Verification<'_> {
             )));
         }
         Ok(parts)
+    }
+
+    /// What the logs are projected into: nothing yet, or what the oldest snapshot held when one of them was trimmed; none =
+    /// there is none to begin with, and the rows cannot be proved.
+    async fn begun(
+        &self,
+        parts: &[Part],
+        statements: &Statements,
+        found: &mut Verified,
+    ) -> Result<Option<Replayed>, ConsumersError> {
+        let floors: Vec<_> = parts.iter().filter_map(|part| part.floor.as_ref()).collect();
+        for Floor { trimmed, .. } in &floors {
+            found.notes.push(format!(
+                "{} begins with {}: what was before {} was trimmed, behind a snapshot at checkpoint {}",
+                trimmed.stream, trimmed.first_seq, trimmed.not_before, trimmed.checkpoint
+            ));
+        }
+        if floors.is_empty() {
+            return throw_away().map(Some);
+        }
+        let target = subject::target_stream(self.target);
+        let streams = parts.iter().map(|part| &part.state.stream).chain([&target]);
+        let streams: BTreeSet<_> = streams.cloned().collect();
+        let until = |stream: String| (stream.clone(), Until::Seq(statements.projected(&stream)));
+        let streams: Vec<_> = streams.into_iter().map(until).collect();
+        let begun = match self.shelf {
+            Some(shelf) => {
+                Some(Replayed::begun(self.bus, shelf, &streams, Choice::Oldest, directory()?).await?)
+            }
+            None => None,
+        };
+        let Some((begun, label)) =
+            begun.and_then(|begun| begun.started_from.clone().map(|label| (begun, label)))
+        else {
+            found.notes.push("the rows cannot be proved: no snapshot here holds what was trimmed".to_owned());
+            return Ok(None);
+        };
+        for Floor { trimmed, .. } in floors {
+            let is_it = label.place(&trimmed.stream).is_some_and(|place| place.seq == trimmed.first_seq);
+            if is_it && label.sha256 != trimmed.snapshot {
+                found.faults.push(Fault {
+                    kind: FaultKind::Rows,
+                    stream: trimmed.stream.clone(),
+                    seqs: None,
+                    text: format!(
+                        "the snapshot at {}:{} is {}, but the log was trimmed behind {}",
+                        trimmed.stream, trimmed.first_seq, label.sha256, trimmed.snapshot
+                    ),
+                });
+            }
+        }
+        Ok(Some(begun))
     }
 
     /// Follows every checkpoint from the first one on: what is signed later rests on what was signed before.
@@ -224,11 +303,15 @@ impl Verification<'_> {
         &self,
         part: &Part,
         statements: &Statements,
-        replayed: &Store,
+        replayed: Option<&Store>,
         found: &mut Verified,
     ) -> Result<(), ConsumersError> {
-        let Part { state, to, .. } = part;
-        let stream = &state.stream;
+        let Part { state, floor, to, .. } = part;
+        let (stream, begins_at) = (&state.stream, part.begins_at());
+        let heads = match floor {
+            Some(floor) => floor::heads(self.bus, self.target, floor).await?,
+            None => vec![],
+        };
         let (reader, of) = (self.live.reader(), stream.clone());
         let (_, mut expected) = blocking("verification", move || expectations(&reader, &of)).await?;
         if *to < state.last_seq {
@@ -236,31 +319,33 @@ impl Verification<'_> {
             expected.clear();
         }
         let marks = statements.of(part, found);
-        let ranges = Ranges::new(state.first_seq, marks);
+        // A trimmed log begins with the message of a mark.
+        let ranges = Ranges::new(if floor.is_some() { begins_at + 1 } else { state.first_seq }, marks);
         let mut comparison = Comparison::new(stream, state, self.live.position(stream)?, self.live.reader())
+            .from(begins_at, &heads)
             .signed(*to, ranges);
-        replayed.begin_log(stream, state.created)?;
-        let projected = statements.projected(stream);
-        let pipeline = Pipeline::start(replayed.clone(), stream, Arc::new(Mutex::new(())), |_| {});
+        let projection = Projection::of(replayed, state, statements.projected(stream))?;
         let mut messages = 0;
         if state.messages > 0 && state.first_seq <= *to {
-            let mut log = self.bus.read_log(stream, 1, None).await?;
+            let mut log = self.bus.read_log(stream, begins_at, None).await?;
             while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, *to).await? {
                 let last = chunk.last().map_or(*to, LogMessage::seq);
                 messages += chunk.len() as u64;
-                let (compared, mut chunk) =
+                let (compared, chunk) =
                     blocking("verification", move || Ok((comparison.take(&chunk)?, chunk))).await?;
                 comparison = compared;
-                chunk.truncate(chunk.partition_point(|message| message.seq() <= projected));
-                if !chunk.is_empty()
-                    && pipeline.input.send(Chunk { messages: chunk, behind: true }).await.is_err()
+                if let Some(projection) = &projection
+                    && !projection.take(chunk).await
                 {
                     break;
                 }
                 self.watcher.read(stream, last, *to);
             }
         }
-        pipeline.finish().await?;
+        if let Some(projection) = projection {
+            projection.pipeline.finish().await?;
+        }
+        still_has(self.bus, stream, state.first_seq.max(begins_at)).await?;
         let compared = blocking("verification", move || comparison.finish(&expected)).await?;
         judge::judge(part, compared, messages, found);
         Ok(())
@@ -293,7 +378,7 @@ impl Verification<'_> {
         let target = subject::target_stream(self.target);
         if !parts.iter().any(|part| part.state.stream == target) {
             // What a person let pass decides what a sync may delete.
-            let until = super::replay::Until::Seq(statements.projected(&target));
+            let until = Until::Seq(statements.projected(&target));
             super::replay::feed(self.bus, replayed, &target, until, self.watcher).await?;
         }
         let reader = replayed.reader();
@@ -330,6 +415,34 @@ impl Verification<'_> {
     }
 }
 
+/// A log on its way into a store.
+struct Projection {
+    pipeline: Pipeline,
+    /// What the store has already.
+    from: u64,
+    /// What is to be in it.
+    to: u64,
+}
+
+impl Projection {
+    fn of(store: Option<&Store>, state: &StreamState, to: u64) -> Result<Option<Self>, ConsumersError> {
+        let Some(store) = store else { return Ok(None) };
+        let stream = &state.stream;
+        let position = match store.position(stream)? {
+            Some(position) => position,
+            None => store.begin_log(stream, state.created)?,
+        };
+        let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), |_| {});
+        Ok(Some(Self { pipeline, from: position.seq, to }))
+    }
+
+    /// Takes in what is of it; false = the pipeline has ended, and says why.
+    async fn take(&self, mut chunk: Vec<LogMessage>) -> bool {
+        chunk.retain(|message| message.seq() > self.from && message.seq() <= self.to);
+        chunk.is_empty() || self.pipeline.input.send(Chunk { messages: chunk, behind: true }).await.is_ok()
+    }
+}
+
 impl Statements {
     /// Takes in a checkpoint that is good.
     fn take(&mut self, checkpoint: Checkpoint, parts: &[Part]) {
@@ -360,7 +473,7 @@ impl Statements {
 
     /// The marks of a log that can be held against it.
     fn of(&self, part: &Part, found: &mut Verified) -> Vec<Mark> {
-        let Part { state, to, .. } = part;
+        let Part { state, floor, to, .. } = part;
         let marks = self.marks.get(&state.stream).map_or(&[][..], Vec::as_slice);
         let gone: Vec<u64> = marks
             .iter()
@@ -378,7 +491,9 @@ impl Statements {
                 ),
             });
         }
-        let is_meant = |mark: &&(Mark, bus_schema::Timestamp)| mark.1 == state.created && mark.0.seq <= *to;
+        let meant = Floor::first_seq(floor.as_ref())..=*to;
+        let is_meant =
+            |mark: &&(Mark, bus_schema::Timestamp)| mark.1 == state.created && meant.contains(&mark.0.seq);
         marks.iter().filter(is_meant).map(|(mark, _)| *mark).collect()
     }
 }

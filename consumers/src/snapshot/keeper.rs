@@ -1,27 +1,31 @@
-//! Takes snapshots: after so many events or so much time, at the last signed checkpoint. A snapshot is the one before
-//! it, read on from the logs up to the checkpoint's marks, so the live pool and its writer are not touched; it is kept
-//! only if the rows of every owner are what is signed, and says whether the logs are to the letter.
+//! Takes snapshots: after so many events of the site logs or so much time, at the last signed checkpoint. A snapshot is
+//! the one before it, read on from the logs up to the checkpoint's marks, so the live pool and its writer are not
+//! touched; it is kept only if the rows of every owner are what is signed, and says whether the logs are to the letter.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use audit::signing::verify_checkpoint;
 use bus::Bus;
 use bus_schema::{
-    Name, PoolId,
-    fact::log::{Checkpoint, LogFact, LogMark, OwnerMark, checkpoint::OWNERS_MAX},
+    Name, PoolId, Timestamp,
+    fact::log::{Checkpoint, LogFact, LogMark, OwnerMark, Trimmed, checkpoint::OWNERS_MAX},
     subject,
 };
 use projector::{Position, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    nearest::started,
-    shelf::{Fresh, Label, Shelf},
+    nearest::{Choice, reaches},
+    shelf::{Fresh, Label, Place, Shelf},
     thin::Bounds,
 };
 use crate::{
     error::ConsumersError,
     runtime::{
+        floor::Floor,
         parked::recall_anew,
         replay::{POOL, Replayed, Until, Unwatched, feed},
         signed::SignedFacts,
@@ -35,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// When snapshots are taken; with neither, never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct When {
-    /// After so many events of a site log.
+    /// After so many events of the site logs.
     pub events: Option<u64>,
     /// After this time, in milliseconds, when there was any event.
     pub every_ms: Option<u64>,
@@ -43,7 +47,7 @@ pub(crate) struct When {
     pub bounds: Bounds,
 }
 
-/// Takes the snapshots of every site log.
+/// Takes the snapshots.
 pub(crate) struct Keeper {
     /// The bus.
     pub bus: Bus,
@@ -62,16 +66,14 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Runs until `stop`; what goes wrong is told, and tried again with the next checkpoint.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut tried: BTreeMap<&Name, u64> = BTreeMap::new();
+        let mut tried = None;
         loop {
-            for site in &self.sites {
-                let Some(due) = self.due(site).unwrap_or_default() else { continue };
-                if tried.insert(site, due.number) == Some(due.number) {
-                    continue;
-                }
-                let Some(taken) = stop.run_until_cancelled(self.take(site, &due)).await else { return };
+            if let Some(due) = self.due().unwrap_or_default()
+                && tried.replace(due.number) != Some(due.number)
+            {
+                let Some(taken) = stop.run_until_cancelled(self.take(&due)).await else { return };
                 if let Err(error) = taken {
-                    tracing::error!(%error, %site, checkpoint = due.number, "no snapshot could be kept; it is tried again with the next checkpoint");
+                    tracing::error!(%error, checkpoint = due.number, "no snapshot could be kept; it is tried again with the next checkpoint");
                 }
             }
             let pause = tokio::time::sleep(LOOK_EVERY);
@@ -82,72 +84,89 @@ impl Keeper {
     }
 
     /// The last checkpoint that the pool has read, if a snapshot is due at it.
-    fn due(&self, site: &Name) -> Result<Option<Checkpoint>, ConsumersError> {
+    fn due(&self) -> Result<Option<Checkpoint>, ConsumersError> {
         let last = self.store.reader().latest_fact("checkpoint", self.target.as_str())?.value;
         let Some(LogFact::Checkpoint(last)) = last.map(|record| record.fact) else { return Ok(None) };
-        let stream = subject::site_stream(site);
-        let labels = self.shelf.labels()?;
-        let mark = last.logs.iter().find(|mark| mark.stream == stream);
-        let is_due = mark.is_some_and(|mark| is_due(self.when, &last, mark, newest_of(&labels, mark)));
+        let marks = self.marks(&last);
+        let is_due = is_due(self.when, &last, &marks, newest_of(&self.shelf.labels()?, &marks));
         Ok(is_due.then_some(last))
     }
 
-    async fn take(&self, site: &Name, due: &Checkpoint) -> Result<(), ConsumersError> {
-        let stream = subject::site_stream(site);
+    /// What a checkpoint says of the site logs.
+    fn marks<'a>(&self, checkpoint: &'a Checkpoint) -> Vec<&'a LogMark> {
+        let streams = self.sites.iter().map(subject::site_stream);
+        streams.filter_map(|stream| mark(checkpoint, &stream)).collect()
+    }
+
+    async fn take(&self, due: &Checkpoint) -> Result<(), ConsumersError> {
         // The pool's word is as good as the log's only after a look at the log.
         let Some((at, last)) = SignedFacts::of(&self.bus, &self.target).last_checkpoint().await? else {
             return Ok(());
         };
-        let target = subject::target_stream(&self.target);
-        let (Some(of_site), Some(of_target)) = (mark(&last, &stream), mark(&last, &target)) else {
-            return Ok(());
-        };
+        let Some(of_target) = mark(&last, &subject::target_stream(&self.target)) else { return Ok(()) };
         if last.number < due.number {
             return Err(unkept(&last, "the target log has lost checkpoints that were read from it"));
         }
         verify_checkpoint(&last).map_err(ConsumersError::Signature)?;
-        let streams =
-            [(target.clone(), Until::Seq(of_target.seq)), (stream.clone(), Until::Seq(of_site.seq))];
-        let base = started(&self.bus, &self.shelf, &streams, self.shelf.drafts()?).await?;
+        let marks = [of_target].into_iter().chain(self.marks(&last));
+        let streams: Vec<_> = marks.map(|mark| (mark.stream.clone(), Until::Seq(mark.seq))).collect();
+        let (shelf, drafts) = (&self.shelf, self.shelf.drafts()?);
+        let base = Replayed::begun(&self.bus, shelf, &streams, Choice::Newest, drafts).await?;
         recall_anew(&self.bus, &base.store, &self.target).await?;
         for (stream, until) in &streams {
+            reaches(&self.bus, Some(shelf), &base.store, stream).await?;
             feed(&self.bus, &base.store, stream, *until, &Unwatched).await?;
         }
         let since = base.started_from.as_ref().map_or(0, |label| label.checkpoint_seq);
-        let signed = self.signed(&last, &stream, since).await?;
+        let signed = self.signed(&last, &streams, since).await?;
         let (checkpoint, store) = (last.clone(), base.store.clone());
-        let (owners, is_whole) =
-            blocking("snapshot", move || verified(&store, &checkpoint, &stream, &signed)).await?;
+        let (owners, is_whole) = blocking("snapshot", move || verified(&store, &checkpoint, &signed)).await?;
         let positions = base.store.positions()?;
-        let (Some(site), Some(target)) = (place(&positions, &of_site.stream), place(&positions, &target))
-        else {
-            return Ok(());
-        };
+        let mut places = streams.iter().filter_map(|(stream, _)| place(&positions, stream)).map(Place::from);
+        let Some(target) = places.next() else { return Ok(()) };
         let (number, bytes) = (last.number, base.store.size()?.file_bytes);
         let fresh = Fresh {
-            site: site.into(),
-            target: target.into(),
+            target,
+            sites: places.collect(),
             checkpoint: number,
             checkpoint_seq: at,
             stated_at: last.stated_at,
             owners,
             is_whole,
         };
+        let floors = self.floors(&streams).await?;
         let (shelf, bounds) = (self.shelf.clone(), self.when.bounds);
-        let label = blocking("snapshot", move || put(&shelf, base, fresh, bounds)).await?;
-        tracing::info!(place = %format!("{}:{}", label.site.stream, label.site.seq), checkpoint = number, bytes, owners, "a snapshot is kept");
+        blocking("snapshot", move || put(&shelf, base, fresh, bounds, &floors)).await?;
+        tracing::info!(checkpoint = number, bytes, owners, "a snapshot is kept");
         Ok(())
     }
 
-    /// What is signed of the owners of a site at a checkpoint, as far as that changed behind another one.
+    /// Where each trimmed log begins.
+    async fn floors(&self, streams: &[(String, Until)]) -> Result<Floors, ConsumersError> {
+        let mut floors = Floors::new();
+        for (stream, _) in streams {
+            let state = self.bus.stream_state(stream).await?;
+            if let Some(floor) = Floor::of(&self.bus, &self.store.reader(), &self.target, &state).await? {
+                let Trimmed { stream, created, first_seq, .. } = floor.trimmed;
+                floors.insert(stream, (created, first_seq, state.first_seq));
+            }
+        }
+        Ok(floors)
+    }
+
+    /// What is signed of the owners of these logs at a checkpoint, as far as that changed behind another one.
     async fn signed(
         &self,
         last: &Checkpoint,
-        stream: &str,
+        streams: &[(String, Until)],
         since: u64,
     ) -> Result<BTreeMap<(PoolId, String), OwnerMark>, ConsumersError> {
         // With that many at once, others may have changed and wait for their turn.
         let is_full = last.owners.len() >= OWNERS_MAX;
+        let is_meant = |mark: &OwnerMark| {
+            let stream = subject::site_stream(&mark.pool.site);
+            streams.iter().any(|(meant, _)| *meant == stream)
+        };
         let mut signed = BTreeMap::new();
         let facts = SignedFacts::of(&self.bus, &self.target);
         facts
@@ -155,36 +174,57 @@ impl Keeper {
                 if is_full && checkpoint.number < last.number {
                     return;
                 }
-                let of_site = checkpoint
-                    .owners
-                    .into_iter()
-                    .filter(|mark| subject::site_stream(&mark.pool.site) == stream);
-                signed.extend(of_site.map(|mark| ((mark.pool.clone(), mark.owner.clone()), mark)));
+                let meant = checkpoint.owners.into_iter().filter(is_meant);
+                signed.extend(meant.map(|mark| ((mark.pool.clone(), mark.owner.clone()), mark)));
             })
             .await?;
         Ok(signed)
     }
 }
 
-/// The newest of these that can be of the log of a mark; of one that was made anew or lost its end, older ones cannot.
-fn newest_of<'a>(labels: &'a [Label], mark: &LogMark) -> Option<&'a Label> {
+/// When each log was made that is trimmed or will be, the first sequence that is to stay, and the one that it begins with.
+type Floors = BTreeMap<String, (Timestamp, u64, u64)>;
+
+/// Whether a log begins where it ends, or will.
+fn is_floor(label: &Label, floors: &Floors) -> bool {
+    label.places().any(|place| {
+        let floor = floors.get(&place.stream);
+        floor.is_some_and(|(created, stays, _)| (*created, *stays) == (place.created, place.seq))
+    })
+}
+
+/// Whether what is behind it is gone from every site log.
+fn is_left_behind(label: &Label, floors: &Floors) -> bool {
+    label.sites.iter().all(|place| {
+        let floor = floors.get(&place.stream);
+        floor.is_some_and(|(created, _, begins)| *created == place.created && place.seq < *begins)
+    })
+}
+
+/// The newest of these that can be of the logs of these marks; of one that was made anew or lost its end, older ones cannot.
+fn newest_of<'a>(labels: &'a [Label], marks: &[&LogMark]) -> Option<&'a Label> {
     let is_of = |label: &&Label| {
-        let site = &label.site;
-        site.stream == mark.stream && site.created == mark.created && site.seq <= mark.seq
+        marks.iter().all(|mark| {
+            let place = label.place(&mark.stream);
+            place.is_none_or(|place| place.created == mark.created && place.seq <= mark.seq)
+        })
     };
     labels.iter().rfind(is_of)
 }
 
-/// Whether a snapshot is due at a checkpoint that says this of the log.
-fn is_due(when: When, last: &Checkpoint, mark: &LogMark, newest: Option<&Label>) -> bool {
-    let (seq, at) = newest.map_or((0, mark.created), |label| (label.site.seq, label.stated_at));
-    let (events, age_ms) = (mark.seq - seq, last.stated_at.ms_since(at));
+/// Whether a snapshot is due at a checkpoint that says this of the site logs.
+fn is_due(when: When, last: &Checkpoint, marks: &[&LogMark], newest: Option<&Label>) -> bool {
+    let known =
+        |mark: &LogMark| newest.and_then(|label| label.place(&mark.stream)).map_or(0, |place| place.seq);
+    let events: u64 = marks.iter().map(|mark| mark.seq - known(mark)).sum();
+    let oldest = marks.iter().map(|mark| mark.created).min().unwrap_or(last.stated_at);
+    let age_ms = last.stated_at.ms_since(newest.map_or(oldest, |label| label.stated_at));
     events > 0
         && (when.events.is_some_and(|due| events >= due) || when.every_ms.is_some_and(|due| age_ms >= due))
 }
 
-fn mark(checkpoint: &Checkpoint, stream: &str) -> Option<LogMark> {
-    checkpoint.logs.iter().find(|mark| mark.stream == stream).cloned()
+fn mark<'a>(checkpoint: &'a Checkpoint, stream: &str) -> Option<&'a LogMark> {
+    checkpoint.logs.iter().find(|mark| mark.stream == stream)
 }
 
 fn place(positions: &[Position], stream: &str) -> Option<Position> {
@@ -196,13 +236,14 @@ fn place(positions: &[Position], stream: &str) -> Option<Position> {
 fn verified(
     store: &Store,
     checkpoint: &Checkpoint,
-    site: &str,
     signed: &BTreeMap<(PoolId, String), OwnerMark>,
 ) -> Result<(u64, bool), ConsumersError> {
-    let (mut is_rewound, mut is_whole) = (false, true);
+    let (mut rewound, mut is_whole) = (BTreeSet::new(), true);
     for position in store.positions()? {
         let Some(mark) = mark(checkpoint, &position.stream) else { continue };
-        is_rewound |= mark.stream == site && mark.incarnation > 1;
+        if mark.incarnation > 1 {
+            rewound.insert(mark.stream.clone());
+        }
         if position.seq != mark.seq {
             let found = format!("{} ends before {}, which it signs", mark.stream, mark.seq);
             return Err(unkept(checkpoint, &found));
@@ -221,7 +262,7 @@ fn verified(
     for ((pool, owner), mark) in signed {
         if has.get(&(pool, owner)) == Some(&(mark.rows, mark.rows_sha256, mark.at)) {
             equal += 1;
-        } else if !is_rewound {
+        } else if !rewound.contains(&subject::site_stream(&pool.site)) {
             // After a loss the pool may know more than its log, and signs that.
             return Err(unkept(checkpoint, &format!("the log gives other rows of {owner} than it signs")));
         }
@@ -237,15 +278,25 @@ fn unkept(checkpoint: &Checkpoint, why: &str) -> ConsumersError {
 }
 
 /// Closes a pool and puts it on the shelf.
-fn put(shelf: &Shelf, replayed: Replayed, fresh: Fresh, bounds: Bounds) -> Result<Label, ConsumersError> {
+fn put(
+    shelf: &Shelf,
+    replayed: Replayed,
+    fresh: Fresh,
+    bounds: Bounds,
+    floors: &Floors,
+) -> Result<(), ConsumersError> {
     let Replayed { store, directory, .. } = replayed;
     drop(store);
-    let (path, site) = (directory.path().join(POOL), fresh.site.stream.clone());
+    let path = directory.path().join(POOL);
     // Opening makes it smaller when more than half of it is dead.
     drop(Store::open(&path, StoreOptions { check: false, ..StoreOptions::default() })?);
-    let label = shelf.put(&path, fresh)?;
-    shelf.thin(&site, bounds)?;
-    Ok(label)
+    shelf.put(&path, fresh)?;
+    shelf
+        .labels()?
+        .iter()
+        .filter(|label| is_left_behind(label, floors))
+        .try_for_each(|label| shelf.remove(label))?;
+    shelf.thin(bounds, |label| is_floor(label, floors))
 }
 
 #[cfg(test)]
@@ -258,18 +309,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(directory.path()).unwrap();
         let labels = [put(&shelf, 10), put(&shelf, 20)];
+        let site = labels[0].sites[0].clone();
         let newest = |seq: u64, created_ms: i64| {
-            let created = bus_schema::Timestamp::from_unix_ms(created_ms);
-            let mark = LogMark {
-                stream: labels[0].site.stream.clone(),
-                created,
-                incarnation: 1,
-                seq,
-                running: bus_schema::Hash32::ZERO,
-            };
-            newest_of(&labels, &mark).map(|label| label.site.seq)
+            let created = Timestamp::from_unix_ms(created_ms);
+            let (stream, running) = (site.stream.clone(), bus_schema::Hash32::ZERO);
+            let mark = LogMark { stream, created, incarnation: 1, seq, running };
+            newest_of(&labels, &[&mark]).map(|label| label.sites[0].seq)
         };
-        let created_ms = labels[0].site.created.unix_ms();
+        let created_ms = site.created.unix_ms();
         assert_eq!(newest(25, created_ms), Some(20));
         assert_eq!(newest(15, created_ms), Some(10), "its end was lost");
         assert_eq!(newest(25, created_ms + 1), None, "it was made anew");

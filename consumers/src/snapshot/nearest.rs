@@ -1,40 +1,132 @@
-//! A replay that starts from the nearest snapshot: the newest one that is not behind any of the points, that the logs
-//! still bear out, that this build can read, and that is not damaged.
+//! Which snapshot a reading starts from: one that is not behind any of the points, that the logs still bear out, that
+//! this build can read, and that is not damaged.
 
 use std::path::Path;
 
-use bus::{Bus, PositionVerdict};
+use bus::{Bus, BusError, PositionVerdict, StreamState};
+use bus_schema::{Name, subject};
 use projector::{Store, StoreError, StoreOptions};
-use tempfile::TempDir;
 
 use super::shelf::{Label, Place, Shelf};
-use crate::{
-    error::ConsumersError,
-    runtime::replay::{POOL, Replayed, Until},
-    task::blocking,
-};
+use crate::{error::ConsumersError, runtime::replay::Until, task::blocking};
 
-/// Puts a copy of the nearest snapshot into a store that is to be replayed on; without one it stays empty. A damaged
-/// snapshot is told, taken from the shelf, and the next older one used; one of another build is told and passed over.
-/// Errors: the bus, the disk.
+/// Which of those that can be started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// The one with the fewest events behind it.
+    Newest,
+    /// The one with the most: what is read is proved most by the logs themselves.
+    Oldest,
+}
+
+/// A store that holds what a snapshot held.
+pub(crate) struct Started {
+    /// The store.
+    pub store: Store,
+    /// What it started from.
+    pub label: Label,
+}
+
+/// Copies a snapshot to `path`, into a store that is to be read on up to the points of these logs; none = there is none
+/// to start from, and no file. A damaged one is told and taken from the shelf, one of another build is told and passed
+/// over, and the next one used.
+///
+/// A log that was made anew while another one is trimmed begins again in the store, as it did in the live pool: the
+/// trimmed one is to be had from a snapshot only. Errors: the bus, the disk.
 pub(crate) async fn started(
     bus: &Bus,
     shelf: &Shelf,
     streams: &[(String, Until)],
-    directory: TempDir,
-) -> Result<Replayed, ConsumersError> {
-    let path = directory.path().join(POOL);
-    for label in shelf.labels()?.into_iter().rev().filter(|label| fits(label, streams)) {
-        if !is_borne_out(bus, &label.site).await? || !is_borne_out(bus, &label.target).await? {
-            continue;
-        }
-        let (of, from, to) = (shelf.clone(), label.clone(), path.clone());
-        match blocking("snapshot", move || copied(&of, &from, &to)).await? {
-            Copied::Whole(store) => return Ok(Replayed { store, started_from: Some(label), directory }),
-            Copied::Unusable(why) => set_aside(shelf, &label, why)?,
+    choice: Choice,
+    path: &Path,
+) -> Result<Option<Started>, ConsumersError> {
+    let mut labels = shelf.labels()?;
+    labels.retain(|label| fits(label, streams));
+    if choice == Choice::Newest {
+        labels.reverse();
+    }
+    let is_trimmed = is_any_trimmed(bus, streams).await?;
+    let mut with_losses = Vec::new();
+    for label in labels {
+        let lost = lost(bus, &label, streams).await?;
+        if !lost.is_empty() {
+            with_losses.push((label, lost));
+        } else if let Some(started) = begun(shelf, &label, &[], is_trimmed, path).await? {
+            return Ok(Some(started));
         }
     }
-    Replayed::empty(directory)
+    if !is_trimmed {
+        return Ok(None);
+    }
+    for (label, lost) in &with_losses {
+        if lost.iter().all(|state| !begins_late(state))
+            && let Some(started) = begun(shelf, label, lost, is_trimmed, path).await?
+        {
+            return Ok(Some(started));
+        }
+    }
+    Ok(None)
+}
+
+/// Puts the newest snapshot into `path` when a log that is to be read was trimmed: what went is to be had from there only.
+/// False = the logs have everything, or no snapshot can be used. Errors: the bus, the disk.
+pub async fn seeded(
+    bus: &Bus,
+    shelf: &Shelf,
+    target: &Name,
+    sites: &[Name],
+    path: &Path,
+) -> Result<bool, ConsumersError> {
+    let mut streams = Vec::new();
+    for stream in [subject::target_stream(target)].into_iter().chain(sites.iter().map(subject::site_stream)) {
+        match bus.stream_state(&stream).await {
+            Ok(_) => streams.push((stream, Until::Now)),
+            // Nothing of it can have gone.
+            Err(BusError::NoStream { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !is_any_trimmed(bus, &streams).await? {
+        return Ok(false);
+    }
+    Ok(started(bus, shelf, &streams, Choice::Newest, path).await?.is_some())
+}
+
+/// Whether one of these logs begins behind its first message. Errors: the bus.
+async fn is_any_trimmed(bus: &Bus, streams: &[(String, Until)]) -> Result<bool, ConsumersError> {
+    for (stream, _) in streams {
+        if begins_late(&bus.stream_state(stream).await?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn begins_late(state: &StreamState) -> bool {
+    state.first_seq > 1
+}
+
+/// The copy of a snapshot, in which these logs begin again; none = it is of no use.
+async fn begun(
+    shelf: &Shelf,
+    label: &Label,
+    lost: &[StreamState],
+    keeps_older: bool,
+    path: &Path,
+) -> Result<Option<Started>, ConsumersError> {
+    let (of, from, to) = (shelf.clone(), label.clone(), path.to_owned());
+    match blocking("snapshot", move || copied(&of, &from, &to)).await? {
+        Copied::Whole(store) => {
+            for state in lost {
+                store.rewind(&state.stream, state.created)?;
+            }
+            Ok(Some(Started { store, label: label.clone() }))
+        }
+        Copied::Unusable(why) => {
+            set_aside(shelf, label, why, keeps_older)?;
+            Ok(None)
+        }
+    }
 }
 
 /// Whether a store can be read on in a log without leaving anything out. Errors: [`ConsumersError::Trimmed`] says from which
@@ -50,11 +142,9 @@ pub(crate) async fn reaches(
         return Ok(());
     }
     let labels = shelf.map_or(Ok(vec![]), Shelf::labels)?;
-    let mut places = labels.into_iter().flat_map(|label| [label.site, label.target]);
+    let mut places = labels.iter().filter_map(|label| label.place(stream));
     // The message at its place can show that a snapshot is of this log.
-    let oldest = places.find(|place| {
-        place.stream == stream && place.created == state.created && place.seq >= state.first_seq
-    });
+    let oldest = places.find(|place| place.created == state.created && place.seq >= state.first_seq);
     let (floor, cure) = match oldest {
         Some(Place { seq, time, .. }) => (
             format!("not before {time} ({stream}:{seq})"),
@@ -68,27 +158,34 @@ pub(crate) async fn reaches(
     Err(ConsumersError::Trimmed { floor, stream: stream.to_owned(), first_seq: state.first_seq, cure })
 }
 
-/// Whether it holds these logs and no other, and none of them beyond its point.
+/// Whether it holds these logs, and none of them beyond its point. What it holds of other logs is of no pool of theirs.
 fn fits(label: &Label, streams: &[(String, Until)]) -> bool {
-    let is_before = |place: &Place| {
-        streams.iter().any(|(stream, until)| {
-            *stream == place.stream
-                && match until {
-                    Until::Seq(seq) => place.seq <= *seq,
-                    // Nothing up to there is newer, so a reading up to this time would have come there.
-                    Until::Time(time) => place.time <= *time,
-                    Until::Now => true,
-                }
+    streams.iter().all(|(stream, until)| {
+        label.place(stream).is_some_and(|place| match until {
+            Until::Seq(seq) => place.seq <= *seq,
+            // Nothing up to there is newer, so a reading up to this time would have come there.
+            Until::Time(time) => place.time <= *time,
+            Until::Now => true,
         })
-    };
-    is_before(&label.site) && is_before(&label.target)
+    })
 }
 
-/// Whether the log still is what was read.
-async fn is_borne_out(bus: &Bus, place: &Place) -> Result<bool, ConsumersError> {
-    let Place { stream, created, seq, hash, .. } = place.clone();
-    let verdict = bus.check_position(&bus::Position { stream, created, seq, hash }).await?;
-    Ok(matches!(verdict, PositionVerdict::Same(_)))
+/// The logs among these that are not any more what the snapshot was read from.
+async fn lost(
+    bus: &Bus,
+    label: &Label,
+    streams: &[(String, Until)],
+) -> Result<Vec<StreamState>, ConsumersError> {
+    let mut lost = Vec::new();
+    for place in streams.iter().filter_map(|(stream, _)| label.place(stream)) {
+        let Place { stream, created, seq, hash, .. } = place.clone();
+        if let PositionVerdict::Rewound { state, .. } =
+            bus.check_position(&bus::Position { stream, created, seq, hash }).await?
+        {
+            lost.push(state);
+        }
+    }
+    Ok(lost)
 }
 
 /// A snapshot's pool in a file of its own.
@@ -139,8 +236,9 @@ fn unusable(error: &StoreError) -> Option<Unusable> {
     }
 }
 
-/// Tells why a snapshot is passed over, and takes it from the shelf if nobody can use it any more.
-fn set_aside(shelf: &Shelf, label: &Label, why: Unusable) -> Result<(), ConsumersError> {
+/// Tells why a snapshot is passed over, and takes it from the shelf if nobody can use it any more. One of an older format is
+/// kept when it may be the only place of what went from a log.
+fn set_aside(shelf: &Shelf, label: &Label, why: Unusable, keeps_older: bool) -> Result<(), ConsumersError> {
     let (path, checkpoint) = (shelf.file(label).display().to_string(), label.checkpoint);
     match why {
         Unusable::Damaged => tracing::error!(
@@ -148,6 +246,15 @@ fn set_aside(shelf: &Shelf, label: &Label, why: Unusable) -> Result<(), Consumer
             checkpoint,
             "a snapshot is damaged: it is not what its label says, and is taken away; an older one is used. Look at the disk"
         ),
+        Unusable::Older(format) if keeps_older => {
+            tracing::error!(
+                path,
+                checkpoint,
+                format,
+                "a snapshot has the pool format of an older farside, and a log was trimmed behind it: it is left where it is; the farside that wrote it reads it"
+            );
+            return Ok(());
+        }
         Unusable::Older(format) => tracing::warn!(
             path,
             checkpoint,
@@ -177,9 +284,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(directory.path()).unwrap();
         let (older, newer, damaged) = (put(&shelf, 10), put(&shelf, 20), put(&shelf, 30));
-        set_aside(&shelf, &older, Unusable::Older(1)).unwrap();
-        set_aside(&shelf, &newer, Unusable::Newer(99)).unwrap();
-        set_aside(&shelf, &damaged, Unusable::Damaged).unwrap();
+        set_aside(&shelf, &older, Unusable::Older(1), true).unwrap();
+        assert_eq!(shelf.labels().unwrap().len(), 3, "it may be the only place of what was trimmed");
+        set_aside(&shelf, &older, Unusable::Older(1), false).unwrap();
+        set_aside(&shelf, &newer, Unusable::Newer(99), false).unwrap();
+        set_aside(&shelf, &damaged, Unusable::Damaged, true).unwrap();
         assert_eq!(shelf.labels().unwrap(), [newer]);
     }
 

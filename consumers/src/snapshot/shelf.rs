@@ -2,8 +2,8 @@
 //! last and taken away first, so a file without one is half made, and means nothing.
 //!
 //! ```text
-//! <data_dir>/snapshots/FARSIDE_LOCAL-00000000000000250000.redb   the pool
-//!                      FARSIDE_LOCAL-00000000000000250000.json   what it is, and its SHA-256
+//! <data_dir>/snapshots/snapshot-001795376897161-42.redb   the pool: when its checkpoint was stated, and its number
+//!                      snapshot-001795376897161-42.json   what it is, and its SHA-256
 //! ```
 
 use std::{
@@ -22,7 +22,7 @@ use super::thin::{self, Bounds, Kept};
 use crate::error::ConsumersError;
 
 /// The form of the labels that this build writes and reads.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 /// Only the owner may enter.
 const DIRECTORY_MODE: u32 = 0o700;
 /// What a file is called until it is whole.
@@ -35,11 +35,11 @@ const PIECE_BYTES: usize = 1 << 20;
 pub struct Label {
     /// The form of the label.
     form: u32,
-    /// The site log that it holds, and how far.
-    pub site: Place,
-    /// The target log, and how far.
+    /// The target log, and how far it is held.
     pub target: Place,
-    /// The number of the checkpoint that it was held against: both places are its marks.
+    /// The site logs, and how far each is held.
+    pub sites: Vec<Place>,
+    /// The number of the checkpoint that it was held against: the places are its marks.
     pub checkpoint: u64,
     /// That checkpoint's sequence in the target log.
     pub checkpoint_seq: u64,
@@ -47,7 +47,7 @@ pub struct Label {
     pub stated_at: Timestamp,
     /// Owners whose rows are what was signed of them.
     pub owners: u64,
-    /// Whether both logs are to the letter what was signed of them; else one has lost something that matters to no row.
+    /// Whether the logs are to the letter what was signed of them; else one has lost something that matters to no row.
     pub is_whole: bool,
     /// Size of the file.
     pub bytes: u64,
@@ -79,28 +79,43 @@ impl From<projector::Position> for Place {
     }
 }
 
+/// What every form of a label has.
+#[derive(Deserialize)]
+struct Formed {
+    form: u32,
+}
+
 impl Label {
-    fn in_time(&self) -> (&str, Timestamp, u64) {
-        (&self.site.stream, self.stated_at, self.checkpoint_seq)
+    /// How far a log is held; none = it is not.
+    pub fn place(&self, stream: &str) -> Option<&Place> {
+        self.places().find(|place| place.stream == stream)
     }
 
+    /// How far each log is held, the target's first.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        [&self.target].into_iter().chain(&self.sites)
+    }
+
+    fn in_time(&self) -> (Timestamp, u64) {
+        (self.stated_at, self.checkpoint_seq)
+    }
+
+    // By time, because numbers are given out again by a target that was restored.
     fn stem(&self) -> String {
-        format!("{}-{:020}", self.site.stream, self.site.seq)
+        format!("snapshot-{:015}-{}", self.stated_at.unix_ms(), self.checkpoint)
     }
 
     /// Whether it is the label of a pool that is here in these logs.
     pub(super) fn is_of(&self, positions: &[projector::Position]) -> bool {
-        let of =
-            |stream: &str| positions.iter().find(|found| found.stream == stream).cloned().map(Place::from);
-        of(&self.site.stream).as_ref() == Some(&self.site)
-            && of(&self.target.stream).as_ref() == Some(&self.target)
+        let has = |place: &Place| positions.iter().any(|found| Place::from(found.clone()) == *place);
+        self.places().all(has)
     }
 }
 
 /// What is known of a snapshot that is to be put on the shelf.
 pub(super) struct Fresh {
-    pub(super) site: Place,
     pub(super) target: Place,
+    pub(super) sites: Vec<Place>,
     pub(super) checkpoint: u64,
     pub(super) checkpoint_seq: u64,
     pub(super) stated_at: Timestamp,
@@ -120,7 +135,7 @@ impl Shelf {
         let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory);
         made.map_err(failed("make", directory))?;
         let shelf = Self { directory: directory.to_owned() };
-        shelf.sweep().map_err(failed("tidy", directory))?;
+        shelf.sweep().and_then(|()| shelf.forget_older_forms()).map_err(failed("tidy", directory))?;
         Ok(shelf)
     }
 
@@ -139,26 +154,28 @@ impl Shelf {
         self.directory.join(label.stem() + ".json")
     }
 
-    /// The labels, in order of the logs' names, and of the time of their checkpoints. One that cannot be read is told, and passed over.
-    /// Errors: the disk.
+    /// The labels, in order of the time of their checkpoints. One that cannot be read is told, and passed over. Errors:
+    /// the disk.
     pub fn labels(&self) -> Result<Vec<Label>, ConsumersError> {
         let names = self.names().map_err(failed("look into", &self.directory))?;
         let mut labels: Vec<_> =
             names.iter().filter(|name| name.ends_with(".json")).filter_map(|name| self.read(name)).collect();
         // Not by the sequence: a log that was made anew or lost its end gives sequences out again.
-        labels.sort_by(|a, b| a.in_time().cmp(&b.in_time()));
+        labels.sort_by_key(Label::in_time);
         Ok(labels)
     }
 
     fn read(&self, name: &str) -> Option<Label> {
         let path = self.directory.join(name);
-        let read = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::other));
-        match read {
-            Ok(label @ Label { form: FORM, .. }) => Some(label),
-            Ok(Label { form, .. }) => {
+        let read = fs::read(&path).and_then(|text| match serde_json::from_slice(&text)? {
+            Formed { form: FORM } => Ok(Some(serde_json::from_slice(&text)?)),
+            Formed { form } => {
                 tracing::warn!(path = %path.display(), form, "a snapshot of another build of farside is passed over");
-                None
+                Ok(None)
             }
+        });
+        match read {
+            Ok(label) => label,
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "the label of a snapshot cannot be read; the snapshot is passed over: remove both its files");
                 None
@@ -185,17 +202,28 @@ impl Shelf {
         Ok((bytes, sha256) == (label.bytes, label.sha256))
     }
 
+    /// Whether a snapshot is what its label says. Errors: the disk.
+    pub(crate) fn is_whole(&self, label: &Label) -> Result<bool, ConsumersError> {
+        let path = self.file(label);
+        let from = match File::open(&path) {
+            Ok(from) => from,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed("open", &path)(error)),
+        };
+        Ok(hashed(from, io::sink()).map_err(failed("read", &path))? == (label.bytes, label.sha256))
+    }
+
     /// Puts a whole file of the same disk on the shelf. Errors: the disk.
     pub(super) fn put(&self, draft: &Path, fresh: Fresh) -> Result<Label, ConsumersError> {
         let file = File::open(draft).map_err(failed("open", draft))?;
         file.sync_all().map_err(failed("sync", draft))?;
         let (bytes, sha256) = hashed(file, io::sink()).map_err(failed("read", draft))?;
-        let Fresh { site, target, checkpoint, checkpoint_seq, stated_at, owners, is_whole } = fresh;
+        let Fresh { target, sites, checkpoint, checkpoint_seq, stated_at, owners, is_whole } = fresh;
         let form = FORM;
         let label = Label {
             form,
-            site,
             target,
+            sites,
             checkpoint,
             checkpoint_seq,
             stated_at,
@@ -231,12 +259,19 @@ impl Shelf {
         Ok(())
     }
 
-    /// Takes away what the bounds do not leave of one log. Errors: the disk.
-    pub(super) fn thin(&self, stream: &str, bounds: Bounds) -> Result<(), ConsumersError> {
-        let labels: Vec<_> = self.labels()?.into_iter().filter(|label| label.site.stream == stream).collect();
-        let kept: Vec<_> =
-            labels.iter().map(|label| Kept { at: label.stated_at, bytes: label.bytes }).collect();
-        for place in thin::superfluous(&kept, bounds) {
+    /// Takes away what the bounds do not leave, but none at whose end a log begins. Errors: the disk.
+    pub(super) fn thin(
+        &self,
+        bounds: Bounds,
+        is_floor: impl Fn(&Label) -> bool,
+    ) -> Result<(), ConsumersError> {
+        let labels = self.labels()?;
+        let kept = labels.iter().map(|label| Kept {
+            at: label.stated_at,
+            bytes: label.bytes,
+            is_floor: is_floor(label),
+        });
+        for place in thin::superfluous(&kept.collect::<Vec<_>>(), bounds) {
             self.remove(&labels[place])?;
         }
         Ok(())
@@ -246,6 +281,21 @@ impl Shelf {
         fs::read_dir(&self.directory)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect()
+    }
+
+    /// Takes away the labels of older forms and their pools: no log was ever trimmed behind one, so the logs give them
+    /// again.
+    fn forget_older_forms(&self) -> io::Result<()> {
+        for name in self.names()?.iter().filter(|name| name.ends_with(".json")) {
+            let path = self.directory.join(name);
+            let formed = serde_json::from_slice(&fs::read(&path)?).unwrap_or(Formed { form: FORM });
+            if formed.form < FORM {
+                tracing::info!(path = %path.display(), "a snapshot of an older farside is taken away; new ones are taken");
+                fs::remove_file(&path)?;
+                fs::remove_file(path.with_extension("redb"))?;
+            }
+        }
+        Ok(())
     }
 
     fn sweep(&self) -> io::Result<()> {
@@ -299,9 +349,9 @@ pub(super) mod tests {
             time: Timestamp::default(),
             running: Hash32::ZERO,
         };
-        let (site, target) = (place("FARSIDE_LOCAL"), place("FARSIDE_TGT_LOCAL"));
+        let (sites, target) = (vec![place("FARSIDE_LOCAL")], place("FARSIDE_TGT_LOCAL"));
         let stated_at = Timestamp::from_unix_ms(i64::try_from(seq).unwrap());
-        Fresh { site, target, checkpoint: seq, checkpoint_seq: seq, stated_at, owners: 1, is_whole: true }
+        Fresh { target, sites, checkpoint: seq, checkpoint_seq: seq, stated_at, owners: 1, is_whole: true }
     }
 
     /// Puts one on the shelf whose checkpoint was stated `seq` milliseconds after the epoch.
@@ -310,7 +360,7 @@ pub(super) mod tests {
     }
 
     fn put_fresh(shelf: &Shelf, fresh: Fresh) -> Label {
-        let seq = fresh.site.seq;
+        let seq = fresh.checkpoint;
         let drafts = shelf.drafts().unwrap();
         let draft = drafts.path().join("pool.redb");
         fs::write(&draft, format!("pool {seq}")).unwrap();
@@ -364,15 +414,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn thinning_takes_files_and_labels_of_one_log() {
+    fn thinning_takes_files_and_labels_but_no_floor() {
         let directory = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(directory.path()).unwrap();
         (1..=5).for_each(|seq| drop(put(&shelf, seq)));
-        shelf.thin("FARSIDE_OTHER", Bounds { count_max: 0, bytes_max: 0 }).unwrap();
-        assert_eq!(shelf.labels().unwrap().len(), 5);
-        shelf.thin("FARSIDE_LOCAL", Bounds { count_max: 3, bytes_max: u64::MAX }).unwrap();
-        let left: Vec<_> = shelf.labels().unwrap().iter().map(|label| label.site.seq).collect();
-        assert_eq!((left.first(), left.last(), left.len()), (Some(&1), Some(&5), 3));
+        let left = |shelf: &Shelf| -> Vec<u64> {
+            shelf.labels().unwrap().iter().map(|label| label.checkpoint).collect()
+        };
+        shelf.thin(Bounds { count_max: 4, bytes_max: u64::MAX }, |label| label.checkpoint == 2).unwrap();
+        assert_eq!(left(&shelf), [1, 2, 4, 5]);
+        shelf.thin(Bounds { count_max: 0, bytes_max: 0 }, |label| label.checkpoint == 2).unwrap();
+        assert_eq!(left(&shelf), [2, 4, 5]);
         assert_eq!(shelf.names().unwrap().len(), 6);
     }
 
@@ -388,10 +440,24 @@ pub(super) mod tests {
             put_fresh(&shelf, fresh);
         }
         let order = |shelf: &Shelf| -> Vec<u64> {
-            shelf.labels().unwrap().iter().map(|label| label.site.seq).collect()
+            shelf.labels().unwrap().iter().map(|label| label.sites[0].seq).collect()
         };
         assert_eq!(order(&shelf), [100, 101, 102, 1, 2]);
-        shelf.thin("FARSIDE_LOCAL", Bounds { count_max: 2, bytes_max: u64::MAX }).unwrap();
+        shelf.thin(Bounds { count_max: 2, bytes_max: u64::MAX }, |_| false).unwrap();
         assert_eq!(order(&shelf), [1, 2], "the stale ones go, not those of the log that is there");
+    }
+
+    #[test]
+    fn what_an_older_build_kept_is_taken_away_and_what_a_newer_one_kept_is_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        for (stem, form) in [("FARSIDE_LOCAL-00000000000000000020", 1), ("snapshot-newer", 99)] {
+            fs::write(directory.path().join(format!("{stem}.redb")), "a pool").unwrap();
+            fs::write(directory.path().join(format!("{stem}.json")), format!("{{\"form\":{form}}}")).unwrap();
+        }
+        let whole = put(&shelf, 10);
+        let shelf = Shelf::open(directory.path()).unwrap();
+        assert_eq!(shelf.labels().unwrap(), [whole]);
+        assert_eq!(shelf.names().unwrap().len(), 4, "the newer one's files stay");
     }
 }

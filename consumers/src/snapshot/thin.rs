@@ -1,8 +1,9 @@
 //! Which snapshots are kept. Pure, and without a clock: the newest one is "now".
 //!
 //! All of the last day; the last one of each day of the seven before the newest; the last one of each week of the last
-//! four. Are these still too many or too large, then the one goes whose neighbours are closest to each other, so that
-//! no stretch of the past becomes far away; the newest two always stay.
+//! four; before that the last one of each four weeks, for ever: a log can only be trimmed behind one. Are these still
+//! too many or too large, then the one goes whose neighbours are closest to each other, so that no stretch of the past
+//! becomes far away; the newest two always stay, and so does what the caller holds.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use bus_schema::Timestamp;
 
 const DAY_MS: i64 = 86_400_000;
 const WEEK_MS: i64 = 7 * DAY_MS;
-/// Weeks of which one snapshot each is kept.
+/// Weeks of which one snapshot each is kept, and the length of the stretches before them, in weeks.
 const WEEKS: i64 = 4;
 /// The newest ones that nothing takes away: one may turn out to be damaged.
 pub const ALWAYS: usize = 2;
@@ -18,7 +19,7 @@ pub const ALWAYS: usize = 2;
 /// How many may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Snapshots of one log.
+    /// Snapshots.
     pub count_max: usize,
     /// Bytes of all of them.
     pub bytes_max: u64,
@@ -31,6 +32,8 @@ pub struct Kept {
     pub at: Timestamp,
     /// How large it is.
     pub bytes: u64,
+    /// Whether a log begins where it ends: nothing else holds what was before.
+    pub is_floor: bool,
 }
 
 /// The places in `kept`, which is in order of time (and not of sequences, which a log may give out again), of those that
@@ -38,8 +41,9 @@ pub struct Kept {
 pub fn superfluous(kept: &[Kept], bounds: Bounds) -> BTreeSet<usize> {
     let Some(newest) = kept.last() else { return BTreeSet::new() };
     let safe = kept.len().saturating_sub(ALWAYS);
-    let mut stays: Vec<usize> =
-        (0..kept.len()).filter(|at| *at >= safe || is_due(kept, *at, newest.at)).collect();
+    let mut stays: Vec<usize> = (0..kept.len())
+        .filter(|at| *at >= safe || kept[*at].is_floor || is_due(kept, *at, newest.at))
+        .collect();
     while is_too_much(kept, &stays, bounds)
         && let Some(crowded) = crowded(kept, &stays)
     {
@@ -55,7 +59,13 @@ fn is_due(kept: &[Kept], at: usize, newest: Timestamp) -> bool {
     let age = newest.unix_ms() - of(at);
     let is_last_of =
         |span: i64| at + 1 == kept.len() || of(at).div_euclid(span) != of(at + 1).div_euclid(span);
-    age < DAY_MS || (age < WEEK_MS && is_last_of(DAY_MS)) || (age < WEEKS * WEEK_MS && is_last_of(WEEK_MS))
+    let span = match age {
+        age if age < DAY_MS => return true,
+        age if age < WEEK_MS => DAY_MS,
+        age if age < WEEKS * WEEK_MS => WEEK_MS,
+        _ => WEEKS * WEEK_MS,
+    };
+    is_last_of(span)
 }
 
 fn is_too_much(kept: &[Kept], stays: &[usize], bounds: Bounds) -> bool {
@@ -67,8 +77,9 @@ fn is_too_much(kept: &[Kept], stays: &[usize], bounds: Bounds) -> bool {
 fn crowded(kept: &[Kept], stays: &[usize]) -> Option<usize> {
     let of = |place: usize| kept[stays[place]].at.unix_ms();
     let movable = stays.len().saturating_sub(ALWAYS);
+    let movable = (0..movable).filter(|place| !kept[stays[*place]].is_floor);
     // The oldest one has nothing before it; it is the last that goes.
-    (0..movable).min_by_key(|place| if *place == 0 { i64::MAX } else { of(place + 1) - of(place - 1) })
+    movable.min_by_key(|place| if *place == 0 { i64::MAX } else { of(place + 1) - of(place - 1) })
 }
 
 #[cfg(test)]
@@ -81,7 +92,7 @@ mod tests {
     fn at_hours(hours: impl IntoIterator<Item = i64>) -> Vec<Kept> {
         // A Monday, 1970-01-05, so that weeks by the epoch (a Thursday) are not those of the calendar.
         let at = |hour| Timestamp::from_unix_ms(4 * DAY_MS + hour * HOUR_MS);
-        hours.into_iter().map(|hour| Kept { at: at(hour), bytes: 10 }).collect()
+        hours.into_iter().map(|hour| Kept { at: at(hour), bytes: 10, is_floor: false }).collect()
     }
 
     /// What is left after one was taken every hour and thinned each time.
@@ -102,13 +113,21 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_day_then_one_a_day_then_one_a_week_are_left() {
-        let ages = ages_h(&lived(24 * 60, MANY));
+    fn all_of_a_day_then_one_a_day_then_one_a_week_then_one_in_four_weeks_are_left() {
+        let ages = ages_h(&lived(24 * 7 * 21, MANY));
         let within = |from: i64, to: i64| ages.iter().filter(|age| (from..to).contains(age)).count();
         assert_eq!(within(0, 24), 24, "{ages:?}");
         assert_eq!(within(24, 7 * 24), 6, "{ages:?}");
         assert_eq!(within(7 * 24, 28 * 24), 3, "{ages:?}");
-        assert_eq!(within(28 * 24, i64::MAX), 0, "{ages:?}");
+        assert_eq!(within(28 * 24, i64::MAX), 5, "{ages:?}");
+    }
+
+    #[test]
+    fn where_a_log_begins_its_snapshot_stays() {
+        let mut kept = at_hours([0, 1, 2, 3, 24 * 90, 24 * 90 + 1]);
+        kept[1].is_floor = true;
+        assert!(!superfluous(&kept, MANY).contains(&1));
+        assert_eq!(superfluous(&kept, Bounds { count_max: 0, bytes_max: 0 }), BTreeSet::from([0, 2, 3]));
     }
 
     #[test]

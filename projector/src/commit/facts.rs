@@ -16,6 +16,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::{Commit, damage, outbox, recall};
 use crate::{
     records::{AccessKey, ConfirmationRecord, Grant, KeyOrigin, StoredLogFact, SyncRecord, TenantState},
+    seals,
     tables::{self, Db, damaged, read_json, write_json},
 };
 
@@ -102,7 +103,10 @@ impl Commit<'_, '_> {
             let hash = checkpoint.hash().map_err(|_| damaged("a checkpoint"))?;
             self.txn.open_table(tables::CHECKPOINTS)?.insert(checkpoint.number, hash.0)?;
         }
-        if matches!(fact, LogFact::Checkpoint(_) | LogFact::Scrubbed(_)) {
+        if let LogFact::Trimmed(trimmed) = fact {
+            seals::forget_before(self.txn, trimmed)?;
+        }
+        if matches!(fact, LogFact::Checkpoint(_) | LogFact::Scrubbed(_) | LogFact::Trimmed(_)) {
             let mut table = self.txn.open_table(tables::LATEST)?;
             table.insert((fact.name(), fact.entity().as_str()), write_json(&record)?.as_slice())?;
             return Ok(());

@@ -76,6 +76,7 @@ pub(super) fn name(fact: &LogFact) -> String {
         LogFact::LossFound(fact) => format!("loss:{}:{}:{}", fact.stream, fact.created, fact.first_seq),
         LogFact::DamageAcknowledged(fact) => format!("acknowledged:{}", fact.entity()),
         LogFact::Scrubbed(fact) => format!("scrubbed:{}", fact.stream),
+        LogFact::Trimmed(fact) => format!("trimmed:{}:{}:{}", fact.stream, fact.created, fact.first_seq),
         LogFact::Checkpoint(fact) => format!("checkpoint:{}", fact.number),
         LogFact::LeaseAcquired(fact) => format!("lease:{}", fact.lease),
     }

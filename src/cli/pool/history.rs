@@ -42,18 +42,23 @@ impl History {
         let (mut after, mut items) = (self.after, Vec::new());
         loop {
             let asked = query(&[("after", after.map(|seq| seq.to_string())), ("limit", limit.clone())]);
-            let page: HistoryView = context.client.get(&(path.clone() + &asked)).await?;
+            let mut page: HistoryView = context.client.get(&(path.clone() + &asked)).await?;
             let is_last = self.limit.is_some() || page.next.is_none();
             if context.output == Output::Table {
                 // As it comes: a long history is no reason to wait, nor to hold it.
+                if let Some(not_before) = page.not_before.filter(|_| after.is_none()) {
+                    say(&format!(
+                        "not before {not_before}: the log was trimmed, and the first entry stands beside nothing\n"
+                    ))?;
+                }
                 say(&harmless(&text(&page)))?;
                 if is_last {
                     return Ok(Ended::Done);
                 }
             } else {
-                items.extend(page.items);
+                items.append(&mut page.items);
                 if is_last {
-                    context.show(&HistoryView { items, next: page.next }, |_| String::new())?;
+                    context.show(&HistoryView { items, ..page }, |_| String::new())?;
                     return Ok(Ended::Done);
                 }
             }

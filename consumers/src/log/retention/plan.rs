@@ -1,0 +1,106 @@
+//! What is to go. Pure: reads no clock, does no I/O.
+
+use bus_schema::Timestamp;
+
+/// What is kept of a log; with neither, all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// At least what is younger than this, in milliseconds.
+    pub age_ms: Option<u64>,
+    /// No more than this, in bytes, if a snapshot lets the rest go.
+    pub bytes: Option<u64>,
+}
+
+/// A place behind which a log could be trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// The number of its snapshot among those that are there.
+    pub label: usize,
+    /// The first sequence that would stay.
+    pub seq: u64,
+    /// The largest time at which the log had stored a message up to there.
+    pub time: Timestamp,
+}
+
+/// What should go, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Behind which place.
+    pub candidate: Candidate,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// What should go of a log of this size, by places in order of their sequences. By age, all that is too old at once; by size,
+/// one snapshot at a time, because nobody knows the size of what is behind a place before the rest is gone.
+///
+/// Errors: something should go, and no snapshot lets it.
+pub(crate) fn wish(
+    keep: Keep,
+    bytes: u64,
+    now: Timestamp,
+    candidates: &[Candidate],
+) -> Result<Option<Wish>, &'static str> {
+    let old = keep.age_ms.and_then(|age_ms| {
+        let is_old = |candidate: &&Candidate| now.ms_since(candidate.time) >= age_ms;
+        let candidate = *candidates.iter().rfind(is_old)?;
+        Some(Wish { candidate, reason: format!("older than {}", crate::span::Span::from_ms(age_ms)) })
+    });
+    let limit = keep.bytes.filter(|limit| bytes > *limit);
+    let large = limit.and_then(|limit| {
+        let reason = format!("the log has {bytes} bytes, {limit} are allowed");
+        Some(Wish { candidate: *candidates.first()?, reason })
+    });
+    match (old, large) {
+        (None, None) if limit.is_some() => {
+            Err("it is larger than it should be; it waits for a snapshot behind which it can be trimmed")
+        }
+        (old, large) => Ok([old, large].into_iter().flatten().max_by_key(|wish| wish.candidate.seq)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000;
+
+    /// Places of these ages in milliseconds, the oldest first.
+    fn aged(ages: &[i64]) -> Vec<Candidate> {
+        let place = |(at, age): (usize, &i64)| Candidate {
+            label: at,
+            seq: (at as u64 + 1) * 100,
+            time: Timestamp::from_unix_ms(NOW - age),
+        };
+        ages.iter().enumerate().map(place).collect()
+    }
+
+    fn goes(keep: Keep, bytes: u64, ages: &[i64]) -> Result<Option<u64>, &'static str> {
+        let wish = wish(keep, bytes, Timestamp::from_unix_ms(NOW), &aged(ages))?;
+        Ok(wish.map(|wish| wish.candidate.seq))
+    }
+
+    #[test]
+    fn all_that_is_too_old_goes_at_once_and_nothing_younger() {
+        let keep = Keep { age_ms: Some(500), bytes: None };
+        assert_eq!(goes(keep, 9, &[900, 700, 500, 499, 10]), Ok(Some(300)));
+        assert_eq!(goes(keep, 9, &[499, 10]), Ok(None));
+        assert_eq!(goes(keep, 9, &[]), Ok(None));
+    }
+
+    #[test]
+    fn what_is_too_large_goes_snapshot_by_snapshot_and_is_told_when_it_cannot() {
+        let keep = Keep { age_ms: None, bytes: Some(1_000) };
+        assert_eq!(goes(keep, 1_001, &[900, 700]), Ok(Some(100)));
+        assert_eq!(goes(keep, 1_000, &[900, 700]), Ok(None));
+        assert!(goes(keep, 1_001, &[]).is_err());
+    }
+
+    #[test]
+    fn with_both_bounds_the_one_that_takes_more_counts() {
+        let keep = Keep { age_ms: Some(500), bytes: Some(1_000) };
+        assert_eq!(goes(keep, 1_001, &[900, 700, 10]), Ok(Some(200)));
+        assert_eq!(goes(keep, 1_001, &[300, 200, 10]), Ok(Some(100)));
+        assert_eq!(goes(Keep::default(), u64::MAX, &[900]), Ok(None));
+    }
+}
