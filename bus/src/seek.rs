@@ -56,8 +56,8 @@ impl Bus {
         Ok(Some(last))
     }
 
-    /// The first message at `from` or behind it, if it stands before `seq`.
-    async fn next_before(
+    /// The first message at `from` or behind it, if it stands before `seq`. Errors: [`BusError::NoStream`], the link.
+    pub async fn next_before(
         &self,
         stream: &str,
         subject: &str,

@@ -25,6 +25,7 @@ mod backup;
 mod command;
 mod dead_letter;
 mod event;
+mod floor;
 mod health;
 mod history;
 mod key;

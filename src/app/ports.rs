@@ -108,7 +108,9 @@ impl Ports {
             }
             Moment::Seq(seq) => {
                 // The target's facts have their own numbers: they belong to the same time.
-                let message = self.bus.message(stream, seq).await.map_err(failed)?;
+                // One that is lost belongs to the time of what stands behind it.
+                let end = state.last_seq + 1;
+                let message = self.bus.next_before(stream, ">", seq, end).await.map_err(failed)?;
                 let time = message.map(|message| Until::Time(message.stored_at()));
                 (Until::Seq(seq), time.unwrap_or(Until::Now))
             }

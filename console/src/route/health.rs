@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use bus::STORES_NOTHING;
-use bus_schema::{PoolId, Timestamp, fact::log::LogFact, subject};
+use bus_schema::{PoolId, Timestamp, subject};
 use projector::{PoolSummary, Reader, StoreError};
 
+use super::floor;
 use crate::{
     api::{Api, now, read_in},
     auth::Caller,
@@ -160,20 +161,14 @@ fn hindrances(nats: &LinkView, vitals: &Vitals) -> Vec<Hindrance> {
 
 /// Each site log and the target's own, as far as the server answers.
 async fn logs(api: &Api, vitals: &Vitals) -> Result<Vec<LogView>, Problem> {
-    let (reader, as_of) = (api.reader(), api.reader().as_of()?);
+    let as_of = api.reader().as_of()?;
     let streams = api.parts.sites.iter().map(subject::site_stream);
     let mut logs = vec![];
     for stream in streams.chain([subject::target_stream(&api.parts.target)]) {
         let applied = as_of.logs.iter().find(|(name, _)| *name == stream).map_or(0, |(_, seq)| *seq);
-        let trimmed = reader.latest_fact("trimmed", &stream)?.value;
         let trimming = vitals.trimming.get(&stream).cloned();
-        let mut view = LogView { trimming, ..log(api, stream, applied).await };
-        if let Some(LogFact::Trimmed(trimmed)) = trimmed.map(|record| record.fact) {
-            // It is stated before it is done.
-            view.not_before =
-                view.first.is_some_and(|first| first >= trimmed.first_seq).then_some(trimmed.not_before);
-        }
-        logs.push(view);
+        let not_before = floor::not_before(api, &stream).await?;
+        logs.push(LogView { trimming, not_before, ..log(api, stream, applied).await });
     }
     Ok(logs)
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use bus::LogMessage;
-use bus_schema::{ResourceKey, Stem, fact::log::LogFact, subject};
+use bus_schema::{ResourceKey, Stem, subject};
 use serde::Deserialize;
 
-use super::{resource::no_resource, story};
+use super::{floor::not_before, resource::no_resource, story};
 use crate::{
     api::{Api, unread},
     auth::Caller,
@@ -52,11 +52,7 @@ pub(super) async fn history(
     let buried = story::buried(&api, &stream, &path.pool, &key).await?;
     let buried = buried.into_iter().filter(|seq| *seq > after && end.is_none_or(|end| *seq < end));
     let buried: Vec<_> = buried.collect();
-    let trimmed = api.reader().latest_fact("trimmed", &stream)?.value.map(|record| record.fact);
-    let not_before = trimmed.and_then(|fact| match fact {
-        LogFact::Trimmed(trimmed) => Some(trimmed.not_before),
-        _ => None,
-    });
+    let not_before = not_before(&api, &stream).await?;
     if messages.is_empty() && buried.is_empty() && span.after.is_none() {
         // All that was told of it may have gone with the beginning of the log.
         let is_there = not_before.is_some() && api.reader().row(&path.pool, &key)?.value.is_some();
