@@ -259,3 +259,71 @@ async fn a_pool_that_has_not_read_what_went_says_so_and_is_built_again_from_a_sn
     let store = projector::Store::open(&rebuilt.path, projector::StoreOptions::default()).unwrap();
     assert_eq!(export(&store.reader(), &dc1()), truth);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_of_several_sites_are_trimmed_and_one_snapshot_holds_what_went_from_all() {
+    let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let mut config = keeping(&keys, SHORT);
+    config["sites"] = json!(["local", "far"]);
+    let (target, near, _serving) = synced(&nats, config.clone()).await;
+    let far = ScriptedSource::started(&nats.bus().await, "/far/dc9/resource/inv").await;
+    let _answering = far.serve().await;
+    let first = async |stream: &str| target.bus.stream_state(stream).await.unwrap().first_seq;
+    let both = async || (first(LOG).await > 1 && first("FARSIDE_FAR").await > 1).then_some(());
+    live_until(&target, &near, "both logs are trimmed", async || {
+        let done = both().await;
+        if done.is_none() {
+            live_through(&far, 0).await;
+        }
+        done
+    })
+    .await;
+    assert_eq!(faults(&target).await, [""; 0]);
+    let rebuilt = target.handle.rebuild(&target.path("rebuilt.redb"), &Unwatched).await.unwrap();
+    assert!(rebuilt.differences.is_empty(), "{rebuilt:?}");
+    let pools = [dc1(), far.pool().clone()];
+    let truth = pools.each_ref().map(|pool| target.export(pool));
+    assert!(truth.iter().all(|rows| rows.lines().count() >= 15), "{truth:?}");
+    let directory = target.stop().await;
+
+    // All of it is lost but the snapshots.
+    let anew = tempfile::tempdir().unwrap();
+    fs::rename(directory.path().join("snapshots"), anew.path().join("snapshots")).unwrap();
+    let empty = Target::standby_in(&nats.bus().await, config, anew).await;
+    eventually("it does not begin in the middle", async || {
+        empty.handle.troubles().get("FARSIDE_FAR").cloned()
+    })
+    .await;
+    let rebuilt = empty.handle.rebuild(&empty.path("rebuilt.redb"), &Unwatched).await.unwrap();
+    let store = projector::Store::open(&rebuilt.path, projector::StoreOptions::default()).unwrap();
+    assert_eq!(pools.each_ref().map(|pool| export(&store.reader(), pool)), truth);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_what_went_is_no_gap_in_its_chain() {
+    let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let (target, source, _serving) = synced(&nats, keeping(&keys, SHORT)).await;
+    source.change("Pod/0", "old").await;
+    covered(&target).await;
+    let last = target.bus.stream_state(LOG).await.unwrap().last_seq;
+    let old = target.bus.message(LOG, last).await.unwrap().unwrap();
+    let first = async || {
+        // What an outbox sends again after it was away for longer than the log looks for duplicates.
+        let (headers, body) = (old.headers(), old.body().clone());
+        let headers = headers.into_iter().filter(|(name, _)| *name != "Nats-Msg-Id");
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let message_id = format!("again-{}", target.bus.stream_state(LOG).await.unwrap().last_seq);
+        let copy = bus::Outgoing { subject: old.subject().to_owned(), headers, body, message_id };
+        target.bus.publisher().publish(LOG, &copy, None).await.unwrap();
+        Some(first_seq(&target).await).filter(|first| *first > last)
+    };
+    let floor = live_until(&target, &source, "the log is trimmed behind it", first).await;
+    let behind = target.bus.message(LOG, floor + 1).await.unwrap().unwrap();
+    let id = |message: &bus::LogMessage| {
+        message.headers().into_iter().find(|(name, _)| *name == "ce-id").map(|(_, id)| id.to_owned())
+    };
+    assert_eq!(id(&behind), id(&old), "the first event behind the floor is a copy of one before it");
+    let scrubbed = target.handle.scrub(LOG).await.unwrap();
+    assert_eq!((scrubbed.lost, scrubbed.gaps), (0, 0), "{scrubbed:?}");
+    assert_eq!(faults(&target).await, [""; 0]);
+}

@@ -109,12 +109,14 @@ impl Rebuild<'_> {
     /// does not depend on the order, but what a person confirmed need not be held first.
     async fn streams(&self) -> Result<Vec<(String, Until)>, ConsumersError> {
         let target = subject::target_stream(self.target);
-        let mut streams = Vec::new();
+        let (mut streams, mut lacks) = (Vec::new(), false);
         for stream in [target].into_iter().chain(self.sites.iter().map(subject::site_stream)) {
             let has = self.live.position(&stream)?.map_or(0, |position| position.seq);
-            let first_seq = self.bus.stream_state(&stream).await?.first_seq;
-            let until = if first_seq > has + 1 { Until::Now } else { Until::Seq(has) };
-            streams.push((stream, until));
+            lacks |= self.bus.stream_state(&stream).await?.first_seq > has + 1;
+            streams.push((stream, Until::Seq(has)));
+        }
+        if lacks {
+            streams.iter_mut().for_each(|(_, until)| *until = Until::Now);
         }
         Ok(streams)
     }
