@@ -9,6 +9,7 @@ mod damage;
 mod events;
 mod facts;
 mod holes;
+pub(crate) mod originals;
 mod outbox;
 mod owners;
 mod parked;

@@ -220,6 +220,8 @@ fn prepare(database: &Database) -> Db<u64> {
     txn.open_table(tables::PENDING_NAMES)?;
     txn.open_table(tables::STATED)?;
     txn.open_table(tables::PARKED)?;
+    txn.open_table(tables::ORIGINALS)?;
+    txn.open_table(tables::ORIGINALS_BYTES)?;
     txn.open_table(tables::KEYS)?;
     txn.open_table(tables::REVOKED)?;
     txn.open_table(tables::REMOVED)?;
@@ -240,18 +242,25 @@ fn prepare(database: &Database) -> Db<u64> {
     Ok(FORMAT)
 }
 
-pub(crate) fn live_bytes(pools: &impl ReadableTable<&'static str, &'static [u8]>) -> Db<u64> {
-    pools.iter()?.try_fold(0, |sum, entry| {
+/// The bytes of the rows, and of the originals of what is parked.
+pub(crate) fn live_bytes(
+    pools: &impl ReadableTable<&'static str, &'static [u8]>,
+    originals: &impl ReadableTable<&'static str, u64>,
+) -> Db<u64> {
+    let rows = pools.iter()?.try_fold(0, |sum, entry| -> Db<u64> {
         let (_, state) = entry?;
         Ok(sum + read_json::<PoolState>("a pool", state.value())?.bytes)
-    })
+    })?;
+    originals.iter()?.try_fold(rows, |sum, entry| Ok(sum + entry?.1.value()))
 }
 
 /// Whether more than half of a file is dead. Counting pages reads the whole file, so it is done only
 /// when the rows are few for the file's size.
 fn is_half_dead(path: &Path, database: &Database) -> Db<bool> {
     let file_bytes = std::fs::metadata(path)?.len();
-    let live = live_bytes(&database.begin_read()?.open_table(tables::POOLS)?)?;
+    let txn = database.begin_read()?;
+    let live = live_bytes(&txn.open_table(tables::POOLS)?, &txn.open_table(tables::ORIGINALS_BYTES)?)?;
+    drop(txn);
     if file_bytes < COMPACT_BYTES_MIN || live * 3 > file_bytes {
         return Ok(false);
     }

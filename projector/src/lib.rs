@@ -34,7 +34,7 @@ mod tests;
 pub mod compare;
 
 pub use batch::{Batch, Refusal, check};
-pub use commit::is_harmless;
+pub use commit::{is_harmless, originals::ORIGINALS_BYTES_MAX};
 pub use error::StoreError;
 pub use owner::{
     AgentState, Fork, Gap, HeartbeatSeen, HeldWindow, LastSync, Owner, Proof, SinceSync, Window,

@@ -123,6 +123,11 @@ impl ParkedRecord {
         format!("{}:{}", self.stream, self.seq)
     }
 
+    /// Whether a copy of it may be taken in still.
+    pub(crate) fn is_open(&self) -> bool {
+        self.redriven.is_none() && !self.is_over
+    }
+
     /// Whether its reason contains a text, or what differs from message to message left out, see `kind_of`.
     pub fn is_of_kind(&self, text: &str) -> bool {
         self.reason.contains(text) || kind_of(&self.reason).contains(&kind_of(text))

@@ -72,7 +72,7 @@ pub struct Committed {
 pub struct Size {
     /// On disk, in bytes.
     pub file_bytes: u64,
-    /// Rows and their keys, in bytes; indexes and the tree's own pages come on top.
+    /// Rows and their keys, and the originals of what is parked, in bytes; indexes and the tree's own pages come on top.
     pub live_bytes: u64,
 }
 
@@ -254,7 +254,10 @@ impl Store {
 
     /// The size of the file.
     pub fn size(&self) -> Result<Size, StoreError> {
-        let live_bytes = self.file.read(|snapshot| file::live_bytes(&snapshot.open_table(tables::POOLS)?))?;
+        let live_bytes = self.file.read(|snapshot| {
+            let originals = snapshot.open_table(tables::ORIGINALS_BYTES)?;
+            file::live_bytes(&snapshot.open_table(tables::POOLS)?, &originals)
+        })?;
         let file_bytes = self.file.file_bytes()?;
         Ok(Size { file_bytes, live_bytes })
     }

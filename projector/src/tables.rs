@@ -3,7 +3,7 @@
 use redb::TableDefinition;
 
 /// The format that this build writes; it reads no other one.
-pub(crate) const FORMAT: u64 = 5;
+pub(crate) const FORMAT: u64 = 6;
 
 /// Numbers of the store itself, see the `META_*` keys.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -34,6 +34,11 @@ pub(crate) const STATED: TableDefinition<'_, &str, ()> = TableDefinition::new("s
 /// Stream and sequence of every message that could not be taken in → [`crate::ParkedRecord`]. None is ever forgotten:
 /// a copy of it that comes again must change nothing.
 pub(crate) const PARKED: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("parked");
+/// Stream and sequence of a message of [`PARKED`] → itself, see [`crate::commit::originals`]. A table of its own, so that
+/// lists of what is parked read no bodies.
+pub(crate) const ORIGINALS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("originals");
+/// Stream → how many bytes [`ORIGINALS`] holds of it.
+pub(crate) const ORIGINALS_BYTES: TableDefinition<'_, &str, u64> = TableDefinition::new("originals_bytes");
 /// Key id and origin (`site/cluster source`, or empty for the target) → access key.
 pub(crate) const KEYS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("keys");
 /// Key id and source of an announced key that a person revoked for good → when, in ms. Of the target log alone, and
@@ -204,4 +209,22 @@ pub(crate) fn read_json<'a, T: serde::Deserialize<'a>>(what: &str, bytes: &'a [u
 /// Writes a record as JSON.
 pub(crate) fn write_json<T: serde::Serialize>(record: &T) -> Db<Vec<u8>> {
     serde_json::to_vec(record).map_err(|error| redb::Error::Corrupted(format!("a record: {error}")))
+}
+
+/// Writes a record as JSON behind its length, and a body behind it.
+pub(crate) fn write_with_body<T: serde::Serialize>(record: &T, body: &[u8]) -> Db<Vec<u8>> {
+    let record = write_json(record)?;
+    let length = record.len() as u32;
+    Ok([&length.to_le_bytes()[..], &record, body].concat())
+}
+
+/// Reads what [`write_with_body`] wrote.
+pub(crate) fn read_with_body<'a, T: serde::Deserialize<'a>>(
+    what: &str,
+    stored: &'a [u8],
+) -> Db<(T, &'a [u8])> {
+    let parts = stored.split_first_chunk::<4>();
+    let parts = parts.and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize));
+    let (record, body) = parts.ok_or_else(|| damaged(what))?;
+    Ok((read_json(what, record)?, body))
 }

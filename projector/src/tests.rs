@@ -6,6 +6,7 @@ mod damage;
 mod edges;
 mod late;
 mod oracle;
+mod originals;
 mod property;
 mod records;
 mod redrive;

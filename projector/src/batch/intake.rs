@@ -52,6 +52,10 @@ impl Batch {
     /// Makes a dead letter.
     pub(super) fn bury(&mut self, message: Stored<'_>, fault: Fault, standing: Option<Standing>) {
         let fault = fault.bounded();
+        let headers = message.headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let mut headers: Vec<(String, String)> = headers.collect();
+        // A client library hands them over in no order, and what is kept of a message is the same at every reading.
+        headers.sort_by(|left, right| left.0.cmp(&right.0));
         let letter = DeadLetter {
             stream: message.stream.to_owned(),
             seq: message.seq,
@@ -61,11 +65,7 @@ impl Batch {
             at: standing.and_then(|at| self.place_of(at)),
             message: Some(DeadMessage {
                 subject: message.subject.to_owned(),
-                headers: message
-                    .headers
-                    .iter()
-                    .map(|(name, value)| ((*name).into(), (*value).into()))
-                    .collect(),
+                headers,
                 body: message.body.to_vec(),
             }),
         };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     pending::{DeadLetter, DeadMessage, Pending, Stated},
-    tables::{self, Db, damaged, read_json, write_json},
+    tables::{self, Db, damaged, read_with_body, write_with_body},
 };
 
 /// The tables of the outbox.
@@ -146,9 +146,7 @@ fn write(key: &str, name: String, what: &Stated) -> Db<Vec<u8>> {
             (EntryKind::DeadLetter { stream, seq, stored_at, reason, path, at, message }, body)
         }
     };
-    let entry = write_json(&Entry { key: key.to_owned(), name, what })?;
-    let length = entry.len() as u32;
-    Ok([&length.to_le_bytes()[..], &entry, body].concat())
+    write_with_body(&Entry { key: key.to_owned(), name, what }, body)
 }
 
 /// The key of an entry of the outbox.
@@ -157,10 +155,7 @@ pub(crate) fn pending_key(stored: &[u8]) -> Db<String> {
 }
 
 fn read_entry(stored: &[u8]) -> Db<(Entry, &[u8])> {
-    let wrong = || damaged("an entry of the outbox");
-    let (length, rest) = stored.split_first_chunk::<4>().ok_or_else(wrong)?;
-    let (entry, body) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(wrong)?;
-    Ok((read_json("an entry of the outbox", entry)?, body))
+    read_with_body("an entry of the outbox", stored)
 }
 
 /// Reads an entry of the outbox.

@@ -22,7 +22,7 @@ use bus_schema::{
 };
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{Commit, Outcome, outbox, owners::OwnerRecord};
+use super::{Commit, Outcome, originals, outbox, owners::OwnerRecord};
 use crate::{
     batch::{RedriveCopy, Refusal},
     pending::{DeadLetter, Stated},
@@ -71,6 +71,10 @@ impl Commit<'_, '_> {
         record.body = letter.message.as_ref().map(|message| Hash32::of(&message.body));
         (record.chained, record.source) = (lot.source.clone().zip(letter.at), lot.source);
         (record.late, record.is_over) = (lot.late, lot.is_over);
+        originals::forget(self.txn, &record.stream, record.seq)?;
+        if let Some(message) = letter.message.clone().filter(|_| record.is_open()) {
+            originals::keep(self.txn, &record.stream, record.seq, message)?;
+        }
         write(self.txn, &record)?;
         let (key, seq) = (outbox::parked(&letter.stream, letter.seq), letter.seq);
         self.outbox.add(&key, self.log.reused(seq), &Stated::DeadLetter(letter))
@@ -105,6 +109,7 @@ impl Commit<'_, '_> {
 
     fn note_redriven(&mut self, mut record: ParkedRecord, copy: &RedriveCopy) -> Db<()> {
         record.redriven = Some(copy.seq);
+        originals::forget(self.txn, &record.stream, record.seq)?;
         write(self.txn, &record)?;
         let fact = Redriven {
             stream: record.stream,
@@ -199,12 +204,12 @@ fn recall_one(txn: &WriteTransaction, fact: &Parked) -> Db<()> {
     let record = match known.filter(is_it) {
         Some(known) if known.redriven.is_some() || known.attempts > 0 => return Ok(()),
         Some(known) => ParkedRecord { reason, path, ..known },
-        // The source stands in the message itself; until that is read, only that it had a place is known.
-        None => ParkedRecord {
-            stored_at,
-            chained: at.map(|at| (String::new(), at)),
-            ..ParkedRecord::new(stream, seq, subject, reason, path)
-        },
+        None => {
+            originals::forget(txn, &stream, seq)?;
+            // The source stands in the message itself; until that is read, only that it had a place is known.
+            let chained = at.map(|at| (String::new(), at));
+            ParkedRecord { stored_at, chained, ..ParkedRecord::new(stream, seq, subject, reason, path) }
+        }
     };
     write(txn, &record)
 }

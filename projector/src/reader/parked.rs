@@ -8,7 +8,9 @@ use redb::ReadableTable;
 use super::{Answer, Reader};
 use crate::{
     batch::Refusal,
+    commit::originals::read_original,
     error::StoreError,
+    pending::DeadMessage,
     records::{ParkedRecord, kind_of},
     tables::{self, read_json},
 };
@@ -45,6 +47,37 @@ impl Reader {
         self.ask(|snapshot| {
             let table = snapshot.open_table(tables::PARKED)?;
             table.get((stream, seq))?.map(|known| read_json("a parked message", known.value())).transpose()
+        })
+    }
+
+    /// The original of a parked message, if the pool has kept it; none as well when something else is known of its place
+    /// by now.
+    pub fn original(&self, record: &ParkedRecord) -> Result<Answer<Option<DeadMessage>>, StoreError> {
+        let place = (record.stream.as_str(), record.seq);
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::PARKED)?;
+            let known: Option<ParkedRecord> =
+                table.get(place)?.map(|known| read_json("a parked message", known.value())).transpose()?;
+            let of = |record: &ParkedRecord| (record.stored_at, record.incarnation);
+            if known.is_none_or(|known| of(&known) != of(record)) {
+                return Ok(None);
+            }
+            let kept = snapshot.open_table(tables::ORIGINALS)?.get(place)?;
+            kept.map(|kept| read_original(kept.value())).transpose()
+        })
+    }
+
+    /// How many bytes of originals the pool keeps, by stream, of those that it keeps some of.
+    pub fn originals_bytes(&self) -> Result<Answer<BTreeMap<String, u64>>, StoreError> {
+        self.ask(|snapshot| {
+            let table = snapshot.open_table(tables::ORIGINALS_BYTES)?;
+            table
+                .iter()?
+                .map(|entry| {
+                    let (stream, bytes) = entry?;
+                    Ok((stream.value().to_owned(), bytes.value()))
+                })
+                .collect()
         })
     }
 

@@ -50,11 +50,11 @@ fn a_newer_format_is_refused_with_what_to_do() {
     let (path, directory) = closed(given(&log_of(1)));
     let database = Database::open(&path).unwrap();
     let txn = database.begin_write().unwrap();
-    txn.open_table(tables::META).unwrap().insert(tables::META_FORMAT, 6).unwrap();
+    txn.open_table(tables::META).unwrap().insert(tables::META_FORMAT, 7).unwrap();
     txn.commit().unwrap();
     drop(database);
     let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("written by format 6, this build reads up to 5"), "{error}");
+    assert!(error.contains("written by format 7, this build reads up to 6"), "{error}");
     let advice = format!("run a newer farside, or move {} aside and start farside again", path.display());
     assert!(error.contains(&advice), "{error}");
     let database = Database::open(&path).unwrap();

@@ -10,11 +10,14 @@ use bus_schema::{
     redrive::REDRIVE,
 };
 
-use super::support::{Agent, CREATED, Log, Message, Pool, SITE, at, given, name};
+use super::{
+    originals::original,
+    support::{Agent, CREATED, Log, Message, Pool, SITE, at, given, name},
+};
 use crate::{Batch, Order, ParkedRecord, Stated, Store, StoreOptions, records::kind_of};
 
 /// Moves what was sent as `name` to where it belongs.
-const MEND: &str = r#"[{"op":"move","from":"/name","path":"/id"}]"#;
+pub(super) const MEND: &str = r#"[{"op":"move","from":"/name","path":"/id"}]"#;
 
 /// A change of `Pod/<id>`.
 fn change(agent: &mut Agent, log: &mut Log, id_is: &str, id: &str, revision: &str) -> u64 {
@@ -25,7 +28,7 @@ fn change(agent: &mut Agent, log: &mut Log, id_is: &str, id: &str, revision: &st
 }
 
 /// One that cannot be read, because it names the id otherwise.
-fn poison(agent: &mut Agent, log: &mut Log, id: &str, revision: &str) -> u64 {
+pub(super) fn poison(agent: &mut Agent, log: &mut Log, id: &str, revision: &str) -> u64 {
     change(agent, log, "name", id, revision)
 }
 
@@ -35,19 +38,19 @@ fn plain_change(log: &mut Log, id_is: &str, id: &str, revision: &str) -> u64 {
     log.plain("dc1", "Pod", id, "changed", &body)
 }
 
-fn plain_poison(log: &mut Log, id: &str, revision: &str) -> u64 {
+pub(super) fn plain_poison(log: &mut Log, id: &str, revision: &str) -> u64 {
     plain_change(log, "name", id, revision)
 }
 
-fn record(pool: &Pool, seq: u64) -> ParkedRecord {
+pub(super) fn record(pool: &Pool, seq: u64) -> ParkedRecord {
     pool.reader().parked_record(SITE, seq).unwrap().value.expect("it was parked")
 }
 
-fn parked(pool: &Pool) -> u64 {
+pub(super) fn parked(pool: &Pool) -> u64 {
     pool.reader().dead_letters().unwrap().value
 }
 
-fn facts_of(pool: &Pool) -> Vec<Parked> {
+pub(super) fn facts_of(pool: &Pool) -> Vec<Parked> {
     let fact = |entry: crate::Pending| match entry.what {
         Stated::DeadLetter(letter) => Some(Parked {
             subject: letter.message.map(|message| message.subject).unwrap_or_default(),
@@ -284,6 +287,10 @@ fn the_pool_is_the_same_however_a_log_with_copies_is_cut() {
         assert_eq!(pool.digest(&Agent::new("dc1", "inv")), whole.digest(&Agent::new("dc1", "inv")));
         let letters = |pool: &Pool| pool.reader().parked_after(None, 1_000, |_| true).unwrap().value;
         assert_eq!(letters(&pool), letters(&whole));
+        let originals = |pool: &Pool| -> Vec<_> {
+            letters(pool).iter().map(|letter| original(pool, letter.seq)).collect()
+        };
+        assert_eq!(originals(&pool), originals(&whole));
     }
 }
 
@@ -338,7 +345,7 @@ fn the_past_stays_as_it_was_for_a_build_that_reads_more() {
     pool.then("dc1", &[("Pod/a", "1"), ("Pod/b", "2"), ("Pod/c", "3")]);
 }
 
-/// It knows neither when the log stored what is parked in it, nor where that stands.
+/// It has no originals of what is parked in it.
 #[test]
 fn a_pool_of_the_format_before_is_refused_with_what_to_do() {
     let pool = Pool::new();
@@ -346,11 +353,11 @@ fn a_pool_of_the_format_before_is_refused_with_what_to_do() {
     drop(pool.store);
     let database = redb::Database::open(&path).unwrap();
     let txn = database.begin_write().unwrap();
-    txn.open_table(crate::tables::META).unwrap().insert(crate::tables::META_FORMAT, 4).unwrap();
+    txn.open_table(crate::tables::META).unwrap().insert(crate::tables::META_FORMAT, 5).unwrap();
     txn.commit().unwrap();
     drop(database);
     let error = Store::open(&path, StoreOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("written by format 4 of an older farside"), "{error}");
+    assert!(error.contains("written by format 5 of an older farside"), "{error}");
     assert!(error.contains(&format!("move {} aside", path.display())), "{error}");
 }
 
