@@ -307,6 +307,41 @@ async fn the_list_of_the_parked_survives_a_kill_and_a_rebuild_and_a_pool_that_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_outlive_the_trimming_of_their_log() {
+    let nats = Nats::start().await;
+    let mut test = Redrive::begin(&nats, 500).await;
+    let (upcaster, places) = (test.upcaster(), test.places().await);
+    let place = |n: usize| format!("FARSIDE_LOCAL:{}", places[n]);
+    let (_, listed) = test.ask(&["dlq", "list"]).await;
+    let (_, all) = test.ask(&["dlq", "list", "--all"]).await;
+    let (_, letter) = test.ask(&["dlq", "show", &place(2)]).await;
+    assert!(letter["original"]["body"].as_str().unwrap().contains("\"name\":\"p3\""), "{letter}");
+
+    let log = async_nats::jetstream::new(nats.client().await).get_stream(LOG).await.unwrap();
+    log.purge().sequence(places[4] + 1).await.unwrap();
+    assert!(test.bus.message(LOG, places[4]).await.unwrap().is_none(), "the log has none of them any more");
+    test.world.service.kill_and_start_again();
+    test.parked_are(5).await;
+    assert_eq!(test.ask(&["dlq", "list"]).await.1, listed);
+    assert_eq!(test.ask(&["dlq", "list", "--all"]).await.1, all);
+    assert_eq!(test.ask(&["dlq", "show", &place(2)]).await.1, letter, "to the letter");
+
+    let with = ["--upcaster", &upcaster, "--dry-run"];
+    let dry = eventually("the service acts again", async || {
+        let (code, dry) = test.redrive(&with).await;
+        (code == Some(0)).then_some(dry)
+    });
+    assert_eq!(dry.await["decodes"], 5);
+    let (code, done) = test.redrive(&["--upcaster", &upcaster]).await;
+    assert_eq!((code, done["redriven"].as_u64()), (Some(0), Some(5)), "{done}");
+    assert_eq!(poisoned(&live(&test.export(None).await)), test.expected());
+    test.parked_are(0).await;
+    let (_, letter) = test.ask(&["dlq", "show", &place(2)]).await;
+    let copy = letter["redriven"].as_str().unwrap();
+    assert!(letter["missing"].as_str().unwrap().contains(copy), "where to look instead: {letter}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_of_what_is_no_dead_letter_or_no_upcaster_is_refused_with_what_to_do() {
     let nats = Nats::start().await;
     let test = Redrive::begin(&nats, 200).await;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bus_schema::{PoolId, Timestamp, fact::log::LogFact, stream::FULL_ALARM_PERCENT, subject};
-use projector::{Contradiction, DamageRecord, LogFactRecord, Owner, PoolSummary, SyncRecord};
+use projector::{
+    Contradiction, DamageRecord, LogFactRecord, ORIGINALS_BYTES_MAX, Owner, PoolSummary, SyncRecord,
+};
 
 use crate::{
     ports::Doing,
@@ -339,6 +341,20 @@ pub fn dead_letter_alarm(facts: &[LogFactRecord], now: Timestamp) -> Option<Alar
         late.len()
     );
     Some(Alarm { kind: AlarmKind::DeadLetters, text, since: Some(since) })
+}
+
+/// The pool has little room left for the originals of dead letters, which no trimming of their log can take away.
+pub fn originals_alarms(bytes: &BTreeMap<String, u64>) -> Vec<Alarm> {
+    let percent = |bytes: u64| bytes.saturating_mul(100) / ORIGINALS_BYTES_MAX;
+    let full = bytes.iter().filter(|(_, bytes)| percent(**bytes) >= FULL_ALARM_PERCENT);
+    full.map(|(stream, bytes)| {
+        let text = format!(
+            "the dead letters of {stream} take {} % of the room for their originals; what comes when it is full can be redriven only while the log holds it: stop who publishes it ('farside dlq list'), and redrive what can be mended",
+            percent(*bytes)
+        );
+        Alarm { kind: AlarmKind::DeadLetters, text, since: None }
+    })
+    .collect()
 }
 
 fn is_unproved_since(pool: &PoolRead, stream: &str, at: Timestamp) -> bool {

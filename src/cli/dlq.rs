@@ -133,7 +133,7 @@ fn one(letter: &LetterView) -> String {
     lines.extend(letter.stored_at.map(|at| ("STORED", at.to_string())));
     lines.extend(letter.chain.as_ref().map(|(source, at)| ("CHAIN", format!("{at} of {source}"))));
     let Some(original) = &letter.original else {
-        lines.push(("ORIGINAL", "the log does not hold it any more".to_owned()));
+        lines.push(("ORIGINAL", letter.missing.clone().unwrap_or_default()));
         return text(&lines);
     };
     let header = |(name, value): &(String, String)| ("HEADER", format!("{name}: {value}"));

@@ -11,7 +11,7 @@ use bus::{LogMessage, dead_letter};
 use bus_schema::subject;
 use data_encoding::HEXLOWER;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use projector::{Reader, StoreError};
+use projector::{DeadMessage, ParkedRecord, Reader, StoreError};
 use serde::Deserialize;
 
 use crate::{
@@ -92,21 +92,41 @@ pub(super) async fn show(
     Path(place): Path<String>,
 ) -> Result<Json<LetterView>, Problem> {
     let (stream, seq) = place_of(&place)?;
-    api.linked()?;
     let of = stream.clone();
-    let record = api.read(move |reader| reader.parked_record(&of, seq)).await?.value.ok_or_else(|| {
+    let known = api.read(move |reader| {
+        let Some(record) = reader.parked_record(&of, seq)?.value else { return Ok(None) };
+        let kept = reader.original(&record)?.value;
+        Ok(Some((record, kept)))
+    });
+    let (record, kept) = known.await?.ok_or_else(|| {
         let text = format!("{place} is no dead letter; 'farside dlq list --all' shows those that there are");
         Problem::not_found(text)
     })?;
-    let message = api.parts.bus.message(&stream, seq).await.map_err(unread)?;
-    let message = message.filter(|message| message.with_stored(|stored| record.stands_at(stored)));
-    Ok(Json(LetterView::new(record, message.as_ref().map(original))))
+    let original = match kept {
+        Some(DeadMessage { headers, body, .. }) => Some(original(headers, &body)),
+        None => in_log(&api, &record).await?,
+    };
+    let letters = subject::dead_letter_stream(&api.parts.target);
+    Ok(Json(LetterView::new(record, original, &letters)))
 }
 
-fn original(message: &LogMessage) -> OriginalView {
-    let headers = message.headers().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let (headers, text) = (headers.collect(), std::str::from_utf8(message.body()).ok());
-    let body_hex = text.is_none().then(|| HEXLOWER.encode(message.body()));
+/// The original of what the pool does not keep: it was taken in, its epoch was over, or there was no room for it.
+async fn in_log(api: &Api, record: &ParkedRecord) -> Result<Option<OriginalView>, Problem> {
+    api.linked()?;
+    let message = api.parts.bus.message(&record.stream, record.seq).await.map_err(unread)?;
+    let message = message.filter(|message| message.with_stored(|stored| record.stands_at(stored)));
+    Ok(message.map(|message| {
+        let headers = message.headers().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut headers: Vec<_> = headers.collect();
+        // As the pool keeps them.
+        headers.sort_by(|left, right| left.0.cmp(&right.0));
+        original(headers, message.body())
+    }))
+}
+
+fn original(headers: Vec<(String, String)>, body: &[u8]) -> OriginalView {
+    let text = std::str::from_utf8(body).ok();
+    let body_hex = text.is_none().then(|| HEXLOWER.encode(body));
     OriginalView { headers, body: text.map(str::to_owned), body_hex }
 }
 

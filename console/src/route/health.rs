@@ -73,10 +73,11 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     let lease = lease(api, &nats, vitals.lease_held).await;
     let house = hindrances(&nats, &vitals);
     let (for_pools, of_house) = (vitals.clone(), house.clone());
-    let (reads, as_of, dead_letters, facts, damages) = read_in(api.reader(), move |reader| {
+    let (reads, as_of, (dead_letters, originals), facts, damages) = read_in(api.reader(), move |reader| {
         let facts = reader.log_facts(LOG_FACTS_MAX)?.value;
         let (reads, as_of) = (pools(reader, &for_pools, &of_house)?, reader.as_of()?);
-        Ok((reads, as_of, reader.dead_letters()?.value, facts, reader.damages()?.value))
+        let parked = (reader.dead_letters()?.value, reader.originals_bytes()?.value);
+        Ok((reads, as_of, parked, facts, reader.damages()?.value))
     })
     .await?;
     let mut alarms: Vec<_> = reads.iter().flat_map(|read| status::pool_alarms(read, now)).collect();
@@ -90,6 +91,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(house.into_iter().map(|Hindrance { kind, since, text }| Alarm { kind, text, since }));
     alarms.extend(status::signing_alarms(vitals.unsigned.as_deref(), &vitals.contradictions));
     alarms.extend(status::dead_letter_alarm(&facts, now).filter(|_| dead_letters > 0));
+    alarms.extend(status::originals_alarms(&originals));
     alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
@@ -103,6 +105,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
         logs,
         pools: seen.map(|read| status::pool(read, now)).collect(),
         dead_letters,
+        dead_letter_bytes: originals,
         file_bytes: vitals.file_bytes,
         live_bytes: vitals.live_bytes,
         alarms,

@@ -83,6 +83,11 @@ fn house(registry: &mut Registry, status: &StatusView) {
 }
 
 fn logs(registry: &mut Registry, status: &StatusView) {
+    let family = Family::<Log, Number>::default();
+    for (log, bytes) in &status.dead_letter_bytes {
+        family.get_or_create(&Log { log: log.clone() }).set(*bytes as f64);
+    }
+    registry.register("dead_letter_bytes", "Originals of dead letters that the pool keeps", family);
     let mut each = |name: &str, help: &str, value: fn(&crate::view::LogView) -> Option<f64>| {
         let family = Family::<Log, Number>::default();
         for log in &status.logs {

@@ -239,6 +239,18 @@ fn dead_letters_are_an_alarm_for_a_day() {
 }
 
 #[test]
+fn originals_of_dead_letters_that_fill_their_room_are_an_alarm() {
+    let held = |bytes| originals_alarms(&[("FARSIDE_LOCAL".to_owned(), bytes)].into());
+    assert_eq!(held(ORIGINALS_BYTES_MAX / 2), []);
+    let alarm = held(ORIGINALS_BYTES_MAX / 10 * 9).remove(0);
+    assert!(
+        alarm.text.contains("FARSIDE_LOCAL") && alarm.text.contains("farside dlq list"),
+        "{}",
+        alarm.text
+    );
+}
+
+#[test]
 fn a_publisher_without_digests_is_unproven_not_wrong() {
     let plain = Owner { agent: None, at: None, proof: None, last_event_at: ago(999_999), ..owner() };
     let view = pool(&read(vec![owner(), plain]), NOW);

@@ -104,12 +104,15 @@ pub struct LetterView {
     /// Where the copy stands that was taken in, `stream:seq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redriven: Option<String>,
-    /// The original; absent when the log does not hold it any more.
+    /// The original; absent when neither the pool nor the log holds it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<OriginalView>,
+    /// Why there is no original, and where to look instead; absent when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
-/// A message as the log has it.
+/// A message as the log stored it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginalView {
     /// Names and values.
@@ -123,13 +126,28 @@ pub struct OriginalView {
 }
 
 impl LetterView {
-    /// What is known of a parked message, with its original if the log has it still.
-    pub fn new(record: ParkedRecord, original: Option<OriginalView>) -> Self {
+    /// What is known of a parked message, with its original if that was found; `dead_letters` is their own log.
+    pub fn new(record: ParkedRecord, original: Option<OriginalView>, dead_letters: &str) -> Self {
         let (place, redriven) = (record.place(), record.redriven);
+        let missing = original.is_none().then(|| missing(&record, dead_letters));
         let ParkedRecord { stream, subject, reason, path, attempts, stored_at, chained, .. } = record;
         let chain = chained.map(|(source, at)| (source, format!("{}:{}", at.epoch, at.seq)));
         let redriven = redriven.map(|copy| format!("{stream}:{copy}"));
-        Self { place, subject, reason, path, attempts, stored_at, chain, redriven, original }
+        Self { place, subject, reason, path, attempts, stored_at, chain, redriven, original, missing }
+    }
+}
+
+fn missing(record: &ParkedRecord, dead_letters: &str) -> String {
+    match record.redriven {
+        Some(copy) => {
+            format!(
+                "the log does not hold it any more; its copy at {}:{copy} is it to the letter",
+                record.stream
+            )
+        }
+        None => {
+            format!("neither the pool nor the log holds it any more; {dead_letters} has its headers and body")
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is in sync, what is behind and why, as the API answers it.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use bus_schema::{Name, PoolId, Timestamp};
 use projector::SinceSync;
@@ -29,6 +29,9 @@ pub struct StatusView {
     pub pools: Vec<PoolView>,
     /// Messages that could not be taken in.
     pub dead_letters: u64,
+    /// Bytes of their originals that the pool keeps, by log.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dead_letter_bytes: BTreeMap<String, u64>,
     /// Size of the pool's file, in bytes.
     pub file_bytes: u64,
     /// Of it in use, in bytes.

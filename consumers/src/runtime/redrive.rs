@@ -1,12 +1,13 @@
 //! Redriving: copies of parked messages, page by page, published to the log that the originals stand in.
 //!
 //! ```text
-//! the pool has all of the log ─► a page of parked messages ─► read each original ─► mend ─► would it be taken in?
+//! the pool has all of the log ─► a page of parked messages ─► each one's original ─► mend ─► would it be taken in?
 //!        ▲                                                                  no: told why ◄──┤
 //!        └── the pool has the copies: what became of each is told ◄── publish the copy ◄────┘ yes
 //! ```
 //! Who is killed in between asks again: what was taken in is parked no more, and a copy that was published twice is
-//! taken in once, because the pool remembers. Only the holder of the lease does it; the site's log knows nothing of
+//! taken in once, because the pool remembers. The originals stand in the pool, so the log may be trimmed in front of
+//! its copies; only what the pool has never read, or had no room for, is looked for in the log. Only the holder of the lease does it; the site's log knows nothing of
 //! the lease, so a holder that was one may publish a last page, which changes nothing either.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -19,12 +20,12 @@ use bus_schema::{
     subject,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use projector::{ParkedRecord, Refusal, Store};
+use projector::{DeadMessage, ParkedRecord, Refusal, Store};
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::applied::Progress;
-use crate::error::ConsumersError;
+use crate::{error::ConsumersError, task::blocking};
 
 /// Most messages of one page: a page is what is lost when somebody is killed, and what is told at once.
 pub const PAGE_MAX: usize = 500;
@@ -259,16 +260,26 @@ impl Redriving<'_> {
         if record.is_over {
             return Ok(Err(Refusal { reason: record.reason.clone(), path: record.path.clone() }));
         }
-        let original = self.bus.message(&record.stream, record.seq).await?;
-        let Some(original) = original.filter(|found| found.with_stored(|stored| record.stands_at(stored)))
-        else {
+        let Some(original) = self.original(record).await? else {
             let dead_letters = subject::dead_letter_stream(self.target);
             return dead(format!(
-                "the log does not hold {} any more, so it cannot be copied; {dead_letters} has its headers and body: have it published again",
+                "neither the pool nor the log holds {} any more, so it cannot be copied; {dead_letters} has its headers and body: have it published again",
                 record.place()
             ));
         };
         Ok(Ok(self.copy_of(record, &original)))
+    }
+
+    /// The message that is parked: from the pool, or else from the log, which may have another one at its place.
+    async fn original(&self, record: &ParkedRecord) -> Result<Option<LogMessage>, ConsumersError> {
+        let (reader, of) = (self.store.reader(), record.clone());
+        let kept = blocking("redrive", move || Ok(reader.original(&of)?.value)).await?;
+        if let Some(DeadMessage { subject, headers, body }) = kept {
+            let stored_at = record.stored_at.unwrap_or_default();
+            return Ok(Some(LogMessage::kept(&record.stream, record.seq, stored_at, subject, headers, body)));
+        }
+        let found = self.bus.message(&record.stream, record.seq).await?;
+        Ok(found.filter(|found| found.with_stored(|stored| record.stands_at(stored))))
     }
 
     fn copy_of(&self, record: &ParkedRecord, original: &LogMessage) -> Outgoing {
