@@ -85,20 +85,32 @@ fn is_of_kind(entity: &str, kind: &str) -> bool {
     entity.strip_prefix(kind).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether a fact names a pool, a source or a subject of the cluster.
-fn speaks_of_cluster(data: &Value, (site, cluster): &(Option<Name>, Name)) -> bool {
+/// Whether a fact names a pool, a source or a subject of the cluster, anywhere in its data: a checkpoint has its owners in
+/// a list.
+fn speaks_of_cluster(data: &Value, wanted: &(Option<Name>, Name)) -> bool {
+    let speaks = |part: &Value| speaks_of_cluster(part, wanted);
+    match data {
+        Value::Array(parts) => parts.iter().any(speaks),
+        Value::Object(members) => names_cluster(data, wanted) || members.values().any(speaks),
+        _ => false,
+    }
+}
+
+/// Whether the members of an object themselves name it.
+fn names_cluster(data: &Value, (site, cluster): &(Option<Name>, Name)) -> bool {
     let is_it = |of: &str, name: &str| {
         site.as_ref().is_none_or(|site| site.as_str() == of) && name == cluster.as_str()
     };
     let said = |field: &str| data[field].as_str();
-    let pools = data["pools"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let texts = |field: &str| data[field].as_array().into_iter().flatten().filter_map(Value::as_str);
     let of_pool = |pool: &str| pool.split_once('/').is_some_and(|(of, name)| is_it(of, name));
     let of_parts = |text: &str, by: char, site: usize, cluster: usize| {
         let part = |at| text.split(by).nth(at);
         part(site).zip(part(cluster)).is_some_and(|(of, name)| is_it(of, name))
     };
     said("pool").is_some_and(of_pool)
-        || pools.into_iter().any(of_pool)
+        || texts("pools").any(of_pool)
+        || texts("clusters").any(|name| said("site").is_some_and(|of| is_it(of, name)))
         || [said("owner"), said("source")].into_iter().flatten().any(|source| of_parts(source, '/', 1, 2))
         || said("subject").is_some_and(|subject| of_parts(subject, '.', 2, 4))
 }
@@ -164,9 +176,13 @@ mod tests {
             json!({"pools": ["local/dc2", "local/dc1"]}),
             json!({"owner": "/local/dc1/resource/inv"}),
             json!({"subject": "far.v1.local.evt.dc1.resource.x.changed"}),
+            // As in a checkpoint, and when an agent is enrolled.
+            json!({"number": 7, "owners": [{"pool": "local/dc2"}, {"pool": "local/dc1", "owner": "x"}]}),
+            json!({"site": "local", "clusters": ["dc2", "dc1"]}),
         ] {
             assert!(passes(&cluster, data.clone()), "{data}");
         }
+        assert!(!passes(&cluster, json!({"owners": [{"pool": "local/dc2"}], "clusters": ["dc1"]})));
         assert!(!passes(&cluster, json!({"pool": "local/dc2"})) && !passes(&cluster, json!({})));
         let entity = Filter { entity: Some("Pod/a".into()), ..Filter::default() };
         assert!(passes(&entity, json!({"resources": [{"key": "Pod/a"}]})));
