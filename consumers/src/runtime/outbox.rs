@@ -4,7 +4,7 @@
 //!
 //! A process without the lease states nothing: it only drops what it sees stated by the holder.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bus::{Bus, LogMessage, Outgoing, PublishErrorKind, dead_letter};
 use bus_schema::{
@@ -16,7 +16,7 @@ use bus_schema::{
     subject,
 };
 use projector::{DeadLetter, DeadMessage, Pending, Stated, Store};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts::FactPublisher, logs::Logs};
@@ -26,6 +26,8 @@ use crate::{error::ConsumersError, task::blocking};
 const ENTRIES_MAX: usize = 256;
 /// How often the outbox is looked at without being called: after an error, and without the lease.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often an entry that cannot be stated as it is is told of: it stays, and somebody who looks once a day sees it.
+const STUCK_SAID_EVERY: Duration = Duration::from_secs(3_600);
 /// The consumer's name on the dead letters of the projector.
 const CONSUMER: &str = "projector";
 
@@ -46,9 +48,9 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Runs until `shutdown`; an error is logged and tried again.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut lease = self.facts.lease();
+        let (mut lease, mut stuck) = (self.facts.lease(), Stuck::default());
         loop {
-            if let Err(error) = self.empty().await {
+            if let Err(error) = self.empty(&mut stuck).await {
                 self.logs.miss(&error);
                 tracing::warn!(%error, "cannot state what the projector found; it is kept and tried again");
             }
@@ -61,13 +63,13 @@ impl Outbox {
         }
     }
 
-    async fn empty(&self) -> Result<(), ConsumersError> {
+    async fn empty(&self, said: &mut Stuck) -> Result<(), ConsumersError> {
         // Those that no log takes stay where they are, before the others: so many more are looked at.
         let mut stuck = 0;
         loop {
             let (store, limit) = (self.store.clone(), ENTRIES_MAX + stuck);
             let entries = blocking("outbox", move || Ok(store.pending(limit)?)).await?;
-            let Dealt { done, stuck: found, failed } = self.deal_with_all(&entries).await;
+            let Dealt { done, stuck: found, failed } = self.deal_with_all(&entries, said).await;
             let moved = !done.is_empty() || found > stuck;
             stuck = found;
             if !done.is_empty() {
@@ -82,14 +84,16 @@ impl Outbox {
         }
     }
 
-    async fn deal_with_all(&self, entries: &[Pending]) -> Dealt {
+    async fn deal_with_all(&self, entries: &[Pending], said: &mut Stuck) -> Dealt {
         let mut dealt = Dealt { done: Vec::with_capacity(entries.len()), stuck: 0, failed: None };
         for entry in entries {
             match self.deal_with(entry).await {
                 Ok(true) => dealt.done.push(entry.id),
                 Ok(false) => {}
                 Err(error) if is_of_the_entry(&error) => {
-                    tracing::error!(%error, entry = entry.name, "what the projector found cannot be stated as it is; it is kept, and the others go on");
+                    if said.is_to_be_said(entry.id, Instant::now()) {
+                        tracing::error!(%error, entry = entry.name, "what the projector found cannot be stated as it is; it is kept, and the others go on");
+                    }
                     dealt.stuck += 1;
                 }
                 Err(error) => {
@@ -180,6 +184,22 @@ struct Dealt {
     failed: Option<ConsumersError>,
 }
 
+/// Entries that cannot be stated as they are, by their ids: when each was told of last. The outbox looks at them again
+/// and again, which nobody is to read.
+#[derive(Default)]
+struct Stuck(BTreeMap<u64, Instant>);
+
+impl Stuck {
+    /// Whether it is new, or was told of long ago; it is told of now.
+    fn is_to_be_said(&mut self, id: u64, now: Instant) -> bool {
+        let is_due = self.0.get(&id).is_none_or(|said| now.duration_since(*said) >= STUCK_SAID_EVERY);
+        if is_due {
+            self.0.insert(id, now);
+        }
+        is_due
+    }
+}
+
 /// Whether an error is of one entry alone: the one behind it may be stated all the same.
 fn is_of_the_entry(error: &ConsumersError) -> bool {
     match error {
@@ -202,4 +222,17 @@ fn parked(letter: &DeadLetter, original: Option<&LogMessage>) -> Parked {
 
 fn header<'a>(message: &'a LogMessage, name: &str) -> Option<&'a str> {
     message.headers().into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_be_stated_is_told_of_once_and_then_rarely() {
+        let (mut stuck, start) = (Stuck::default(), Instant::now());
+        let said = (0..4_000).filter(|look| stuck.is_to_be_said(7, start + LOOK_EVERY * *look));
+        assert_eq!(said.count(), 3, "at once, after one hour and after two");
+        assert!(stuck.is_to_be_said(8, start), "another one is told of by itself");
+    }
 }
