@@ -262,6 +262,19 @@ async fn the_pool_of_any_past_sequence_is_what_a_naive_replay_of_the_log_says_by
     compare(&up, &mut world, rounds, seed).await;
 }
 
+/// A moment as it is asked for, and the last message of it.
+fn by_seq(seq: u64) -> (String, u64) {
+    (format!("{LOG}:{seq}"), seq)
+}
+
+/// All that the log had stored at this time.
+fn by_time(log: &[Raw], time: &str) -> (String, u64) {
+    let at = |raw: &Raw| raw.stored_at.parse::<bus_schema::Timestamp>().unwrap();
+    let moment = time.parse().unwrap();
+    let last = log.iter().take_while(|raw| at(raw) <= moment).last().unwrap();
+    (time.to_owned(), last.seq)
+}
+
 async fn compare(up: &Up, world: &mut World, rounds: u64, seed: u64) {
     let log = log(&world.bus).await;
     let whole = naive(&log, u64::MAX);
@@ -283,10 +296,13 @@ async fn compare(up: &Up, world: &mut World, rounds: u64, seed: u64) {
     let first = log.iter().position(|raw| !naive(&log, raw.seq).export().is_empty()).unwrap();
     let a_dead_letter = *whole.parked.keys().nth(3).unwrap();
     let chance: Vec<_> = (0..rounds)
-        .map(|_| log[first + world.random.below((log.len() - first) as u64) as usize].seq)
+        .map(|round| {
+            let raw = &log[first + world.random.below((log.len() - first) as u64) as usize];
+            // Every other one by its time, which others of that moment share.
+            if round % 2 == 0 { by_seq(raw.seq) } else { by_time(&log, &raw.stored_at) }
+        })
         .collect();
-    for seq in chance.into_iter().chain([a_dead_letter, last]) {
-        let place = format!("{LOG}:{seq}");
+    for (place, seq) in chance.into_iter().chain([by_seq(a_dead_letter), by_seq(last)]) {
         let said = up.verb(&["pool", "export", "dc1", "--at", &place]);
         assert_eq!(
             said.code,
