@@ -212,6 +212,8 @@ impl Redrive {
         let counts = (dry["decodes"].as_u64(), dry["dead"].as_u64());
         assert_eq!((code, counts), (Some(0), (Some(self.poisoned), Some(0))));
         assert_eq!(dry["items"][0]["data"]["id"], "p1", "into what it would decode");
+        assert_eq!(dry["unchanged"], 2, "what is newer stands, and the second is gone: {dry}");
+        assert_eq!([&dry["items"][0]["changes"], &dry["items"][2]["changes"]], [false, true]);
         assert_eq!(self.copies().await, 0, "nothing was published");
         example.to_owned()
     }
@@ -266,6 +268,8 @@ async fn poison_that_an_upcaster_mends_is_applied_once_each_whoever_is_killed() 
         .await;
     let (_, history) = test.ask(&["pool", "history", "kill", "Item/p3"]).await;
     assert_eq!(history["items"][1]["data"]["id"], "p3", "history shows what was taken in: {history}");
+    let (_, letter) = test.ask(&["dlq", "show", &example]).await;
+    assert_eq!(letter["changed"], false, "what is newer stands: {letter}");
 
     // Twice, and not only for as long as NATS remembers message ids.
     let copies = test.copies().await;
@@ -354,6 +358,11 @@ async fn a_redrive_of_what_is_no_dead_letter_or_no_upcaster_is_refused_with_what
         (&["FARSIDE_LOCAL:1"][..], 1, "FARSIDE_LOCAL:1 is no dead letter"),
         (&["here"][..], 1, "write stream:sequence"),
         (&["--range", "FARSIDE_LOCAL:9-1"][..], 1, "write stream:from-to"),
+        (
+            &["--range", "FARSIDE_LOCLA:1-9"][..],
+            1,
+            "there is no log FARSIDE_LOCLA; name one of FARSIDE_LOCAL, FARSIDE_TGT_LOCAL",
+        ),
         (&["--reason", "x", "--upcaster", &broken][..], 2, "the patch of rule 1 is wrong"),
         (&["--reason", "x", "--upcaster", "missing.toml"][..], 2, "missing.toml is no upcaster"),
     ] {

@@ -17,7 +17,7 @@ mod pool;
 mod rows;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schema::fact::{Fact, log::LogFact};
 use redb::WriteTransaction;
@@ -54,6 +54,8 @@ pub(crate) struct Commit<'t, 'b> {
     pools: BTreeMap<String, PoolWriter<'t>>,
     outbox: Outbox<'t>,
     rows: u64,
+    /// Sequences of the parked messages whose copies changed something.
+    changed: BTreeSet<u64>,
 }
 
 /// Whether an event of a run is taken in.
@@ -87,6 +89,7 @@ struct Outcome {
 pub(crate) struct Written {
     pub(crate) rows: u64,
     pub(crate) pending: u64,
+    pub(crate) changed: BTreeSet<u64>,
 }
 
 /// Puts a batch of the log into the pools.
@@ -103,6 +106,7 @@ pub(crate) fn apply(txn: &WriteTransaction, log: &LogState, mut batch: Batch) ->
         pools: BTreeMap::new(),
         outbox: Outbox::open(txn)?,
         rows: 0,
+        changed: BTreeSet::new(),
     };
     for segment in segments {
         commit.segment(segment)?;
@@ -205,6 +209,6 @@ impl<'t> Commit<'t, '_> {
             pool.flush()?;
         }
         let pending = self.outbox.finish()?;
-        Ok(Written { rows: self.rows, pending })
+        Ok(Written { rows: self.rows, pending, changed: self.changed })
     }
 }

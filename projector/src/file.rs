@@ -146,6 +146,19 @@ impl File {
         })
     }
 
+    /// Runs work in a write transaction that is given up: nothing of it stays.
+    pub(crate) fn try_out<T>(&self, work: impl FnOnce(&WriteTransaction) -> Db<T>) -> Result<T, StoreError> {
+        let open = self.open_again()?;
+        let database = open.as_ref().map(|open| &open.database).ok_or(redb::Error::DatabaseClosed);
+        let done = database.and_then(|database| {
+            let txn = database.begin_write()?;
+            let done = work(&txn)?;
+            txn.abort()?;
+            Ok(done)
+        });
+        done.map_err(|error| self.wrong(error))
+    }
+
     /// The open database; opens it when the last write failed.
     fn open_again(&self) -> Result<RwLockReadGuard<'_, Option<Open>>, StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);

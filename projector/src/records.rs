@@ -93,12 +93,14 @@ pub struct ParkedRecord {
     pub attempts: u32,
     /// The sequence of the copy that was taken in; none = it is parked.
     pub redriven: Option<u64>,
+    /// Whether that copy changed anything; not when what is newer stands, or its source has said since what there is.
+    pub changed: bool,
 }
 
 impl ParkedRecord {
     /// One of which nothing more is known.
     pub(crate) fn new(stream: String, seq: u64, subject: String, reason: String, path: String) -> Self {
-        let (stored_at, incarnation, is_over, attempts, redriven) = (None, 0, false, 0, None);
+        let (stored_at, incarnation, is_over, attempts, redriven, changed) = (None, 0, false, 0, None, false);
         let (chained, source, body, late) = (None, None, None, None);
         Self {
             stream,
@@ -115,6 +117,7 @@ impl ParkedRecord {
             is_over,
             attempts,
             redriven,
+            changed,
         }
     }
 

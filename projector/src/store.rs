@@ -1,6 +1,6 @@
 //! The store: one redb file with every pool of a target.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use bus_schema::{Hash32, PoolId, Timestamp, fact::log::Parked, proof};
 use redb::ReadableTable;
@@ -119,6 +119,18 @@ impl Store {
             let (rows, pending) = (written.rows, written.pending);
             Ok(Committed { position: reached.position(&stream), messages, rows, pending })
         })
+    }
+
+    /// What a batch would do if it came next, whatever its sequences: of which parked messages, by their sequences, it has
+    /// copies that would change something. Nothing is written; commits wait meanwhile. Errors: the log is not known, the
+    /// disk.
+    pub fn rehearse(&self, batch: Batch) -> Result<BTreeSet<u64>, StoreError> {
+        let stream = batch.stream().to_owned();
+        let known = self.file.try_out(|txn| {
+            let Some(known) = log::read(&txn.open_table(tables::LOGS)?, &stream)? else { return Ok(None) };
+            Ok(Some(commit::apply(txn, &known, batch)?.changed))
+        })?;
+        known.ok_or(StoreError::UnknownLog { stream })
     }
 
     /// Where the projector is in a log; none = [`Store::begin_log`] was never called for it.

@@ -38,11 +38,15 @@ fn read(asked: RedriveAsked) -> Asked {
 
 fn item(Looked { record, outcome }: Looked) -> RedriveItem {
     let outcome = match outcome {
-        Outcome::Redriven(copy) => RedriveOutcome::Redriven { copy: format!("{}:{copy}", record.stream) },
+        Outcome::Redriven(copy) => {
+            let (copy, changed) = (format!("{}:{copy}", record.stream), record.changed);
+            RedriveOutcome::Redriven { copy, changed }
+        }
         Outcome::Decodes(decoded) => RedriveOutcome::Decodes {
             event_type: decoded.event_type,
             source: decoded.source,
             data: decoded.data,
+            changes: decoded.changes,
         },
         Outcome::Dead(refusal) => RedriveOutcome::Dead { reason: refusal.reason, path: refusal.path },
     };

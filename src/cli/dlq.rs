@@ -11,6 +11,9 @@ use super::{
 
 mod redrive;
 
+/// What is said of a copy that was taken in and wrote nothing.
+const NOTHING_CHANGED: &str = "which changed nothing: what is newer stands";
+
 /// Look at the dead letters, messages that could not be taken in, and have them taken in after all
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dlq {
@@ -119,6 +122,9 @@ fn each(letters: &DeadLettersView) -> String {
 
 fn one(letter: &LetterView) -> String {
     let state = match &letter.redriven {
+        Some(copy) if letter.changed == Some(false) => {
+            format!("taken in, by its copy at {copy}, {NOTHING_CHANGED}")
+        }
         Some(copy) => format!("taken in, by its copy at {copy}"),
         None => "parked".to_owned(),
     };

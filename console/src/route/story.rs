@@ -123,10 +123,16 @@ pub(super) async fn refused(api: &Api, message: &LogMessage) -> Result<Option<St
     let (stream, seq) = (message.stream().to_owned(), message.seq());
     if let Some(origin) = entry(message).redrive_of.and_then(|of| of.rsplit_once(':')?.1.parse().ok()) {
         let known = api.read(move |reader| reader.parked_record(&stream, origin)).await?.value;
-        let counts = known.is_some_and(|known| known.redriven == Some(seq));
-        let why =
-            "its original is no dead letter, or another copy of it was taken in, or this one could not be";
-        return Ok((!counts).then(|| why.to_owned()));
+        let why = match known.filter(|known| known.redriven == Some(seq)) {
+            Some(known) if known.changed => return Ok(None),
+            Some(_) => {
+                "it was taken in and changed nothing: what is newer stands, or its source has said since what there is"
+            }
+            None => {
+                "its original is no dead letter, or another copy of it was taken in, or this one could not be"
+            }
+        };
+        return Ok(Some(why.to_owned()));
     }
     let parked = api.read(move |reader| reader.parked(&stream, seq)).await?.value;
     Ok(parked.map(|refusal| format!("it is a dead letter: {} (at {})", refusal.reason, refusal.path)))

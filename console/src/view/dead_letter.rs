@@ -104,6 +104,9 @@ pub struct LetterView {
     /// Where the copy stands that was taken in, `stream:seq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redriven: Option<String>,
+    /// Whether that copy changed anything; absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
     /// The original; absent when neither the pool nor the log holds it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<OriginalView>,
@@ -129,11 +132,24 @@ impl LetterView {
     /// What is known of a parked message, with its original if that was found; `dead_letters` is their own log.
     pub fn new(record: ParkedRecord, original: Option<OriginalView>, dead_letters: &str) -> Self {
         let (place, redriven) = (record.place(), record.redriven);
+        let changed = redriven.map(|_| record.changed);
         let missing = original.is_none().then(|| missing(&record, dead_letters));
         let ParkedRecord { stream, subject, reason, path, attempts, stored_at, chained, .. } = record;
         let chain = chained.map(|(source, at)| (source, format!("{}:{}", at.epoch, at.seq)));
         let redriven = redriven.map(|copy| format!("{stream}:{copy}"));
-        Self { place, subject, reason, path, attempts, stored_at, chain, redriven, original, missing }
+        Self {
+            place,
+            subject,
+            reason,
+            path,
+            attempts,
+            stored_at,
+            chain,
+            redriven,
+            changed,
+            original,
+            missing,
+        }
     }
 }
 
@@ -184,6 +200,8 @@ pub enum RedriveOutcome {
     Redriven {
         /// Where that stands, `stream:seq`.
         copy: String,
+        /// Whether it changed anything; not when what is newer stands, or its source has said since what there is.
+        changed: bool,
     },
     /// It would be taken in, as this.
     Decodes {
@@ -194,6 +212,8 @@ pub enum RedriveOutcome {
         source: String,
         /// The data.
         data: Value,
+        /// Whether it would change anything.
+        changes: bool,
     },
     /// It cannot be taken in.
     Dead {

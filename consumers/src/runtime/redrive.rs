@@ -20,7 +20,7 @@ use bus_schema::{
     subject,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use projector::{DeadMessage, ParkedRecord, Refusal, Store};
+use projector::{Batch, DeadMessage, ParkedRecord, Refusal, Store};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -124,6 +124,8 @@ pub struct Decoded {
     pub source: String,
     /// The data.
     pub data: Value,
+    /// Whether it would change anything; not when what is newer stands, or its source has said since what there is.
+    pub changes: bool,
 }
 
 /// One page that is under way.
@@ -193,6 +195,7 @@ impl Redriving<'_> {
     /// for was never parked.
     async fn records(&self, limit: usize) -> Result<Vec<ParkedRecord>, ConsumersError> {
         let (which, after) = (self.asked.which.clone(), self.asked.after.clone());
+        self.is_of_a_log(&which)?;
         self.is_applied().await?;
         let (reader, wanted) = (self.store.reader(), which.clone());
         let records = tokio::task::spawn_blocking(move || {
@@ -215,6 +218,17 @@ impl Redriving<'_> {
             }
             _ => Ok(records),
         }
+    }
+
+    /// Errors: what is asked for names a log that there is not, so nothing in it is parked whatever the pool knows.
+    fn is_of_a_log(&self, which: &Which) -> Result<(), ConsumersError> {
+        let Which::Range(stream, ..) = which else { return Ok(()) };
+        let logs = self.progress.all();
+        if logs.contains_key(stream) {
+            return Ok(());
+        }
+        let logs: Vec<_> = logs.keys().map(String::as_str).collect();
+        Err(ConsumersError::NotParked(format!("there is no log {stream}; name one of {}", logs.join(", "))))
     }
 
     /// Waits until the pool has every copy that was published before: it must not be published again.
@@ -243,7 +257,8 @@ impl Redriving<'_> {
             Err(refusal) => return told(record, Outcome::Dead(refusal), bytes),
         };
         if self.asked.dry_run {
-            return told(record, Outcome::Decodes(Box::new(decoded)), bytes);
+            let changes = self.rehearse(&record, copy).await?;
+            return told(record, Outcome::Decodes(Box::new(Decoded { changes, ..decoded })), bytes);
         }
         match self.publish(&record.stream, &copy).await {
             Ok(published) => Ok((Step::Published(record, published.seq), bytes)),
@@ -307,6 +322,17 @@ impl Redriving<'_> {
         }
     }
 
+    /// Whether a copy would change anything, by the projector's own doing.
+    async fn rehearse(&self, record: &ParkedRecord, copy: Outgoing) -> Result<bool, ConsumersError> {
+        let (store, record) = (self.store.clone(), record.clone());
+        blocking("redrive", move || {
+            let mut batch = Batch::new(&record.stream);
+            with_stored(&record, &copy, |stored| batch.push(stored));
+            Ok(store.rehearse(batch)?.contains(&record.seq))
+        })
+        .await
+    }
+
     async fn publish(&self, stream: &str, copy: &Outgoing) -> Result<Published, ConsumersError> {
         let publisher = self.bus.publisher();
         let mut attempt = 1;
@@ -340,15 +366,23 @@ impl Redriving<'_> {
 
 /// What a copy would be taken in as, or why it would not: by the projector's own check.
 fn decoded(record: &ParkedRecord, copy: &Outgoing) -> Result<Decoded, Refusal> {
+    with_stored(record, copy, decoded_as)
+}
+
+/// Lends a copy as it will be stored, somewhere behind its original.
+fn with_stored<R>(record: &ParkedRecord, copy: &Outgoing, read: impl FnOnce(Stored<'_>) -> R) -> R {
     let headers: Vec<_> = copy.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let stored_at = record.stored_at.unwrap_or_default();
-    // It will stand somewhere behind its original.
     let (subject, body, stream) = (copy.subject.as_str(), &copy.body[..], record.stream.as_str());
-    let stored = Stored { subject, headers: &headers, body, stream, seq: u64::MAX, stored_at };
+    read(Stored { subject, headers: &headers, body, stream, seq: u64::MAX, stored_at })
+}
+
+fn decoded_as(stored: Stored<'_>) -> Result<Decoded, Refusal> {
     projector::check(stored)?;
+    let Stored { headers, body, .. } = stored;
     let wrong =
         |error: bus_schema::envelope::EnvelopeError| Refusal { reason: error.reason, path: error.path };
-    let mended = match Redrive::read(&headers) {
+    let mended = match Redrive::read(headers) {
         Some(redrive) => redrive.map_err(wrong)?.mended(body).map_err(wrong)?,
         None => body.into(),
     };
@@ -357,6 +391,7 @@ fn decoded(record: &ParkedRecord, copy: &Outgoing) -> Result<Decoded, Refusal> {
         event_type: envelope.event_type.to_string(),
         source: envelope.source.to_string(),
         data: serde_json::from_slice(&envelope.data).unwrap_or_default(),
+        changes: false,
     })
 }
 

@@ -10,7 +10,7 @@ use bus_schema::{
 use super::{
     Batch, Refusal,
     check::Fault,
-    fold::{Effect, Item, RedriveCopy},
+    fold::{Effect, Item, RedriveCopy, Segment},
     intake::{ENTRY_BYTES, read},
 };
 use crate::records::ParkedRecord;
@@ -82,7 +82,11 @@ impl Batch {
         let envelope = read(mended, body)?;
         copy.at = envelope.link.map(|link| link.at);
         let owner = self.owner(&envelope);
+        // By itself: whether it changes anything is decided against what stood before it, however the log is cut.
+        self.segments.push(Segment::default());
         let standing = self.stand_beside(owner, copy.clone(), message);
-        self.decode(&envelope, standing)
+        self.decode(&envelope, standing)?;
+        self.segments.push(Segment::default());
+        Ok(())
     }
 }

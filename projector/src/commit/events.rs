@@ -43,7 +43,7 @@ impl Commit<'_, '_> {
             Effect::Closed(closed) => self.close_window(run, chain_seq, closed, seq, stored_at),
             Effect::Agent(event) => self.agent(run, event, seq, stored_at),
             Effect::Key(event) => self.source_key(run, event, stored_at),
-            Effect::Volume(event) => self.volume(run, event, seq, stored_at),
+            Effect::Volume(event) => self.volume(run, event, seq, stored_at).map(|_| ()),
             Effect::Image(event) => self.image(run, event, seq, stored_at),
             Effect::Run | Effect::Fact(_) | Effect::DeadLetter(_) | Effect::StillDead(_) => Ok(()),
         }
@@ -65,39 +65,49 @@ impl Commit<'_, '_> {
         };
         match effect {
             // More failed extents are more to copy, which never does harm.
-            Effect::Volume(event) => self.volume(run, event, seq, Timestamp::from_unix_ms(stored_at)),
+            Effect::Volume(event) => {
+                if !self.volume(run, event, seq, Timestamp::from_unix_ms(stored_at))? {
+                    return Ok(());
+                }
+            }
             Effect::Image(event) if !self.knows_image(run, &event)? => {
-                self.image(run, event, seq, Timestamp::from_unix_ms(stored_at))
+                self.image(run, event, seq, Timestamp::from_unix_ms(stored_at))?;
             }
             Effect::Key(event) if self.key_changed(run, &event)?.is_none() => {
-                self.event(run, chain_seq, seq, stored_at, Effect::Key(event))
+                self.event(run, chain_seq, seq, stored_at, Effect::Key(event))?;
             }
-            _ => Ok(()),
+            _ => return Ok(()),
         }
+        self.note_changed(run)
     }
 
     /// Takes in a copy of what was parked, at its place, unless something newer was said.
     fn redriven_event(&mut self, run: usize, origin: Original, effect: Effect) -> Db<()> {
         let at = Timestamp::from_unix_ms(origin.stored_at);
         match effect {
-            Effect::Volume(event) => self.volume(run, event, origin.seq, at),
+            Effect::Volume(event) => {
+                if !self.volume(run, event, origin.seq, at)? {
+                    return Ok(());
+                }
+            }
             Effect::Image(event)
                 if self.image_changed(run, &event)?.is_none_or(|last| last < (at, origin.seq)) =>
             {
-                self.image(run, event, origin.seq, at)
+                self.image(run, event, origin.seq, at)?;
             }
             Effect::Key(event) => {
                 let last = self.key_changed(run, &event)?;
                 // Of one moment, what ends a key counts: the safe one of two.
                 let is_end = matches!(event, KeyEvent::Withdrawn(_));
-                if last.is_none_or(|last| last < at || (last == at && is_end)) {
-                    self.source_key(run, event, at)?;
+                if last.is_some_and(|last| last > at || (last == at && !is_end)) {
+                    return Ok(());
                 }
-                Ok(())
+                self.source_key(run, event, at)?;
             }
             // Of agents and their answers only what they say now is of use.
-            _ => Ok(()),
+            _ => return Ok(()),
         }
+        self.note_changed(run)
     }
 
     /// Where the last event stands that an image is known by.
@@ -172,7 +182,8 @@ impl Commit<'_, '_> {
         Origin { owner, place: self.place(seq), stored_at }
     }
 
-    fn volume(&mut self, run: usize, event: WriteFailed, seq: u64, stored_at: Timestamp) -> Db<()> {
+    /// Answers whether the event was of use: one of an older generation is not.
+    fn volume(&mut self, run: usize, event: WriteFailed, seq: u64, stored_at: Timestamp) -> Db<bool> {
         let origin = self.origin(run, seq, stored_at);
         let (pool, _) = self.pool_of(run)?;
         let table = &mut pool.side.volumes;
@@ -180,10 +191,9 @@ impl Commit<'_, '_> {
             .get(event.volume.as_str())?
             .map(|known| read_json("a volume", known.value()))
             .transpose()?;
-        if let Some(state) = fail_extents(known, event, origin) {
-            table.insert(state.volume.as_str(), write_json(&state)?.as_slice())?;
-        }
-        Ok(())
+        let Some(state) = fail_extents(known, event, origin) else { return Ok(false) };
+        table.insert(state.volume.as_str(), write_json(&state)?.as_slice())?;
+        Ok(true)
     }
 
     fn image(&mut self, run: usize, event: ImageEvent, seq: u64, stored_at: Timestamp) -> Db<()> {

@@ -122,6 +122,16 @@ impl Commit<'_, '_> {
         self.tell(LogFact::Redriven(fact), copy.seq)
     }
 
+    /// Notes that a run changed something, if it is a copy.
+    pub(super) fn note_changed(&mut self, run: usize) -> Db<()> {
+        let origin = self.outcomes[run].as_ref().and_then(|outcome| outcome.origin);
+        let Some(Original { seq, .. }) = origin else { return Ok(()) };
+        self.changed.insert(seq);
+        let Some(mut record) = read(self.txn, self.stream, seq)? else { return Ok(()) };
+        record.changed = true;
+        write(self.txn, &record)
+    }
+
     /// Notes that a copy could not be taken in either.
     pub(super) fn still_dead(&mut self, copy: &RedriveCopy, refusal: Refusal, stored_at: i64) -> Db<()> {
         if self.log.has_read(copy.seq, stored_at) {

@@ -67,10 +67,15 @@ impl Commit<'_, '_> {
         let Some(mut pool) = self.pools.remove(&self.names[pool]) else { return Ok(()) };
         let log = self.log.number;
         for (key, Changes { earlier, last }) in rows {
+            // A copy is alone in its segment.
+            let run = last.run as usize;
             if earlier.is_empty() && !matches!(last.change, Change::Notice(_)) {
                 if let Some(change) = self.counted(last) {
                     if change.age != Age::New {
-                        self.rows += u64::from(pool.fold_row(&key, [change].into_iter(), log)?);
+                        if pool.fold_row(&key, [change].into_iter(), log)? {
+                            self.rows += 1;
+                            self.note_changed(run)?;
+                        }
                         continue;
                     }
                     pool.put(&key, &after(None, &key, &change, log)?)?;
@@ -79,7 +84,10 @@ impl Commit<'_, '_> {
                 continue;
             }
             let changes = earlier.into_iter().chain([last]).filter_map(|candidate| self.counted(candidate));
-            self.rows += u64::from(pool.fold_row(&key, changes, log)?);
+            if pool.fold_row(&key, changes, log)? {
+                self.rows += 1;
+                self.note_changed(run)?;
+            }
         }
         self.pools.insert(pool.name.clone(), pool);
         Ok(())

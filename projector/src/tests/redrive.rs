@@ -123,12 +123,22 @@ fn what_is_newer_than_the_original_stays_a_tombstone_too_and_what_is_older_goes(
     let parked: Vec<u64> = keys.iter().map(|key| poison(&mut agent, &mut log, key, "2")).collect();
     agent.changed(&mut log, "Pod/newer", "3", "{}");
     agent.deleted(&mut log, "Pod/gone");
-    for seq in parked {
-        log.redrive(seq, Some(MEND));
+    let before = given(&log);
+    let mut copies = Batch::new(SITE);
+    for seq in &parked {
+        log.redrive(*seq, Some(MEND));
+        log.messages.last().unwrap().with_stored(|stored| copies.push(stored));
     }
+    let told = (before.export("dc1"), before.store.rehearse(copies).unwrap());
+    assert_eq!(
+        told,
+        (before.export("dc1"), [parked[0], parked[3]].into()),
+        "it is known before, and only told"
+    );
     let pool = given(&log);
     pool.then("dc1", &[("Pod/newer", "3"), ("Pod/none", "2"), ("Pod/older", "2")]);
     assert!(pool.row("dc1", "Pod/gone").unwrap().deleted_at.is_some());
+    assert_eq!([0, 1, 2, 3].map(|n| record(&pool, parked[n]).changed), [true, false, false, true]);
 }
 
 #[test]
@@ -169,6 +179,7 @@ fn after_a_full_answer_a_copy_brings_nothing_back() {
     log.redrive(seq, Some(MEND));
     assert_eq!(pool.read_on(&log).export("dc1"), before, "the source said that it has no Pod/a");
     assert_eq!(parked(&pool), 0, "it was taken in all the same");
+    assert!(!record(&pool, seq).changed, "and is known to have changed nothing");
 }
 
 #[test]

@@ -94,6 +94,8 @@ struct All {
     redriven: u64,
     decodes: u64,
     dead: u64,
+    /// Of those that were taken in, or would be: these changed nothing, or would not.
+    unchanged: u64,
     /// For machines; people are shown each page as it comes.
     items: Vec<RedriveItem>,
 }
@@ -106,6 +108,12 @@ impl All {
                 RedriveOutcome::Decodes { .. } => self.decodes += 1,
                 RedriveOutcome::Dead { .. } => self.dead += 1,
             }
+            let (RedriveOutcome::Redriven { changed, .. } | RedriveOutcome::Decodes { changes: changed, .. }) =
+                item.outcome
+            else {
+                continue;
+            };
+            self.unchanged += u64::from(!changed);
         }
         if context.output != Output::Table {
             self.items.extend(page.items);
@@ -119,15 +127,19 @@ impl All {
     }
 
     fn text(&self, dry_run: bool) -> String {
-        let Self { redriven, decodes, dead, .. } = self;
+        let Self { redriven, decodes, dead, unchanged, .. } = self;
         let taken_in = count(*redriven, "dead letter");
         let still = if *dead == 0 { String::new() } else { format!(", {dead} still cannot be") };
+        let newer = match unchanged {
+            0 => String::new(),
+            unchanged => format!(" ({unchanged} of them without a change: what is newer stands)"),
+        };
         if dry_run {
             let would = count(*decodes, "dead letter");
             let before = if *redriven == 0 { String::new() } else { format!(", {redriven} were already") };
-            format!("{would} would be taken in{before}{still}")
+            format!("{would} would be taken in{before}{newer}{still}")
         } else {
-            format!("{taken_in} taken in{still}")
+            format!("{taken_in} taken in{newer}{still}")
         }
     }
 }
@@ -139,8 +151,11 @@ fn is_dead(item: &RedriveItem) -> bool {
 fn line(item: &RedriveItem) -> String {
     let RedriveItem { place, subject, outcome } = item;
     let what = match outcome {
-        RedriveOutcome::Redriven { copy } => format!("taken in already, by its copy at {copy}"),
-        RedriveOutcome::Decodes { event_type, source, data } => format!("{event_type} of {source}: {data}"),
+        RedriveOutcome::Redriven { copy, .. } => format!("taken in already, by its copy at {copy}"),
+        RedriveOutcome::Decodes { event_type, source, data, changes } => {
+            let newer = if *changes { "" } else { ", without a change because what is newer stands" };
+            format!("{event_type} of {source}{newer}: {data}")
+        }
         RedriveOutcome::Dead { reason, path } => format!("STILL DEAD at {path}: {reason}"),
     };
     format!("{place}  {}  {}\n", one_line(subject), one_line(&what))
