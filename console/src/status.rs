@@ -333,7 +333,11 @@ pub fn signing_alarms(unsigned: Option<&str>, contradictions: &[Contradiction]) 
 /// The messages that became dead letters of late. It ends by itself: what is in them is the publisher's to
 /// mend, and nothing tells when that is done.
 pub fn dead_letter_alarm(facts: &[LogFactRecord], now: Timestamp) -> Option<Alarm> {
-    let parked = facts.iter().filter(|record| matches!(record.fact, LogFact::Parked(_)));
+    let parked = facts.iter().filter(|record| match &record.fact {
+        // A copy of one that is a dead letter already is no second one.
+        LogFact::Parked(parked) => parked.copy_of.is_none(),
+        _ => false,
+    });
     let late: Vec<_> = parked.filter(|record| now.ms_since(record.stored_at) < DEAD_LETTERS_MS).collect();
     let since = late.iter().map(|record| record.stored_at).min()?;
     let text = format!(

@@ -20,7 +20,7 @@ mod runs;
 
 use std::collections::HashMap;
 
-use bus_schema::{Hash32, Timestamp, envelope::Stored};
+use bus_schema::{Hash32, Timestamp, envelope::Stored, redrive::Redrive};
 
 use crate::{records::ParkedRecord, seals::Sealed};
 
@@ -120,7 +120,13 @@ impl Batch {
     /// Takes in the next message, which is known to have been parked: it is parked again, whatever this build would
     /// make of it. So the past stays what it was; a copy of it tells when it was taken in.
     pub fn push_parked(&mut self, message: Stored<'_>, known: &ParkedRecord) {
-        self.push_with(message, |batch, message, body| batch.park_again(message, body, known));
+        self.push_with(message, |batch, message, body| match Redrive::read(message.headers) {
+            Some(Ok(redrive)) if known.is_copy => {
+                batch.leave_dead(message, &redrive, body, known);
+                false
+            }
+            _ => batch.park_again(message, body, known),
+        });
     }
 
     fn push_with(

@@ -95,12 +95,16 @@ pub struct ParkedRecord {
     pub redriven: Option<u64>,
     /// Whether that copy changed anything; not when what is newer stands, or its source has said since what there is.
     pub changed: bool,
+    /// It is no dead letter, but a copy of one, at its own place, that could not be taken in either: so a newer build does
+    /// not take it in there when it reads the log again.
+    pub is_copy: bool,
 }
 
 impl ParkedRecord {
     /// One of which nothing more is known.
     pub(crate) fn new(stream: String, seq: u64, subject: String, reason: String, path: String) -> Self {
-        let (stored_at, incarnation, is_over, attempts, redriven, changed) = (None, 0, false, 0, None, false);
+        let (stored_at, incarnation, attempts, redriven) = (None, 0, 0, None);
+        let (is_over, changed, is_copy) = (false, false, false);
         let (chained, source, body, late) = (None, None, None, None);
         Self {
             stream,
@@ -118,6 +122,7 @@ impl ParkedRecord {
             attempts,
             redriven,
             changed,
+            is_copy,
         }
     }
 
@@ -126,9 +131,14 @@ impl ParkedRecord {
         format!("{}:{}", self.stream, self.seq)
     }
 
+    /// Whether it is a dead letter of which no copy was taken in.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.redriven.is_none() && !self.is_copy
+    }
+
     /// Whether a copy of it may be taken in still.
     pub(crate) fn is_open(&self) -> bool {
-        self.redriven.is_none() && !self.is_over
+        self.is_parked() && !self.is_over
     }
 
     /// Whether its reason contains a text, or what differs from message to message left out, see `kind_of`.

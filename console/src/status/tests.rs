@@ -225,6 +225,7 @@ fn dead_letters_are_an_alarm_for_a_day() {
             path: "$".to_owned(),
             stored_at: None,
             at: None,
+            copy_of: None,
         });
         LogFactRecord { place: "FARSIDE_TGT_LOCAL:3".to_owned(), stored_at: ago(ms), fact }
     };

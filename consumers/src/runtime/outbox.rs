@@ -217,7 +217,7 @@ fn is_unpublishable(kind: PublishErrorKind) -> bool {
 fn parked(letter: &DeadLetter, original: Option<&LogMessage>) -> Parked {
     let subject = original.map(LogMessage::subject).unwrap_or_default().to_owned();
     let DeadLetter { stream, seq, stored_at, reason, path, at, .. } = letter.clone();
-    Parked { stream, seq, subject, reason, path, stored_at: Some(stored_at), at }
+    Parked { stream, seq, subject, reason, path, stored_at: Some(stored_at), at, copy_of: None }
 }
 
 fn header<'a>(message: &'a LogMessage, name: &str) -> Option<&'a str> {

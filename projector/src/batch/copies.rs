@@ -44,28 +44,35 @@ impl Batch {
             );
             return Err(Fault::new(REDRIVE, reason));
         }
-        let mut copy = RedriveCopy {
-            origin_seq: redrive.seq,
-            seq: message.seq,
-            subject: message.subject.into(),
-            body,
-            at: None,
-            actor: redrive.actor.into(),
-            upcaster: redrive.upcaster.clone(),
-        };
-        self.bytes += ENTRY_BYTES;
+        let mut copy = copy(message, &redrive, body);
         if let Err(fault) = self.fold_copy(message, &redrive, &mut copy) {
             let Fault { reason, path } = fault.bounded();
-            let refusal = Refusal { reason, path };
-            self.segment().items.push(Item {
-                seq: message.seq,
-                stored_at: message.stored_at.unix_ms(),
-                run: None,
-                chain_seq: 0,
-                effect: Effect::StillDead(Box::new((copy, refusal))),
-            });
+            self.add_still_dead(message, copy, Refusal { reason, path });
         }
         Ok(())
+    }
+
+    /// Does not take in a copy that was not taken in once before, for the same reason.
+    pub(super) fn leave_dead(
+        &mut self,
+        message: Stored<'_>,
+        redrive: &Redrive<'_>,
+        body: Hash32,
+        known: &ParkedRecord,
+    ) {
+        let refusal = Refusal { reason: known.reason.clone(), path: known.path.clone() };
+        self.add_still_dead(message, copy(message, redrive, body), refusal);
+    }
+
+    fn add_still_dead(&mut self, message: Stored<'_>, copy: RedriveCopy, refusal: Refusal) {
+        self.bytes += ENTRY_BYTES;
+        self.segment().items.push(Item {
+            seq: message.seq,
+            stored_at: message.stored_at.unix_ms(),
+            run: None,
+            chain_seq: 0,
+            effect: Effect::StillDead(Box::new((copy, refusal))),
+        });
     }
 
     fn fold_copy(
@@ -80,6 +87,7 @@ impl Batch {
         // First aside: one that cannot be taken in must leave nothing behind.
         Self::new(message.stream).take_in_event(mended, body).map_err(|(fault, _)| fault)?;
         let envelope = read(mended, body)?;
+        self.bytes += ENTRY_BYTES;
         copy.at = envelope.link.map(|link| link.at);
         let owner = self.owner(&envelope);
         // By itself: whether it changes anything is decided against what stood before it, however the log is cut.
@@ -88,5 +96,18 @@ impl Batch {
         self.decode(&envelope, standing)?;
         self.segments.push(Segment::default());
         Ok(())
+    }
+}
+
+/// A copy, as its headers say; its place in a chain is read later.
+fn copy(message: Stored<'_>, redrive: &Redrive<'_>, body: Hash32) -> RedriveCopy {
+    RedriveCopy {
+        origin_seq: redrive.seq,
+        seq: message.seq,
+        subject: message.subject.into(),
+        body,
+        at: None,
+        actor: redrive.actor.into(),
+        upcaster: redrive.upcaster.clone(),
     }
 }

@@ -138,9 +138,25 @@ impl Commit<'_, '_> {
             return Ok(());
         }
         let Some(mut record) = self.parked_original(copy)? else { return Ok(()) };
-        (record.reason, record.path) = (refusal.reason, refusal.path);
+        let Refusal { reason, path } = refusal;
+        (record.reason, record.path) = (reason.clone(), path.clone());
         record.attempts += 1;
-        write(self.txn, &record)
+        write(self.txn, &record)?;
+        self.park_copy(copy, &record, Timestamp::from_unix_ms(stored_at))
+    }
+
+    /// Notes at the copy's own place, and states, that it was not taken in there: the past stays that, also for a build
+    /// that could read it.
+    fn park_copy(&mut self, copy: &RedriveCopy, original: &ParkedRecord, stored_at: Timestamp) -> Db<()> {
+        let ParkedRecord { stream, subject, reason, path, .. } = original.clone();
+        let (incarnation, stored_at, at) = (self.log.incarnation, Some(stored_at), copy.at);
+        let known =
+            ParkedRecord::new(stream.clone(), copy.seq, subject.clone(), reason.clone(), path.clone());
+        originals::forget(self.txn, &stream, copy.seq)?;
+        write(self.txn, &ParkedRecord { stored_at, incarnation, is_copy: true, ..known })?;
+        let copy_of = Some(original.place());
+        let fact = Parked { stream, seq: copy.seq, subject, reason, path, stored_at, at, copy_of };
+        self.tell(LogFact::Parked(fact), copy.seq)
     }
 
     /// The original of a copy, if it is parked.
@@ -149,7 +165,7 @@ impl Commit<'_, '_> {
         let is_same = |known: &ParkedRecord| {
             known.subject == *copy.subject && known.body.is_none_or(|body| body == copy.body)
         };
-        Ok(known.filter(|known| known.redriven.is_none() && is_same(known)))
+        Ok(known.filter(|known| known.is_parked() && is_same(known)))
     }
 }
 
@@ -187,7 +203,7 @@ fn write(txn: &WriteTransaction, record: &ParkedRecord) -> Db<()> {
     let before = table.insert((record.stream.as_str(), record.seq), bytes.as_slice())?;
     let before: Option<ParkedRecord> =
         before.map(|before| read_json("a parked message", before.value())).transpose()?;
-    let counts = |record: &ParkedRecord| u64::from(record.redriven.is_none());
+    let counts = |record: &ParkedRecord| u64::from(record.is_parked());
     let (before, now) = (before.as_ref().map_or(0, counts), counts(record));
     if before != now {
         let mut meta = txn.open_table(tables::META)?;
@@ -204,7 +220,7 @@ pub(crate) fn recall(txn: &WriteTransaction, facts: &[Parked]) -> Db<()> {
 }
 
 fn recall_one(txn: &WriteTransaction, fact: &Parked) -> Db<()> {
-    let Parked { stream, seq, subject, reason, path, stored_at, at } = fact.clone();
+    let Parked { stream, seq, subject, reason, path, stored_at, at, copy_of } = fact.clone();
     let is_it = |known: &ParkedRecord| stored_at.is_none_or(|at| known.is_of(&subject, at));
     let known = read(txn, &stream, seq)?;
     // It speaks of what a rewound log has no more; at its place another one is parked.
@@ -218,7 +234,8 @@ fn recall_one(txn: &WriteTransaction, fact: &Parked) -> Db<()> {
             originals::forget(txn, &stream, seq)?;
             // The source stands in the message itself; until that is read, only that it had a place is known.
             let chained = at.map(|at| (String::new(), at));
-            ParkedRecord { stored_at, chained, ..ParkedRecord::new(stream, seq, subject, reason, path) }
+            let known = ParkedRecord::new(stream, seq, subject, reason, path);
+            ParkedRecord { stored_at, chained, is_copy: copy_of.is_some(), ..known }
         }
     };
     write(txn, &record)

@@ -38,7 +38,7 @@ impl Reader {
     /// Why a message that was read is parked; none when it is not.
     pub fn parked(&self, stream: &str, seq: u64) -> Result<Answer<Option<Refusal>>, StoreError> {
         let Answer { value, as_of } = self.parked_record(stream, seq)?;
-        let parked = value.filter(|record| record.redriven.is_none());
+        let parked = value.filter(ParkedRecord::is_parked);
         Ok(Answer { value: parked.map(|ParkedRecord { reason, path, .. }| Refusal { reason, path }), as_of })
     }
 
@@ -46,7 +46,10 @@ impl Reader {
     pub fn parked_record(&self, stream: &str, seq: u64) -> Result<Answer<Option<ParkedRecord>>, StoreError> {
         self.ask(|snapshot| {
             let table = snapshot.open_table(tables::PARKED)?;
-            table.get((stream, seq))?.map(|known| read_json("a parked message", known.value())).transpose()
+            let known = table.get((stream, seq))?;
+            let known: Option<ParkedRecord> =
+                known.map(|known| read_json("a parked message", known.value())).transpose()?;
+            Ok(known.filter(|known| !known.is_copy))
         })
     }
 
@@ -81,7 +84,8 @@ impl Reader {
         })
     }
 
-    /// Messages of a stretch of a log that were parked, in order of their sequences.
+    /// Messages of a stretch of a log that were not taken in where they stand, in order of their sequences: those that were
+    /// parked, and copies that could not be taken in either.
     pub fn parked_between(
         &self,
         stream: &str,
@@ -109,8 +113,8 @@ impl Reader {
                 if found.len() >= limit {
                     break;
                 }
-                let record = read_json("a parked message", entry?.1.value())?;
-                found.extend(Some(record).filter(&mut wanted));
+                let record: ParkedRecord = read_json("a parked message", entry?.1.value())?;
+                found.extend(Some(record).filter(|record| !record.is_copy && wanted(record)));
             }
             Ok(found)
         })
@@ -124,7 +128,7 @@ impl Reader {
             let (mut groups, mut others) = (BTreeMap::<String, ParkedGroup>::new(), 0);
             for entry in table.iter()? {
                 let record: ParkedRecord = read_json("a parked message", entry?.1.value())?;
-                if record.redriven.is_some() {
+                if !record.is_parked() {
                     continue;
                 }
                 let kind = kind_of(&record.reason);

@@ -385,6 +385,7 @@ fn what_was_stated_is_not_stated_again_by_a_rebuild() {
         path: "subject".to_owned(),
         stored_at: None,
         at: None,
+        copy_of: None,
     };
     let live = given(&log);
     assert_eq!(live.pending().len(), 1);

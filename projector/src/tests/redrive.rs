@@ -60,7 +60,9 @@ pub(super) fn facts_of(pool: &Pool) -> Vec<Parked> {
             path: letter.path,
             stored_at: Some(letter.stored_at),
             at: letter.at,
+            copy_of: None,
         }),
+        Stated::Fact(Fact::Log(LogFact::Parked(fact))) => Some(fact),
         Stated::Fact(_) => None,
     };
     pool.pending().into_iter().filter_map(fact).collect()
@@ -354,6 +356,44 @@ fn the_past_stays_as_it_was_for_a_build_that_reads_more() {
     assert_eq!(pool.owner(&agent).gap, None);
     read(&newer.messages[3..]);
     pool.then("dc1", &[("Pod/a", "1"), ("Pod/b", "2"), ("Pod/c", "3")]);
+}
+
+/// What a newer build makes of a copy that was not taken in then, it makes of the next one.
+#[test]
+fn a_copy_that_could_not_be_taken_in_stays_that_for_a_build_that_reads_more() {
+    let mut log = Log::default();
+    let seq = plain_poison(&mut log, "a", "1");
+    log.redrive(seq, None);
+    let then = given(&log);
+    let facts = facts_of(&then);
+    let copy_of = |n: usize| facts[n].copy_of.as_deref();
+    assert_eq!((facts.len(), copy_of(0), copy_of(1)), (2, None, Some("FARSIDE_LOCAL:1")), "{facts:?}");
+    assert_eq!((then.reasons().len(), parked(&then), record(&then, seq).attempts), (1, 1, 1));
+    let listed = |pool: &Pool| pool.reader().parked_after(None, 10, |_| true).unwrap().value;
+    assert_eq!((listed(&then).len(), then.reader().parked_record(SITE, 2).unwrap().value), (1, None));
+    // The newer build: it reads the copy as an event. Here, a patch makes it one.
+    let mut newer = Log::default();
+    plain_poison(&mut newer, "a", "1");
+    newer.redrive(seq, Some(MEND));
+    let pool = Pool::new();
+    pool.store.recall(&facts, true).unwrap();
+    let read = |messages: &[Message]| {
+        let mut batch = Batch::new(SITE);
+        for message in messages {
+            let known = pool.reader().parked_between(SITE, message.seq..=message.seq).unwrap().value;
+            message.with_stored(|stored| match known.first().filter(|known| known.stands_at(stored)) {
+                Some(known) => batch.push_parked(stored, known),
+                None => batch.push(stored),
+            });
+        }
+        pool.store.commit(batch).unwrap();
+    };
+    read(&newer.messages);
+    assert_eq!((pool.rows("dc1").len(), listed(&pool)), (0, listed(&then)), "the past is as it was");
+    newer.redrive(seq, Some(MEND));
+    read(&newer.messages[2..]);
+    pool.then("dc1", &[("Pod/a", "1")]);
+    assert_eq!(parked(&pool), 0);
 }
 
 /// It has no originals of what is parked in it.

@@ -25,6 +25,10 @@ pub struct Parked {
     /// The message's place in its chain; absent when it has none, or it could not be read that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<ChainPoint>,
+    /// `stream:seq` of the message that is parked, when this is a copy of it that could not be taken in either: it is no dead
+    /// letter of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<String>,
 }
 
 impl Parked {
