@@ -105,6 +105,8 @@ impl Filler {
         let parked = self.reader.parked_between(&self.stream, seqs)?.value;
         let mut parked = parked.iter().peekable();
         for message in &chunk.messages {
+            // What the log has lost comes no more.
+            while parked.next_if(|known| known.seq < message.seq()).is_some() {}
             let known = parked.next_if(|known| known.seq == message.seq());
             message.with_stored(|stored| match known.filter(|known| known.stands_at(stored)) {
                 Some(known) => self.batch.push_parked(stored, known),
@@ -155,4 +157,46 @@ async fn parse(
         let _ = full.send(filler.take()).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::{Timestamp, fact::log::Parked};
+    use projector::StoreOptions;
+
+    use super::*;
+
+    const LOG: &str = "FARSIDE_LOCAL";
+
+    /// What every build can read.
+    fn readable(seq: u64) -> LogMessage {
+        let body = br#"{"kind":"Pod","id":"a","revision":"1","state":{}}"#.to_vec();
+        let subject = "far.v1.local.evt.dc1.resource.Pod=2Fa.changed".to_owned();
+        LogMessage::kept(LOG, seq, Timestamp::default(), subject, vec![], body)
+    }
+
+    #[test]
+    fn what_was_parked_is_parked_again_behind_one_that_the_log_has_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
+        store.begin_log(LOG, Timestamp::default()).unwrap();
+        let parked = |seq| Parked {
+            stream: LOG.to_owned(),
+            seq,
+            subject: readable(seq).subject().to_owned(),
+            reason: "nobody could read it then".to_owned(),
+            path: "$".to_owned(),
+            stored_at: Some(Timestamp::default()),
+            at: None,
+            copy_of: None,
+        };
+        store.recall(&[parked(2), parked(3)], true).unwrap();
+        let (stream, reader, batch) = (LOG.to_owned(), store.reader(), Batch::new(LOG));
+        let mut filler = Filler { stream, reader, batch, since: Instant::now(), behind: false };
+        filler.push(Chunk { messages: vec![readable(1), readable(3)], behind: false }).unwrap();
+        store.commit(filler.take()).unwrap();
+        let known = store.reader().parked_record(LOG, 3).unwrap().value.unwrap();
+        assert!(known.body.is_some(), "it was read, and parked again: {known:?}");
+        assert_eq!(store.reader().original(&known).unwrap().value.unwrap().body, readable(3).body().to_vec());
+    }
 }
