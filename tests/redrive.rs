@@ -50,7 +50,8 @@ impl Redrive {
     async fn begin(nats: &Nats, events: u64) -> Self {
         let world = World::start(&nats.url());
         let bus = nats.bus().await;
-        eventually("the log is there", async || bus.stream_state(LOG).await.ok()).await;
+        // The last one that the service makes: a log is told of a moment before it takes anything.
+        eventually("the logs are there", async || bus.stream_state("FARSIDE_DLQ_LOCAL").await.ok()).await;
         let (mut batch, mut poisoned, mut batches) = (Vec::with_capacity(BATCH), 0, 0);
         for n in 1..=events {
             batch.push(if n % POISON_EVERY == 0 {
