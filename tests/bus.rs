@@ -7,6 +7,8 @@ use bus::{Fence, Outgoing};
 
 mod durable;
 mod enrolment;
+#[cfg(target_os = "linux")]
+mod handles;
 mod lease;
 mod log;
 mod managed;

@@ -1,6 +1,6 @@
 //! The connection to NATS: made once, kept for ever, its state there to be watched.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectError, ConnectErrorKind};
 use bus_schema::Timestamp;
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     BusError, ConnectOptions, LinkState, Publisher, ServerFacts, ServerVerdict,
+    error::Cause,
     link::{Denials, LinkWatch},
 };
 
@@ -28,11 +29,21 @@ pub struct Bus {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     client: Client,
     link: Arc<LinkWatch>,
     servers: String,
+    options: ConnectOptions,
+}
+
+/// Without the options: they may hold a password.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("servers", &self.servers)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Bus {
@@ -55,7 +66,8 @@ impl Bus {
             .connect(options.addresses()?)
             .await
             .map_err(|e| first_connect_error(&options, e))?;
-        let bus = Self { inner: Arc::new(Inner { client, link, servers: options.shown_servers() }) };
+        let servers = options.shown_servers();
+        let bus = Self { inner: Arc::new(Inner { client, link, servers, options }) };
         bus.judge_server()?;
         Ok(bus)
     }
@@ -78,6 +90,14 @@ impl Bus {
 
     pub(crate) fn no_jetstream(&self) -> BusError {
         BusError::NoJetStream { servers: self.inner.servers.clone() }
+    }
+
+    /// Makes another connection of the same identity and gives it up at once. Errors: why there is none.
+    pub(crate) async fn takes_connections(&self) -> Result<(), Cause> {
+        let options = &self.inner.options;
+        let client = options.client_options()?.connection_timeout(CONNECT_WAIT).max_reconnects(Some(1));
+        let client = client.connect(options.addresses()?).await.map_err(plain_cause)?;
+        Ok(client.drain().await?)
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -148,7 +168,7 @@ fn first_connect_error(options: &ConnectOptions, error: ConnectError) -> BusErro
 }
 
 /// "connection refused" instead of the client library's "IO error: Connection refused (os error 111)".
-fn plain_cause(error: ConnectError) -> crate::error::Cause {
+fn plain_cause(error: ConnectError) -> Cause {
     let refused = std::error::Error::source(&error)
         .and_then(|source| source.downcast_ref::<io::Error>())
         .is_some_and(|source| source.kind() == io::ErrorKind::ConnectionRefused);

@@ -97,6 +97,17 @@ pub enum BusError {
         /// What differs.
         reason: String,
     },
+    /// The server says that it does not have a message, and takes no new connection: it may lack file handles, and
+    /// have the message all the same.
+    #[error(
+        "NATS says that {stream} lacks a message, and takes no new connection ({source}): it may be out of file handles, and is not believed; raise its limit of open files (ulimit -n, LimitNOFILE), it is asked again"
+    )]
+    Unsure {
+        /// The stream.
+        stream: String,
+        /// Why there is no new connection.
+        source: Cause,
+    },
     /// The server denied a subject to this connection.
     #[error(
         "NATS denied this connection the subject {subject}: {reason}; use credentials that may, or grant it"
@@ -145,10 +156,10 @@ pub enum BusError {
 }
 
 impl BusError {
-    /// Whether it passes without anybody's doing: the link is lost, or a cluster has no leader yet.
+    /// Whether it passes without anybody's doing: the link is lost, a cluster has no leader yet, or the server may lack file handles.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Link { .. } => true,
+            Self::Link { .. } | Self::Unsure { .. } => true,
             Self::Server { code, .. } => *code == ErrorCode::CLUSTER_NOT_AVAILABLE.0,
             _ => false,
         }

@@ -7,6 +7,7 @@
 //! Must not know: any event's fields, redb, the five systems, thresholds or schedules. The one fact
 //! that is written here is `log.lease_acquired`, because its sequence is the lease.
 
+mod absence;
 mod api;
 mod connection;
 mod error;

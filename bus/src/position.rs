@@ -5,6 +5,11 @@
 //! change neither, and a position remembers no count of them: they are told as a warning at each check, which
 //! does not tell old ones from new ones, nor those behind the position from those before it. What an agent sent
 //! and the log lost before it was read is found by its chain (`log.gap_found`).
+//!
+//! A message at the position that cannot be read is believed to be gone only for good reason (`absence.rs`). Then the
+//! log counts as another one even though its ends fit: what was read last is the one thing that ties the reader to
+//! this log. Read again from its start nothing is taken in twice; gone on with, sequences that were given out anew
+//! would be taken for read.
 
 use bus_schema::{Hash32, Timestamp};
 
@@ -38,7 +43,7 @@ pub enum PositionVerdict {
 }
 
 impl Bus {
-    /// Compares a remembered position with the log. Errors: [`BusError::NoStream`], the link.
+    /// Compares a remembered position with the log. Errors: [`BusError::NoStream`], [`BusError::Unsure`], the link.
     pub async fn check_position(&self, position: &Position) -> Result<PositionVerdict, BusError> {
         let state = self.stream_state(&position.stream).await?;
         if state.deleted > 0 {
@@ -53,7 +58,8 @@ impl Bus {
         let found = if position.seq == 0 || out_of_range(position, &state).is_some() {
             None
         } else {
-            self.message(&position.stream, position.seq).await?.map(|message| message.hash())
+            let found = self.message_for_sure(&position.stream, position.seq).await?;
+            found.map(|message| message.hash())
         };
         Ok(match mismatch(position, &state, found) {
             None => PositionVerdict::Same(state),

@@ -8,7 +8,7 @@
 //! A message whose headers the client library cannot read breaks the connection each time it is
 //! delivered. The reader notices that it comes no further and gets that one message through the API.
 //! What NATS itself cannot read (a rotten block) it neither delivers nor skips: the reader notices that
-//! too, and goes on behind it (`readable.rs`).
+//! too, and goes on behind it (`readable.rs`), once it is believed (`absence.rs`).
 
 mod readable;
 
@@ -145,7 +145,8 @@ impl LogReader {
     ///
     /// Lost connections and restarted servers are no errors: it waits and resumes behind the last message.
     /// Errors: [`BusError::LogChanged`] when the stream is another one, or does not hold any more what
-    /// was read; [`BusError::NoStream`]. After an error, check the position and open a new reader.
+    /// was read; [`BusError::Unsure`] while NATS may lack file handles; [`BusError::NoStream`]. After an error, check
+    /// the position and open a new reader.
     pub async fn next_chunk(&mut self, max: usize) -> Result<Vec<LogMessage>, BusError> {
         while self.taken.is_empty() {
             self.step().await?;
@@ -186,7 +187,11 @@ impl LogReader {
             return Ok(false);
         }
         let filter = self.filter.as_deref().unwrap_or(ALL);
-        let next = self.bus.next_message(&self.stream, self.next_seq, filter).await?;
+        let next = match &self.filter {
+            // The last ones of a log are there as a rule.
+            None => self.bus.next_message_for_sure(&self.stream, self.next_seq, filter).await?,
+            Some(_) => self.bus.next_message(&self.stream, self.next_seq, filter).await?,
+        };
         let Some(next) = next.filter(|next| next.seq() <= last_seq) else { return Ok(true) };
         self.next_seq = next.seq() + 1;
         self.pull = None;
@@ -371,7 +376,7 @@ impl LogReader {
                 state.last_seq
             )));
         }
-        match self.bus.message(&self.stream, seq).await? {
+        match self.bus.message_for_sure(&self.stream, seq).await? {
             Some(message) if message.hash() == last.hash() => Ok(state.last_seq),
             Some(_) => Err(changed(format!("another message stands at sequence {seq}"))),
             None => Err(changed(format!("the message at sequence {seq} is gone"))),

@@ -126,7 +126,8 @@ impl Bus {
         Ok(self.stream_info(stream).await?.into())
     }
 
-    /// One message of a stream by its sequence; none when the stream does not have it (any more).
+    /// One message of a stream by its sequence; none when the server says that the stream does not have it (any more).
+    /// Where much hangs on that, see [`Bus::message_for_sure`].
     pub async fn message(&self, stream: &str, seq: u64) -> Result<Option<LogMessage>, BusError> {
         self.stored(stream, &json!({ "seq": seq })).await
     }
@@ -146,7 +147,7 @@ impl Bus {
         self.stored(stream, &json!({ "seq": seq, "next_by_subj": filter })).await
     }
 
-    async fn stored(
+    pub(crate) async fn stored(
         &self,
         stream: &str,
         request: &serde_json::Value,

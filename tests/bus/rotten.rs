@@ -1,9 +1,9 @@
 //! A block of JetStream that nats-server cannot read any more, and does not know that it cannot: it neither delivers
 //! nor skips it. Readers get past it, and lose nothing else.
 
-use std::{fs, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
-use bus::{Bus, Outgoing};
+use bus::{Bus, Outgoing, Position, PositionVerdict};
 
 use super::event;
 use crate::support::{
@@ -11,9 +11,9 @@ use crate::support::{
     within,
 };
 
-const SITE: &str = "FARSIDE_LOCAL";
+pub(super) const SITE: &str = "FARSIDE_LOCAL";
 /// In all: three blocks of 8 MiB, of which the server compresses those before the last.
-const EVENTS: u64 = 700;
+pub(super) const EVENTS: u64 = 700;
 /// Of an event.
 const BODY_BYTES: usize = 30_000;
 /// In a batch.
@@ -29,6 +29,12 @@ fn large(number: u64) -> Outgoing {
 /// A log, and where its second block may begin and end.
 async fn filled() -> (Nats, RangeInclusive<u64>) {
     let nats = Nats::start().await;
+    let block = fill(&nats).await;
+    (nats, block)
+}
+
+/// Fills a log; answers where its second block may begin and end.
+pub(super) async fn fill(nats: &Nats) -> RangeInclusive<u64> {
     let bus = nats.bus().await;
     bus.ensure_stream(&site_log()).await.unwrap();
     let mut begun = vec![];
@@ -39,21 +45,17 @@ async fn filled() -> (Nats, RangeInclusive<u64>) {
         begun.resize(blocks, first);
     }
     assert_eq!(begun.len(), 3, "{begun:?}");
-    (nats, begun[1]..=begun[2] + BATCH_EVENTS)
+    begun[1]..=begun[2] + BATCH_EVENTS
 }
 
 /// Ends the server, spoils a block in its middle, starts it again.
 async fn rot(nats: &mut Nats, block: usize) {
     nats.stop().await;
-    let path = nats.blocks(SITE)[block].clone();
-    let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    nats.flip(SITE, block);
     nats.start_again().await;
 }
 
-async fn read(bus: &Bus, from: u64, filter: Option<&str>) -> Vec<u64> {
+pub(super) async fn read(bus: &Bus, from: u64, filter: Option<&str>) -> Vec<u64> {
     let last_seq = bus.stream_state(SITE).await.unwrap().last_seq;
     let mut reader = bus.read_log(SITE, from, filter).await.unwrap();
     let mut found = vec![];
@@ -95,6 +97,24 @@ async fn a_reader_that_follows_the_log_gets_past_it_too_and_hears_what_comes_new
     }
     bus.publisher().publish(SITE, &large(EVENTS), None).await.unwrap();
     assert_eq!(within("the new one", reader.next()).await.unwrap().seq(), EVENTS + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_in_a_block_that_nats_cannot_read_any_more_is_rewound() {
+    let (mut nats, block) = filled().await;
+    let bus = nats.bus().await;
+    let seq = (block.start() + block.end()) / 2;
+    let hash = bus.message(SITE, seq).await.unwrap().unwrap().hash();
+    let created = bus.stream_state(SITE).await.unwrap().created;
+    drop(bus);
+    rot(&mut nats, 1).await;
+    let bus = nats.bus().await;
+    let position = Position { stream: SITE.into(), created, seq, hash };
+    let verdict = within("the verdict", bus.check_position(&position)).await.unwrap();
+    assert!(
+        matches!(&verdict, PositionVerdict::Rewound { reason, .. } if reason.contains("is gone")),
+        "{verdict:?}"
+    );
 }
 
 #[tokio::test]

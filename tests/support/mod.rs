@@ -7,6 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) mod agent;
 pub(crate) mod disk;
 pub(crate) mod farside;
+#[cfg(target_os = "linux")]
+pub(crate) mod handles;
 pub(crate) mod log;
 pub(crate) mod nats;
 pub(crate) mod pip;

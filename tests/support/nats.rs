@@ -56,7 +56,7 @@ impl Nats {
         Self::start_as(NatsOptions { place, store, ..NatsOptions::default() }).await
     }
 
-    async fn start_as(options: NatsOptions) -> Self {
+    pub(crate) async fn start_as(options: NatsOptions) -> Self {
         Self(NatsServer::start_with(options).await.unwrap())
     }
 
@@ -90,6 +90,15 @@ impl Nats {
     /// Where the server keeps a stream.
     pub(crate) fn stream_dir(&self, stream: &str) -> PathBuf {
         self.0.store().join("jetstream/$G/streams").join(stream)
+    }
+
+    /// Flips a bit in the middle of a block, of a server that has ended; once more, and it is as it was.
+    pub(crate) fn flip(&self, stream: &str, block: usize) {
+        let path = self.blocks(stream)[block].clone();
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
     }
 
     /// The files that hold the messages of a stream, oldest first.

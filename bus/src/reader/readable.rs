@@ -1,18 +1,14 @@
 //! What can be read of a log whose block is rotten. nats-server does not know that it lost the block's messages: it
 //! counts them, answers "no message found" for each, and for the next message behind any of them too; a consumer that
 //! comes to the block stands still for ever. Only a question for a sequence behind the block is answered.
-
-use std::time::Duration;
+//!
+//! It says the same of a block that it cannot open for a while, so that is told apart first (`absence.rs`), before the
+//! end of the block is looked for and behind that.
 
 use crate::{Bus, BusError, LogMessage};
 
 /// Every subject.
 pub(crate) const ALL: &str = ">";
-/// How often the server must say that it has no next message before it is believed: it says the same of a block that
-/// it could not open for a moment, for want of file handles.
-const LOOKS: u32 = 3;
-/// The time between two looks.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// The longest step behind what cannot be read. A question costs the server a read of the whole block (3 ms to 6 ms at
 /// 8 MiB), so that a block of 100,000 messages takes some eight seconds; between two blocks that are both rotten, fewer
 /// good messages than this may be passed over, which are a block only if each has more than 128 KiB.
@@ -20,7 +16,7 @@ const STEP_MAX: u64 = 64;
 
 impl Bus {
     /// The first message at `first` or behind it, up to `last`, that NATS can read and that the filter lets through;
-    /// none = it reads none of them. Errors: the link.
+    /// none = it reads none of them. Errors: [`BusError::Unsure`], the link.
     pub(super) async fn first_readable(
         &self,
         stream: &str,
@@ -28,13 +24,23 @@ impl Bus {
         first: u64,
         last: u64,
     ) -> Result<Option<LogMessage>, BusError> {
-        for _ in 1..LOOKS {
-            tokio::time::sleep(LOOK_PAUSE).await;
-            let found = self.next_message(stream, first, filter).await?;
-            if found.is_some() {
-                return Ok(found);
-            }
+        if let Some(found) = self.next_message_for_sure(stream, first, filter).await? {
+            return Ok(Some(found));
         }
+        let found = self.behind(stream, filter, first, last).await?;
+        // Each of these questions was asked once: had the server no handles meanwhile, nothing that it said counts.
+        self.has_handles(stream).await?;
+        Ok(self.next_message(stream, first, filter).await?.or(found))
+    }
+
+    /// The first message behind the block that `first` is in.
+    async fn behind(
+        &self,
+        stream: &str,
+        filter: &str,
+        first: u64,
+        last: u64,
+    ) -> Result<Option<LogMessage>, BusError> {
         // Of any subject first: the end of the block is found by its first neighbour, which the filter may not let through.
         let Some(neighbour) = self.galloped(stream, ALL, first, last).await? else { return Ok(None) };
         let found = self.next_message(stream, neighbour.seq(), filter).await?;

@@ -1,0 +1,69 @@
+//! Absence: when nats-server is believed that it does not have a message. It says "no message found" of a block that is
+//! rotten, for ever, and of every block that it cannot open for want of file handles, for as long as it lacks them. It
+//! takes no connection then either, for which it needs a handle too. So it is believed only when it says the same
+//! again and again and has taken a new connection each time in between; what it does not have while it takes none is
+//! nobody's loss yet, but an error that passes.
+//!
+//! Not told apart: a cluster whose new connections go to another server than the one that answers. Who states a loss
+//! looks a second time. Must not know what is made of a message that is not there.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{Bus, BusError, LogMessage};
+
+/// How often the server must say that it does not have a message before it is believed.
+const LOOKS: u32 = 3;
+/// The time between a new connection and the next look: its handle is given back by then.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+impl Bus {
+    /// One message of a stream by its sequence; none when the stream does not have it (any more), and is believed so.
+    ///
+    /// Takes some 2 s when there is none. Errors: [`BusError::Unsure`], [`BusError::NoStream`], the link.
+    pub async fn message_for_sure(&self, stream: &str, seq: u64) -> Result<Option<LogMessage>, BusError> {
+        self.looked_for(stream, &json!({ "seq": seq })).await
+    }
+
+    /// The latest message under a subject (wildcards allowed); none when there is none, and that is believed. As
+    /// [`Bus::message_for_sure`].
+    pub async fn last_message_for_sure(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<LogMessage>, BusError> {
+        self.looked_for(stream, &json!({ "last_by_subj": subject })).await
+    }
+
+    /// The first message at `seq` or behind it under a subject filter; none when that is believed. As
+    /// [`Bus::message_for_sure`].
+    pub(crate) async fn next_message_for_sure(
+        &self,
+        stream: &str,
+        seq: u64,
+        filter: &str,
+    ) -> Result<Option<LogMessage>, BusError> {
+        self.looked_for(stream, &json!({ "seq": seq, "next_by_subj": filter })).await
+    }
+
+    async fn looked_for(&self, stream: &str, request: &Value) -> Result<Option<LogMessage>, BusError> {
+        for look in 1..=LOOKS {
+            let found = self.stored(stream, request).await?;
+            if found.is_some() || look == LOOKS {
+                return Ok(found);
+            }
+            self.has_handles(stream).await?;
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        Ok(None)
+    }
+
+    /// Whether the server can open files now, as far as that shows: it takes a new connection.
+    ///
+    /// Errors: [`BusError::Unsure`], when it takes none.
+    pub(crate) async fn has_handles(&self, stream: &str) -> Result<(), BusError> {
+        let taken = self.takes_connections().await;
+        taken.map_err(|source| BusError::Unsure { stream: stream.to_owned(), source })
+    }
+}
