@@ -191,7 +191,9 @@ impl Acting {
             // What a server lost over its restart it does not count among what is deleted.
             let server = self.bus.server().id;
             let is_new = known.servers.insert(stream.to_owned(), server.clone()).as_ref() != Some(&server);
-            if is_new && self.progress.reached(stream).seq > 0 {
+            // The pool itself: what its pump has reached is not known before NATS has given it its position.
+            let is_read = self.store.position(stream)?.is_some_and(|position| position.seq > 0);
+            if is_new && is_read {
                 return Ok(Some(self.scrubs.pace));
             }
             if before.unwrap_or_default() != lacks {
