@@ -48,7 +48,8 @@ impl SignedFacts {
 
     /// The public key that signs now; none = none was introduced. Errors: the bus.
     pub(crate) async fn key(&self) -> Result<Option<String>, ConsumersError> {
-        let last = self.bus.last_message(&self.stream(), &self.rotations()).await?;
+        // Where there is none a key is introduced, and twice would be a fault of the history for ever.
+        let last = self.bus.last_message_for_sure(&self.stream(), &self.rotations()).await?;
         Ok(last.and_then(|message| match rotation(&message) {
             Signed::Rotation(rotated) => Some(rotated.key),
             Signed::Checkpoint(_) | Signed::Unreadable(_) => None,
