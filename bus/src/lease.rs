@@ -254,7 +254,8 @@ impl Contender {
 
     async fn look(&self) -> Result<(Sight, Free), BusError> {
         let link = *self.bus.link().borrow();
-        let acquired = self.bus.last_message(&self.log, &self.lease_subject).await?;
+        // A server without file handles says that nobody has it, and may let everybody take it.
+        let acquired = self.bus.last_message_for_sure(&self.log, &self.lease_subject).await?;
         let renewed = self.bus.last_message(&self.renewals, &self.renewal_subject).await?;
         let Some(acquired) = acquired else {
             return Ok((Sight { link, acquired_seq: 0, renewed_seq: 0 }, Free::Now));
@@ -363,7 +364,7 @@ impl Contender {
 
     /// Whether the lease still is ours, and if so, says that we live.
     async fn renew(&self, token: &LeaseToken) -> Result<bool, RenewError> {
-        let acquired = self.bus.last_message(&self.log, &self.lease_subject).await?;
+        let acquired = self.bus.last_message_for_sure(&self.log, &self.lease_subject).await?;
         if acquired.is_none_or(|message| message.seq() != token.seq) {
             return Ok(false);
         }
