@@ -22,6 +22,7 @@ use target::Target;
 mod agent;
 mod checkpoint;
 mod damage;
+mod readable;
 mod retention;
 mod runtime;
 mod snapshot;

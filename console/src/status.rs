@@ -314,6 +314,18 @@ pub fn damage_alarm(
     Some(Alarm { kind: AlarmKind::LogDamaged, text, since: Some(oldest.found_at) })
 }
 
+/// What logs have and the pools never read, as their last scrubs say.
+pub fn unread_alarms(scrubs: &[LogFactRecord]) -> Vec<Alarm> {
+    let alarm = |record: &LogFactRecord| match &record.fact {
+        LogFact::Scrubbed(scrubbed) => {
+            let text = scrubbed.unread_text()?;
+            Some(Alarm { kind: AlarmKind::Unread, text, since: Some(record.stored_at) })
+        }
+        _ => None,
+    };
+    scrubs.iter().filter_map(alarm).collect()
+}
+
 /// What needs a person, of what is signed.
 pub fn signing_alarms(unsigned: Option<&str>, contradictions: &[Contradiction]) -> Vec<Alarm> {
     let alarm = |kind, text| Alarm { kind, text, since: None };

@@ -110,6 +110,14 @@ pub enum ConsumersError {
     /// What was asked to be taken in again is not there.
     #[error("{0}")]
     NotParked(String),
+    /// A log that reads differently each time.
+    #[error(
+        "the log {stream} reads differently each time, so nothing is stated of it; look at the log of nats-server and at its disk, it is read again later"
+    )]
+    Unsteady {
+        /// The stream.
+        stream: String,
+    },
     /// A task of the service ended in a way that nobody planned.
     #[error("the task {task} of the service broke down: {source}; this is a bug, report it with the log")]
     Task {

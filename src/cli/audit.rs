@@ -30,7 +30,7 @@ pub(crate) enum Audit {
     RotateKey(rotate::RotateKey),
 }
 
-/// Read a log again and compare it with what was read of it before; exit code 1 if a log lacks what is not healed
+/// Read a log again and compare it with what was read of it before; exit code 1 if a log lacks what is not healed, or the pool never read what it has
 ///
 /// A disk can lose messages without a word. What is found missing is stated in the target log, and agents are asked
 /// for it; the service does this by itself, too, on a timer (service.scrub) and when NATS comes back.
@@ -101,19 +101,21 @@ impl Scrub {
         context.show(&scrubbed, text)?;
         let damages: DamagesView = context.client.get("/v1/audit/damage").await?;
         let is_open = damages.items.iter().any(|damage| damage.open);
-        Ok(if is_open || scrubbed.gaps > 0 { Ended::NotWell } else { Ended::Done })
+        let is_well = !is_open && scrubbed.gaps == 0 && scrubbed.unread == 0;
+        Ok(if is_well { Ended::Done } else { Ended::NotWell })
     }
 }
 
 fn text(scrubbed: &Scrubbed) -> String {
-    let Scrubbed { stream, first_seq, last_seq, messages, gaps, lost, took_ms } = scrubbed;
+    let Scrubbed { stream, first_seq, last_seq, messages, gaps, lost, took_ms, .. } = scrubbed;
     let read = format!("{stream}: read {messages} messages from {first_seq} to {last_seq} in {took_ms} ms");
-    match (gaps, lost) {
+    let lacks = match (gaps, lost) {
         (0, 0) => format!("{read}: all that was read before is there, and every chain is whole\n"),
         _ => format!(
             "{read}: {lost} messages are not where they were read, {gaps} gaps in chains are open; see 'farside audit damage'\n"
         ),
-    }
+    };
+    lacks + &scrubbed.unread_text().map(|unread| unread + "\n").unwrap_or_default()
 }
 
 impl Damage {

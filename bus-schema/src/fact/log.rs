@@ -8,7 +8,7 @@ pub mod parked;
 pub mod trimmed;
 
 pub use checkpoint::{Checkpoint, LogMark, OwnerMark};
-pub use damage::{Damage, DamageAcknowledged, GapFound, GapHealed, Loss, LossFound, Scrubbed};
+pub use damage::{Damage, DamageAcknowledged, GapFound, GapHealed, Loss, LossFound, Scrubbed, Stretch};
 pub use parked::{Parked, Redriven};
 pub use trimmed::Trimmed;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use bus::STORES_NOTHING;
 use bus_schema::{PoolId, Timestamp, subject};
-use projector::{PoolSummary, Reader, StoreError};
+use projector::{LogFactRecord, PoolSummary, Reader, StoreError};
 
 use super::floor;
 use crate::{
@@ -73,13 +73,16 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     let lease = lease(api, &nats, vitals.lease_held).await;
     let house = hindrances(&nats, &vitals);
     let (for_pools, of_house) = (vitals.clone(), house.clone());
-    let (reads, as_of, (dead_letters, originals), facts, damages) = read_in(api.reader(), move |reader| {
-        let facts = reader.log_facts(LOG_FACTS_MAX)?.value;
-        let (reads, as_of) = (pools(reader, &for_pools, &of_house)?, reader.as_of()?);
-        let parked = (reader.dead_letters()?.value, reader.originals_bytes()?.value);
-        Ok((reads, as_of, parked, facts, reader.damages()?.value))
-    })
-    .await?;
+    let streams: Vec<_> = logs.iter().map(|log| log.stream.clone()).collect();
+    let (reads, as_of, (dead_letters, originals), facts, (damages, scrubs)) =
+        read_in(api.reader(), move |reader| {
+            let facts = reader.log_facts(LOG_FACTS_MAX)?.value;
+            let (reads, as_of) = (pools(reader, &for_pools, &of_house)?, reader.as_of()?);
+            let parked = (reader.dead_letters()?.value, reader.originals_bytes()?.value);
+            let harm = (reader.damages()?.value, scrubs(reader, &streams)?);
+            Ok((reads, as_of, parked, facts, harm))
+        })
+        .await?;
     let mut alarms: Vec<_> = reads.iter().flat_map(|read| status::pool_alarms(read, now)).collect();
     alarms.extend(status::log_alarms(&logs, &facts, &reads));
     alarms.extend(api.parts.bus.silent_since().map(|since| Alarm {
@@ -93,6 +96,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(status::dead_letter_alarm(&facts, now).filter(|_| dead_letters > 0));
     alarms.extend(status::originals_alarms(&originals));
     alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));
+    alarms.extend(status::unread_alarms(&scrubs));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
     Ok(StatusView {
@@ -137,6 +141,15 @@ fn pools(reader: &Reader, vitals: &Vitals, house: &[Hindrance]) -> Result<Vec<Po
         Ok(PoolRead { summary, owners, syncs, next_sync_at, doing, house: house.to_vec() })
     };
     reader.pools()?.value.into_iter().map(read).collect()
+}
+
+/// The last scrub of each log.
+fn scrubs(reader: &Reader, streams: &[String]) -> Result<Vec<LogFactRecord>, StoreError> {
+    let mut found = Vec::new();
+    for stream in streams {
+        found.extend(reader.latest_fact("scrubbed", stream)?.value);
+    }
+    Ok(found)
 }
 
 fn link(api: &Api) -> LinkView {

@@ -6,7 +6,7 @@ use bus_schema::{
     digest::Digest,
     event::{agent::CheckpointSeen, resource::SyncScope},
     fact::{
-        log::{Parked, Rewound},
+        log::{Parked, Rewound, Scrubbed, Stretch},
         resource::{SyncCompleted, SyncFailed},
     },
 };
@@ -303,6 +303,29 @@ fn a_rewind_is_an_alarm_until_every_agent_of_the_site_was_proved_again() {
     let pools = [read(vec![owner()])];
     assert_eq!(log_alarms(&[], &facts(ago(4_000)), &pools)[0].kind, AlarmKind::Rewound);
     assert!(log_alarms(&[], &facts(ago(6_000)), &pools).is_empty(), "proved five seconds ago");
+}
+
+#[test]
+fn what_the_pool_never_read_is_an_alarm_until_a_scrub_finds_nothing_of_it() {
+    let scrubbed = |unread, unread_at| {
+        let fact = LogFact::Scrubbed(Scrubbed {
+            stream: "FARSIDE_LOCAL".to_owned(),
+            first_seq: 1,
+            last_seq: 9,
+            messages: 9,
+            gaps: 0,
+            lost: 0,
+            unread,
+            unread_at,
+            took_ms: 1,
+        });
+        LogFactRecord { place: "FARSIDE_TGT_LOCAL:3".to_owned(), stored_at: ago(1_000), fact }
+    };
+    let alarms = unread_alarms(&[scrubbed(2, vec![Stretch { first_seq: 4, last_seq: 5 }])]);
+    assert_eq!((alarms[0].kind, alarms[0].since), (AlarmKind::Unread, Some(ago(1_000))));
+    let text = &alarms[0].text;
+    assert!(text.contains("FARSIDE_LOCAL:4-5") && text.contains("farside rebuild --swap"), "{text}");
+    assert_eq!(unread_alarms(&[scrubbed(0, vec![])]), []);
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn words(found: &DamageFound) -> String {
             format!("events {first} to {last} of {owner} (epoch {}) are not in the log{had}", gap.after.epoch)
         }
         DamageFound::Loss(loss) => {
-            let messages = loss.last_seq + 1 - loss.first_seq;
+            let messages = loss.messages();
             let (stream, first, last) = (&loss.stream, loss.first_seq, loss.last_seq);
             let what = match loss.loss {
                 bus_schema::fact::log::Loss::Missing => "are gone",
@@ -75,7 +75,12 @@ fn words(found: &DamageFound) -> String {
                     format!("{unchained} of them of publishers without a chain, whom nobody can ask")
                 }
             };
-            format!("{messages} messages from {stream}:{first} to {last} {what}, {unchained}")
+            match loss.scattered {
+                0 => format!("{messages} messages from {stream}:{first} to {last} {what}, {unchained}"),
+                _ => format!(
+                    "{messages} messages between {stream}:{first} and {last}, not every one there, are gone or were replaced by others, {unchained}; there are too many places to name each"
+                ),
+            }
         }
     }
 }

@@ -231,6 +231,8 @@ pub enum AlarmKind {
     Gap,
     /// A log lacks what it had.
     LogDamaged,
+    /// A log has what the pool never read.
+    Unread,
     /// A sync would delete too much and waits for a person.
     HeldWindow,
     /// NATS cannot be reached.

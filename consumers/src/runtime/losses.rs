@@ -5,7 +5,7 @@ use bus_schema::{
     fact::log::{Loss, LossFound},
 };
 
-/// Stretches that are told one by one; a log that lost more is told the rest as one.
+/// Stretches that are told one by one; of a log that lost more, the rest is told as one that says how many it means.
 const STRETCHES_MAX: usize = 1_000;
 
 /// Gathers what a log lost, in order of the sequences.
@@ -27,7 +27,12 @@ impl Losses {
         let unchained = u64::from(!covered);
         let is_full = self.found.len() >= STRETCHES_MAX;
         match self.found.last_mut() {
-            Some(last) if is_full || (last.last_seq + 1 == seq && last.loss == loss) => {
+            Some(last) if last.last_seq + 1 == seq && last.loss == loss && last.scattered == 0 => {
+                last.last_seq = seq;
+                last.unchained += unchained;
+            }
+            Some(last) if is_full => {
+                last.scattered = last.messages() + 1;
                 last.last_seq = seq;
                 last.unchained += unchained;
             }
@@ -38,6 +43,7 @@ impl Losses {
                     created,
                     first_seq: seq,
                     last_seq: seq,
+                    scattered: 0,
                     unchained,
                     loss,
                 });
@@ -77,6 +83,9 @@ mod tests {
         (1..=5_000).for_each(|n| losses.push(n * 2, Loss::Missing, false));
         let found = losses.found();
         assert_eq!(found.len(), STRETCHES_MAX);
+        assert_eq!(found.iter().map(LossFound::messages).sum::<u64>(), 5_000, "and not more than is lost");
+        let rest = found.last().unwrap();
+        assert_eq!((rest.first_seq, rest.last_seq, rest.scattered), (2_000, 10_000, 4_001));
         assert_eq!(found.iter().map(|loss| loss.unchained).sum::<u64>(), 5_000);
     }
 }

@@ -25,3 +25,4 @@ pub(crate) mod parked;
 pub(crate) mod pipeline;
 pub mod redrive;
 pub(crate) mod signed;
+pub(crate) mod unread;

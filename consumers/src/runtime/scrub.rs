@@ -1,11 +1,15 @@
-//! A scrub: a log read again from its start (that of a trimmed one is its stated floor), and compared with what was read of it before (the seals) and with
-//! itself (the chains). It finds what JetStream loses without a word: a flipped bit hides a message, or all behind
+//! A scrub: a log read again from its start (that of a trimmed one is its stated floor), and compared with what was read
+//! of it before (the seals) and with itself (the chains). It finds what JetStream loses without a word: a flipped bit hides a message, or all behind
 //! it, and lets the sequences be used again.
+//!
+//! What is believed of one message is the business of `bus`: a log that cannot be read now for want of file handles is
+//! an error there, and no loss. What is *stated* is decided here: a fact stays for ever, so what one reading finds is
+//! suspected and told in the log of this process, and what the next one finds too is stated.
 
 use std::time::Duration;
 
 use audit::{Checked, Expected, Ranges, Walk, Walked};
-use bus::{Bus, LogMessage, StreamState};
+use bus::{Bus, BusError, LogMessage, StreamState};
 use bus_schema::{
     Hash32, Name,
     fact::{
@@ -22,6 +26,7 @@ use super::{
     floor::{self, Floor},
     losses::Losses,
     replay::Watcher,
+    unread::Unread,
 };
 use crate::{error::ConsumersError, task::blocking};
 
@@ -29,6 +34,10 @@ use crate::{error::ConsumersError, task::blocking};
 const CHUNK_EVENTS_MAX: usize = 4_096;
 /// Stretches that a log does not have and that are named one by one.
 const ABSENT_MAX: usize = 1_000;
+/// Readings until two in a row agree: a log that differs each time is not stated to be anything.
+const READINGS_MAX: usize = 4;
+/// The time between a reading that finds something new and the next one.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How fast a scrub may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +66,9 @@ pub struct Findings {
     pub scrubbed: Scrubbed,
 }
 
-/// Reads a log from its start up to its present end. Errors: the bus, the pool's file; a log that changes meanwhile.
+/// Reads a log from its start up to its present end; again when something new is found, until that is found twice.
+///
+/// Errors: the bus, the pool's file; a log that changes meanwhile, or that reads differently each time.
 pub(crate) async fn scrub(
     bus: &Bus,
     store: &Store,
@@ -66,27 +77,67 @@ pub(crate) async fn scrub(
     pace: Pace,
     watcher: &dyn Watcher,
 ) -> Result<Findings, ConsumersError> {
-    loop {
+    let mut suspected = Vec::new();
+    for _ in 0..READINGS_MAX {
+        let beginning = Beginning::of(bus, store, target, stream).await?;
+        let found = read_once(bus, store, stream, &beginning, pace, watcher).await?;
+        if beginning != Beginning::of(bus, store, target, stream).await? {
+            // What was trimmed while it was read would look lost. Trims wait for whoever reads, so this is rare.
+            continue;
+        }
+        let news: Vec<_> = found.facts.iter().filter_map(place_of).collect();
+        if news.iter().all(|place| suspected.contains(place)) {
+            return Ok(found);
+        }
+        let (count, first) = (news.len(), news.iter().find(|place| !suspected.contains(place)));
+        tracing::warn!(
+            stream,
+            count,
+            ?first,
+            "a scrub suspects losses; the log is read again before they are stated"
+        );
+        suspected = news;
+        tokio::time::sleep(READ_AGAIN_AFTER).await;
+    }
+    Err(ConsumersError::Unsteady { stream: stream.to_owned() })
+}
+
+/// Where a log begins, and the last events of chains before that.
+#[derive(PartialEq)]
+struct Beginning {
+    seq: u64,
+    heads: Vec<OwnerMark>,
+}
+
+impl Beginning {
+    async fn of(bus: &Bus, store: &Store, target: &Name, stream: &str) -> Result<Self, ConsumersError> {
         let floor = Floor::of(bus, &store.reader(), target, &bus.stream_state(stream).await?).await?;
         let heads = match &floor {
             Some(floor) => floor::heads(bus, target, floor).await?,
             None => vec![],
         };
-        let begins_at = Floor::first_seq(floor.as_ref());
-        let findings = scrub_from(bus, store, stream, (begins_at, &heads), pace, watcher).await?;
-        // What was trimmed while it was read would look lost. Trims wait for whoever reads, so this is rare.
-        let now = Floor::of(bus, &store.reader(), target, &bus.stream_state(stream).await?).await?;
-        if Floor::first_seq(now.as_ref()) == begins_at {
-            return Ok(findings);
-        }
+        Ok(Self { seq: Floor::first_seq(floor.as_ref()), heads })
     }
 }
 
-async fn scrub_from(
+/// What is lost where, in words; none = the fact states no loss. What a gap is shown by may be another event each time.
+fn place_of(fact: &LogFact) -> Option<String> {
+    match fact {
+        LogFact::LossFound(LossFound { first_seq, last_seq, scattered, loss, .. }) => {
+            Some(format!("{loss:?} {first_seq}-{last_seq} {scattered}"))
+        }
+        LogFact::GapFound(GapFound { owner, after, before, .. }) => {
+            Some(format!("gap of {owner} epoch {} {}-{}", after.epoch, after.seq, before.seq))
+        }
+        _ => None,
+    }
+}
+
+async fn read_once(
     bus: &Bus,
     store: &Store,
     stream: &str,
-    (begins_at, heads): (u64, &[OwnerMark]),
+    beginning: &Beginning,
     pace: Pace,
     watcher: &dyn Watcher,
 ) -> Result<Findings, ConsumersError> {
@@ -97,10 +148,14 @@ async fn scrub_from(
     let (known, expected) = blocking("scrub", move || expectations(&reader, &of)).await?;
     let position = store.position(stream)?;
     let state = bus.stream_state(stream).await?;
-    let mut comparison = Comparison::new(stream, &state, position, store.reader()).from(begins_at, heads);
+    let incarnation = position.as_ref().map(|position| position.incarnation);
+    let unread = Unread::of(&known, &expected);
+    let mut comparison = Comparison::new(stream, &state, position, store.reader())
+        .from(beginning.seq, &beginning.heads)
+        .telling(unread);
     let (mut read, mut messages) = (0, 0);
     if state.messages > 0 {
-        let mut log = bus.read_log(stream, begins_at, None).await?;
+        let mut log = bus.read_log(stream, beginning.seq, None).await?;
         while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, state.last_seq).await? {
             messages += chunk.len() as u64;
             read += chunk.iter().map(|message| message.body().len() as u64).sum::<u64>();
@@ -110,10 +165,15 @@ async fn scrub_from(
         }
     }
     let stream = stream.to_owned();
+    if incarnation.is_some() && store.position(&stream)?.map(|position| position.incarnation) != incarnation {
+        // The seals are others than those that the first messages were held against.
+        let reason = "the pool began to read it from its start meanwhile".to_owned();
+        return Err(BusError::LogChanged { stream, reason }.into());
+    }
     blocking("scrub", move || {
-        let Compared { walked, losses, .. } = comparison.finish(&expected)?;
+        let compared = comparison.finish(&expected)?;
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(findings(&stream, &state, messages, took_ms, walked, losses, &known))
+        Ok(findings(&stream, &state, messages, took_ms, compared, &known))
     })
     .await
 }
@@ -147,6 +207,7 @@ pub(super) struct Comparison {
     reader: Reader,
     walk: Walk,
     losses: Losses,
+    unread: Unread,
     /// The last sequence that was read before; 0 = nothing was.
     read_seq: u64,
     frame: Option<Frame>,
@@ -168,9 +229,16 @@ pub(super) struct Compared {
     pub checked: Vec<Checked>,
     /// What the log does not have; the first stretches only.
     pub absent: Vec<(u64, u64)>,
+    /// What it has and the pool never read.
+    pub unread: Unread,
 }
 
 impl Comparison {
+    /// Tells what the pool passed by, as far as nothing made up for it.
+    pub(super) fn telling(self, unread: Unread) -> Self {
+        Self { unread, ..self }
+    }
+
     /// Looks no further than this sequence, and holds the log against what checkpoints sign of it.
     pub(super) fn signed(self, last_seq: u64, ranges: Ranges) -> Self {
         Self { read_seq: self.read_seq.min(last_seq), ranges, ..self }
@@ -190,6 +258,7 @@ impl Comparison {
             reader,
             walk: Walk::begin(stream, 1),
             losses: Losses::of(stream, created),
+            unread: Unread::default(),
             read_seq,
             frame: None,
             next_seq: 1,
@@ -211,7 +280,7 @@ impl Comparison {
                 self.absent.push((self.next_seq, message.seq() - 1));
             }
             self.checked.extend(self.ranges.push(message.seq(), hash));
-            self.compare(message.seq(), hash)?;
+            self.compare(message, body, hash)?;
             self.next_seq = message.seq() + 1;
         }
         Ok(self)
@@ -227,9 +296,12 @@ impl Comparison {
         Ok(())
     }
 
-    fn compare(&mut self, seq: u64, hash: Hash32) -> Result<(), ConsumersError> {
-        if let Some(seal) = self.seal(seq)?.filter(|seal| !seal.is_of(hash)) {
-            self.losses.push(seq, Loss::Replaced, seal.is_covered());
+    fn compare(&mut self, message: &LogMessage, body: Hash32, hash: Hash32) -> Result<(), ConsumersError> {
+        let seq = message.seq();
+        match self.seal(seq)? {
+            Some(seal) if !seal.is_of(hash) => self.losses.push(seq, Loss::Replaced, seal.is_covered()),
+            None if seq <= self.read_seq => message.with_stored(|stored| self.unread.push(stored, body)),
+            Some(_) | None => {}
         }
         Ok(())
     }
@@ -248,7 +320,7 @@ impl Comparison {
         self.miss_up_to(u64::MAX)?;
         self.checked.extend(self.ranges.finish());
         let (walked, losses) = (self.walk.finish(expected), self.losses.found());
-        Ok(Compared { walked, losses, checked: self.checked, absent: self.absent })
+        Ok(Compared { walked, losses, checked: self.checked, absent: self.absent, unread: self.unread })
     }
 }
 
@@ -257,10 +329,10 @@ fn findings(
     state: &StreamState,
     messages: u64,
     took_ms: u64,
-    walked: Walked,
-    losses: Vec<LossFound>,
+    compared: Compared,
     known: &[DamageRecord],
 ) -> Findings {
+    let Compared { walked, losses, unread: Unread { lacking, .. }, .. } = compared;
     let is_known_gap = |gap: &GapFound| {
         known.iter().any(|record| match &record.found {
             DamageFound::Gap(known) => {
@@ -291,7 +363,9 @@ fn findings(
         last_seq: state.last_seq,
         messages,
         gaps: gaps.len() as u64,
-        lost: losses.iter().map(|loss| loss.last_seq + 1 - loss.first_seq).sum(),
+        lost: losses.iter().map(LossFound::messages).sum(),
+        unread: lacking.messages,
+        unread_at: lacking.at,
         took_ms,
     };
     let losses = losses.into_iter().filter(|loss| !is_known_loss(loss)).map(LogFact::LossFound);

@@ -29,6 +29,7 @@ use super::{
     replay::{Replayed, Until, Watcher, directory, still_has, throw_away},
     scrub::{Comparison, expectations},
     signed::{Signed, SignedFacts},
+    unread::Unread,
 };
 use crate::{
     error::ConsumersError,
@@ -313,7 +314,8 @@ impl Verification<'_> {
             None => vec![],
         };
         let (reader, of) = (self.live.reader(), stream.clone());
-        let (_, mut expected) = blocking("verification", move || expectations(&reader, &of)).await?;
+        let (known, mut expected) = blocking("verification", move || expectations(&reader, &of)).await?;
+        let unread = Unread::of(&known, &expected);
         if *to < state.last_seq {
             // What the pool knows of the chains' ends is of the log's end.
             expected.clear();
@@ -323,6 +325,7 @@ impl Verification<'_> {
         let ranges = Ranges::new(if floor.is_some() { begins_at + 1 } else { state.first_seq }, marks);
         let mut comparison = Comparison::new(stream, state, self.live.position(stream)?, self.live.reader())
             .from(begins_at, &heads)
+            .telling(unread)
             .signed(*to, ranges);
         let projection = Projection::of(replayed, state, statements.projected(stream))?;
         let mut messages = 0;

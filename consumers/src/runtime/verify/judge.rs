@@ -4,14 +4,14 @@ use audit::{Checked, Verdict, Walked};
 use bus_schema::fact::log::{Loss, LossFound};
 
 use super::{Fault, FaultKind, Part, Verified, VerifiedLog};
-use crate::runtime::scrub::Compared;
+use crate::runtime::{scrub::Compared, unread::Stretches};
 
 /// Puts it into the result.
 pub(super) fn judge(part: &Part, compared: Compared, messages: u64, found: &mut Verified) {
     let mut judge = Judge { part, found };
-    let Compared { walked, losses, checked, absent } = compared;
+    let Compared { walked, losses, checked, absent, unread } = compared;
     judge.losses(&losses);
-    let signed_seq = judge.ranges(&checked, &absent);
+    let signed_seq = judge.ranges(&checked, &absent, &unread.passed);
     judge.chains(&walked);
     let (stream, from, to) = (part.state.stream.clone(), part.from, part.to);
     found.logs.push(VerifiedLog { stream, from, to, signed_seq, messages });
@@ -44,6 +44,14 @@ impl Judge<'_> {
         for loss in losses {
             let seqs = (loss.first_seq, loss.last_seq);
             let place = self.place(seqs);
+            if loss.scattered > 0 {
+                let text = format!(
+                    "{} messages in {place}, not every one there, are missing or were altered; there are too many places to name each",
+                    loss.scattered
+                );
+                self.fault(FaultKind::Missing, seqs, text);
+                continue;
+            }
             match loss.loss {
                 Loss::Missing => {
                     self.fault(FaultKind::Missing, seqs, format!("{place} is missing: it was read once"));
@@ -57,7 +65,7 @@ impl Judge<'_> {
     }
 
     /// What was signed otherwise. Answers the last sequence of the range that is signed.
-    fn ranges(&mut self, checked: &[Checked], absent: &[(u64, u64)]) -> u64 {
+    fn ranges(&mut self, checked: &[Checked], absent: &[(u64, u64)], unread: &Stretches) -> u64 {
         let mut signed_seq = 0;
         for range in checked {
             let Checked { number, first_seq, last_seq, verdict } = *range;
@@ -79,7 +87,19 @@ impl Judge<'_> {
                     let lacks = absent.join(", ");
                     let lacks =
                         if lacks.is_empty() { lacks } else { format!("; the log does not have {lacks}") };
-                    let text = format!("{at} is not what checkpoint {number} signs{lacks}");
+                    let unread =
+                        unread.at.iter().filter(|at| first_seq <= at.last_seq && at.first_seq <= last_seq);
+                    let unread: Vec<_> = unread.map(|at| at.place(&self.part.state.stream)).collect();
+                    let has = match unread.is_empty() {
+                        true => String::new(),
+                        false => {
+                            format!(
+                                "; the log has {}, which the pool never read when it was signed",
+                                unread.join(", ")
+                            )
+                        }
+                    };
+                    let text = format!("{at} is not what checkpoint {number} signs{lacks}{has}");
                     self.fault(FaultKind::Range, (first_seq, last_seq), text);
                 }
             }
