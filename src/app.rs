@@ -196,6 +196,7 @@ impl App {
         // After a power failure everything starts at once, in any order.
         let Some(bus) = agents::reach(options, shutdown).await? else { return Ok(told_to_end()) };
         front.console.waits_for(AWAITS_POOL);
+        incarnation::adopt(&config, &bus).await?;
         let store = open_store(&config.pool_file(), store_options(&config)).await?;
         let store = incarnation::seeded(&config, &bus, store).await?;
         let service = Incarnations::new(&config, bus.clone(), store)?;

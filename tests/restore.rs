@@ -321,6 +321,19 @@ async fn what_went_from_a_trimmed_log_survives_the_loss_of_the_pool_and_of_the_m
     agrees(&up, &revisions).await;
     let rebuilt = up.json(&["rebuild"]);
     assert_eq!(rebuilt["differences"], json!([]), "{rebuilt}");
+
+    // The shelf is lost, and begins again with the pool.
+    let (_, dir) = up.stop();
+    fs::remove_dir_all(dir.path().join("data/snapshots")).unwrap();
+    let up = Up::start_in(dir);
+    assert_eq!(labels(&up), 1, "{}", log_of(up.dir()));
+    change(up.dir(), &mut revisions, 0..15);
+    agrees(&up, &revisions).await;
+    eventually("another snapshot is kept", async || (labels(&up) > 1).then_some(())).await;
+    let rebuilt = up.json(&["rebuild"]);
+    assert_eq!(rebuilt["differences"], json!([]), "{rebuilt}");
+    assert_eq!(faults(&up), json!([]), "{}", log_of(up.dir()));
+    let floor = first_seq(&up).await;
     succeeds(&up.verb(&["backup", "farside.tar", "--without-pool"]));
     drop(agent);
     let dir = lose(up);

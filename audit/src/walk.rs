@@ -55,7 +55,22 @@ pub struct Expected {
 struct Last {
     seq: u64,
     hash: Hash32,
+    certainty: Certainty,
 }
+
+/// How much is known of a chain's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Certainty {
+    /// That is where it is.
+    There,
+    /// It came at least so far before the log was trimmed.
+    AtLeast,
+    /// It was seen first behind the beginning of a trimmed log: it may be a copy of what went.
+    Somewhere,
+}
+
+/// Before the first event of an epoch.
+const BEGINNING: Last = Last { seq: 0, hash: Hash32::ZERO, certainty: Certainty::There };
 
 /// A walk that is under way.
 #[derive(Debug)]
@@ -86,14 +101,15 @@ impl Walk {
         }
     }
 
-    /// Of a trimmed log: the last events of chains before it begins. What repeats them is no news, and what does not
-    /// follow them is missing.
+    /// Of a trimmed log: the last events of chains before it begins, or (not `are_exact`) earlier ones. What repeats them is no
+    /// news, and what does not follow the last ones is missing.
     #[must_use]
-    pub fn behind(mut self, heads: &[OwnerMark]) -> Self {
+    pub fn behind(mut self, heads: &[OwnerMark], are_exact: bool) -> Self {
+        let certainty = if are_exact { Certainty::There } else { Certainty::AtLeast };
         for OwnerMark { pool, owner, at, hash, .. } in heads {
             if let Some((at, hash)) = at.zip(*hash) {
                 let key = (pool.clone(), owner.clone(), at.epoch.0);
-                self.chains.insert(key, Last { seq: at.seq, hash });
+                self.chains.insert(key, Last { seq: at.seq, hash, certainty });
             }
         }
         self
@@ -126,26 +142,29 @@ impl Walk {
         let (place, is_whole) = (format!("{}:{seq}", self.stream), self.is_whole);
         let key = (pool, owner, at.epoch.0);
         let known = self.chains.get(&key).copied();
-        // Of a log that was trimmed nobody knows where an epoch began.
         let before = match known {
-            None if is_whole => Some(Last { seq: 0, hash: Hash32::ZERO }),
-            known => known,
+            // Of a trimmed log nobody knows where an epoch had come to, unless it begins here.
+            None if is_whole || at.seq == 1 => BEGINNING,
+            None => Last { seq: 0, hash: Hash32::ZERO, certainty: Certainty::Somewhere },
+            Some(known) => known,
         };
-        if let Some(before) = before {
-            if at.seq <= before.seq {
-                // A repeat: the outbox sends again what was not acknowledged.
-                return;
-            }
-            if at.seq > before.seq + 1 {
-                let (pool, owner) = (key.0.clone(), &key.1);
-                let found = gap(owner, at.epoch, before, at.seq, Some(prev), place);
-                self.missing.push(Missing { pool, copies: Copies::of(found.clone()), gap: found });
-            } else if before.hash != prev {
-                let owner = key.1.clone();
-                self.breaks.push(Break { owner, at, place, names: prev, found: before.hash });
-            }
+        if at.seq <= before.seq {
+            // A repeat: the outbox sends again what was not acknowledged.
+            return;
         }
-        self.chains.insert(key, Last { seq: at.seq, hash });
+        let certainty = match before.certainty {
+            Certainty::Somewhere => Certainty::Somewhere,
+            Certainty::There | Certainty::AtLeast => Certainty::There,
+        };
+        if before.certainty == Certainty::There && at.seq > before.seq + 1 {
+            let (pool, owner) = (key.0.clone(), &key.1);
+            let found = gap(owner, at.epoch, before, at.seq, Some(prev), place);
+            self.missing.push(Missing { pool, copies: Copies::of(found.clone()), gap: found });
+        } else if before.certainty == Certainty::There && before.hash != prev {
+            let owner = key.1.clone();
+            self.breaks.push(Break { owner, at, place, names: prev, found: before.hash });
+        }
+        self.chains.insert(key, Last { seq: at.seq, hash, certainty });
     }
 
     /// Ends the walk: what of the chains is missing, the ends included that are known to have been there.
@@ -153,9 +172,9 @@ impl Walk {
         for Expected { pool, owner, at, hash } in expected {
             let key = (pool.clone(), owner.clone(), at.epoch.0);
             let before = match self.chains.get(&key).copied() {
-                None if self.is_whole => Last { seq: 0, hash: Hash32::ZERO },
-                None => continue,
-                Some(last) => last,
+                None if self.is_whole => BEGINNING,
+                Some(last) if last.certainty == Certainty::There => last,
+                None | Some(_) => continue,
             };
             if before.seq >= at.seq {
                 continue;

@@ -39,7 +39,7 @@ const PULL: PullSize = PullSize { messages: 8_192, bytes: 16 << 20 };
 /// The same for a reader that somebody slow may leave waiting: the largest message of the bus fits, and not much more.
 const PULL_SMALL: PullSize = PullSize { messages: 256, bytes: 2 << 20 };
 /// The server drops a reader's consumer after this time without a request.
-const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
+const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(30);
 /// Links lost without progress before the next message is suspected of breaking them.
 const LOSSES_SUSPECT: u32 = 2;
 /// A reader that is this far behind gathers messages before it gives a chunk out.

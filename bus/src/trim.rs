@@ -41,8 +41,8 @@ pub struct Holder {
 #[derive(Deserialize)]
 struct Page<T> {
     total: usize,
-    #[serde(alias = "streams")]
-    consumers: Option<Vec<T>>,
+    #[serde(alias = "consumers", alias = "streams")]
+    items: Option<Vec<T>>,
     /// Those that could not be asked: in a cluster, they have no leader now.
     missing: Option<Vec<String>>,
 }
@@ -87,6 +87,14 @@ struct StreamConfig {
 #[derive(Deserialize)]
 struct Origin {
     name: String,
+    /// It is a stream of that name elsewhere.
+    external: Option<serde::de::IgnoredAny>,
+}
+
+impl Origin {
+    fn is(&self, log: &str) -> bool {
+        self.name == log && self.external.is_none()
+    }
 }
 
 #[derive(Deserialize)]
@@ -142,7 +150,7 @@ impl Bus {
             if let Some(missing) = page.missing.filter(|missing| !missing.is_empty()) {
                 return Err(call.answer(format!("{} cannot be asked now", missing.join(", "))));
             }
-            let items = page.consumers.unwrap_or_default();
+            let items = page.items.unwrap_or_default();
             let is_last = items.is_empty();
             all.extend(items);
             if is_last || all.len() >= page.total {
@@ -177,12 +185,12 @@ fn of_consumer(info: ConsumerInfo) -> Option<Holder> {
 
 fn of_stream(log: &str, other: StreamInfo) -> Option<Holder> {
     let StreamConfig { name, mirror, sources } = other.config;
-    if mirror.is_some_and(|origin| origin.name == log) {
+    if mirror.is_some_and(|origin| origin.is(log)) {
         let needs_seq = other.state.last_seq + 1;
         return Some(Holder { name: format!("its mirror {name}"), needs_seq });
     }
     // Its own sequences are others, and JetStream does not tell how far it is.
-    let is_source = sources.iter().any(|origin| origin.name == log);
+    let is_source = sources.iter().any(|origin| origin.is(log));
     is_source.then(|| Holder { name: format!("the stream {name}, which has it as a source"), needs_seq: 0 })
 }
 
@@ -209,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_mirror_needs_what_it_has_not_and_a_stream_with_sources_may_need_anything() {
-        let origin = |name: &str| Origin { name: name.to_owned() };
+        let origin = |name: &str| Origin { name: name.to_owned(), external: None };
         let of = |mirror: Option<&str>, sources: &[&str]| {
             let sources = sources.iter().map(|name| origin(name)).collect();
             let config = StreamConfig { name: "OTHER".to_owned(), mirror: mirror.map(origin), sources };

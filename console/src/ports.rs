@@ -197,6 +197,8 @@ pub struct Vitals {
     pub unsigned: Option<String>,
     /// Sources that were told other checkpoints than the target log has.
     pub contradictions: Vec<Contradiction>,
+    /// Why the last snapshot could not be kept, in words; none when it could.
+    pub unkept: Option<String>,
     /// What trimming a log waits for, by its stream.
     pub trimming: BTreeMap<String, String>,
 }

@@ -342,6 +342,16 @@ pub fn signing_alarms(unsigned: Option<&str>, contradictions: &[Contradiction]) 
     changed.chain(unsigned).collect()
 }
 
+/// No snapshot can be kept although a log was trimmed, so that nothing holds what comes from here on and went before.
+pub fn snapshot_alarm(unkept: Option<&str>, logs: &[LogView]) -> Option<Alarm> {
+    let trimmed = logs.iter().find(|log| log.not_before.is_some())?;
+    let text = format!(
+        "no snapshot can be kept, and {} was trimmed: {}; put back what was in data/snapshots, or start farside again, which begins with its pool",
+        trimmed.stream, unkept?
+    );
+    Some(Alarm { kind: AlarmKind::NoSnapshot, text, since: None })
+}
+
 /// The messages that became dead letters of late. It ends by itself: what is in them is the publisher's to
 /// mend, and nothing tells when that is done.
 pub fn dead_letter_alarm(facts: &[LogFactRecord], now: Timestamp) -> Option<Alarm> {

@@ -137,7 +137,7 @@ impl ParkedRecord {
     }
 
     /// Whether a copy of it may be taken in still.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.is_parked() && !self.is_over
     }
 

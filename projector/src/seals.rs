@@ -115,11 +115,12 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Forgets what was read before the place where a log begins from now on; frames go as a whole.
+/// Forgets what was read before the place where a log has begun so far; frames go as a whole. Not what goes now: it is
+/// there until it is purged, and compared until then.
 pub(crate) fn forget_before(txn: &WriteTransaction, trimmed: &Trimmed) -> Db<()> {
     let known = log::read(&txn.open_table(tables::LOGS)?, &trimmed.stream)?;
     if let Some(log) = known.filter(|log| log.created == trimmed.created) {
-        let gone = (log.number, 0)..(log.number, number_of(trimmed.first_seq));
+        let gone = (log.number, 0)..(log.number, number_of(trimmed.before_seq));
         txn.open_table(tables::SEALS)?.retain_in(gone, |_, _| false)?;
     }
     Ok(())

@@ -68,6 +68,22 @@ fn rebuild_file(pool: &Path) -> PathBuf {
     pool.with_extension("rebuilt.redb")
 }
 
+/// A shelf that holds nothing to start from is begun with the pool, when the logs do not have everything any more.
+pub(super) async fn adopt(config: &Config, bus: &Bus) -> Result<(), AppError> {
+    let (shelf, service) = (Shelf::open(&config.snapshot_dir())?, &config.service);
+    match snapshot::adopted(bus, &shelf, &service.target, &service.sites, &config.pool_file()).await {
+        Ok(true) => {
+            tracing::warn!(
+                "a log is trimmed and no snapshot can be used: a new one is begun with the pool, and held against what is signed"
+            );
+        }
+        Ok(false) => {}
+        // The keeper says why there are no snapshots.
+        Err(error) => tracing::warn!(%error, "no snapshot could be begun with the pool"),
+    }
+    Ok(())
+}
+
 /// A pool that has read nothing is begun with the newest snapshot when the logs do not have everything any more.
 pub(super) async fn seeded(config: &Config, bus: &Bus, store: Store) -> Result<Store, AppError> {
     if !store.positions()?.is_empty() {

@@ -250,6 +250,7 @@ impl Health for Ports {
             unsigned: signing.trouble,
             contradictions: signing.contradictions,
             trimming: handle.waits(),
+            unkept: handle.unkept(),
         }
     }
 

@@ -98,6 +98,7 @@ impl Source {
         }
         // Before the logs, which may take long: what they are packed with is not behind their end then.
         let snapshots = self.snapshots().await?;
+        let begun = self.first_seqs().await?;
         let mut logs = Vec::new();
         if let Some(nats_dir) = &self.nats_dir {
             for stream in self.streams() {
@@ -105,6 +106,10 @@ impl Source {
             }
         }
         self.still_signs(&key).await?;
+        if self.first_seqs().await? != begun {
+            let text = "a log was trimmed while it was backed up, which its target log in the backup does not know; take the backup again";
+            return Err(BackupError::Refused(text.to_owned()));
+        }
         for (name, file) in snapshots {
             snapshot(&mut tar, &name, file, to).await?;
         }
@@ -188,6 +193,15 @@ impl Source {
     fn streams(&self) -> Vec<String> {
         let own = [subject::target_stream(&self.target), subject::dead_letter_stream(&self.target)];
         own.into_iter().chain(self.sites.iter().map(subject::site_stream)).collect()
+    }
+
+    /// The first sequence of each site log.
+    async fn first_seqs(&self) -> Result<Vec<u64>, BackupError> {
+        let mut first_seqs = vec![];
+        for site in &self.sites {
+            first_seqs.push(self.bus.stream_state(&subject::site_stream(site)).await?.first_seq);
+        }
+        Ok(first_seqs)
     }
 
     async fn log(

@@ -1,13 +1,14 @@
 //! Retention against a real server: the beginning of a log goes behind a snapshot, and everything that was true of the whole
 //! log is true from its floor on.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use bus_schema::fact::log::{Checkpoint, LogFact, Trimmed};
 use consumers::{
     runtime::{
         bounds::Bounds,
         replay::{Until, Unwatched},
+        verify::FaultKind,
     },
     snapshot::Label,
 };
@@ -326,4 +327,116 @@ async fn a_copy_of_what_went_is_no_gap_in_its_chain() {
     let scrubbed = target.handle.scrub(LOG).await.unwrap();
     assert_eq!((scrubbed.lost, scrubbed.gaps), (0, 0), "{scrubbed:?}");
     assert_eq!(faults(&target).await, [""; 0]);
+}
+
+/// Loses the end of the site log and goes on with other events at the same sequences, as a disk does that went back.
+async fn goes_back(nats: &mut Nats, copy: &Path) {
+    nats.kill().await;
+    let log = nats.stream_dir(LOG);
+    fs::remove_dir_all(&log).unwrap();
+    copied(copy, &log);
+    nats.start_again().await;
+}
+
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copied(&path, &to);
+        } else {
+            fs::copy(path, to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_behind_a_snapshot_of_what_a_log_was_before_it_went_back() {
+    let (mut nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
+    live_through(&source, 0).await;
+    covered(&target).await;
+    let copy = tempfile::tempdir().unwrap();
+    nats.stop().await;
+    copied(&nats.stream_dir(LOG), copy.path());
+    nats.start_again().await;
+    let went_back_to = eventually("the log", async || target.bus.stream_state(LOG).await.ok()).await.last_seq;
+    let four = async || (labels(&target).len() >= 4).then_some(());
+    live_until(&target, &source, "four snapshots", four).await;
+    let newest = labels(&target).last().unwrap().place(LOG).unwrap().seq;
+    let directory = target.stop().await;
+    goes_back(&mut nats, copy.path()).await;
+
+    // Other events at the sequences of those that the snapshots hold.
+    let target = Target::start_again(&nats.bus().await, keeping(&keys, SHORT), directory).await;
+    let anew = ScriptedSource::started(&nats.bus().await, "/local/dc7/resource/other").await;
+    let _answering = anew.serve().await;
+    let mut round = 0;
+    while target.bus.stream_state(LOG).await.unwrap().last_seq < newest + 20 {
+        live_through(&anew, round).await;
+        round += 1;
+    }
+    target.nothing_for(Duration::from_secs(8)).await;
+    target.caught_up(LOG).await;
+    let truth = target.export(anew.pool());
+    assert!(truth.lines().count() >= 15, "{truth}");
+    let first = first_seq(&target).await;
+    assert!(
+        first <= went_back_to || faults_of_rows(&target).await.is_empty(),
+        "{first} is behind {went_back_to}"
+    );
+    let rebuilt = target.handle.rebuild(&target.path("rebuilt.redb"), &Unwatched).await.unwrap();
+    let store = projector::Store::open(&rebuilt.path, projector::StoreOptions::default()).unwrap();
+    assert_eq!(export(&store.reader(), anew.pool()), truth, "nothing of it went");
+}
+
+async fn faults_of_rows(target: &Target) -> Vec<String> {
+    let verified = target.handle.verify(Bounds::default(), &Unwatched).await.unwrap();
+    verified
+        .faults
+        .into_iter()
+        .filter(|fault| fault.kind == FaultKind::Rows)
+        .map(|fault| fault.text)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stated_and_not_purged_yet_is_compared_like_the_rest() {
+    let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
+    let three = async || (labels(&target).len() >= 3).then_some(());
+    live_until(&target, &source, "three snapshots", three).await;
+    let directory = target.stop().await;
+    let mut slow = keeping(&keys, SHORT);
+    slow["checkpoint"] = json!({ "events": 1_000_000, "every": "1h" });
+    let target = Target::start_again(&nats.bus().await, slow, directory).await;
+    eventually("it is stated", async || stated(&target).await.0.pop()).await;
+    target.caught_up(TARGET_LOG).await;
+    let log = async_nats::jetstream::new(nats.client().await).get_stream(LOG).await.unwrap();
+    log.purge().sequence(4).await.unwrap();
+    let scrubbed = target.handle.scrub(LOG).await.unwrap();
+    assert_eq!(scrubbed.lost, 3, "{scrubbed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_is_added_begins_with_its_log_beside_a_snapshot_that_does_not_know_it() {
+    let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let (target, source, _serving) = synced(&nats, keeping(&keys, SHORT)).await;
+    trimmed(&target, &source).await;
+    let had = labels(&target).last().unwrap().stated_at;
+    let directory = target.stop().await;
+    let mut config = keeping(&keys, SHORT);
+    config["sites"] = json!(["local", "far"]);
+    let target = Target::start_again(&nats.bus().await, config, directory).await;
+    let far = ScriptedSource::started(&nats.bus().await, "/far/dc9/resource/inv").await;
+    let _answering = far.serve().await;
+    live_until(&target, &source, "a snapshot that holds both", async || {
+        live_through(&far, 0).await;
+        let newest = labels(&target).pop()?;
+        (newest.stated_at > had && newest.place("FARSIDE_FAR").is_some()).then_some(())
+    })
+    .await;
+    assert_eq!(faults(&target).await, [""; 0]);
+    let rebuilt = target.handle.rebuild(&target.path("rebuilt.redb"), &Unwatched).await.unwrap();
+    assert!(rebuilt.differences.is_empty(), "{rebuilt:?}");
 }

@@ -93,6 +93,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(lease.idle(api.since, now, &api.parts.target));
     alarms.extend(house.into_iter().map(|Hindrance { kind, since, text }| Alarm { kind, text, since }));
     alarms.extend(status::signing_alarms(vitals.unsigned.as_deref(), &vitals.contradictions));
+    alarms.extend(status::snapshot_alarm(vitals.unkept.as_deref(), &logs));
     alarms.extend(status::dead_letter_alarm(&facts, now).filter(|_| dead_letters > 0));
     alarms.extend(status::originals_alarms(&originals));
     alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));

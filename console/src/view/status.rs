@@ -251,6 +251,8 @@ pub enum AlarmKind {
     Projector,
     /// No checkpoint is signed.
     Unsigned,
+    /// No snapshot can be kept, and a log was trimmed: the pool could not be built again.
+    NoSnapshot,
     /// Messages could not be taken in.
     DeadLetters,
 }

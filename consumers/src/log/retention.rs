@@ -9,9 +9,12 @@
 
 mod plan;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use bus::{Bus, Holder, RemoteMirror, StreamState};
+use bus::{Bus, Holder, Position, PositionVerdict, RemoteMirror, StreamState};
 use bus_schema::{
     fact::{
         Fact,
@@ -19,8 +22,8 @@ use bus_schema::{
     },
     subject,
 };
-use projector::Store;
-use tokio::sync::watch;
+use projector::{ParkedRecord, Store};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use plan::Keep;
@@ -29,12 +32,14 @@ use plan::{Candidate, Wish, wish};
 use crate::{
     error::ConsumersError,
     runtime::{clock, facts::FactPublisher, floor::Floor},
-    snapshot::{Label, Shelf},
+    snapshot::{Label, Shelf, shelf::Place},
     task::blocking,
 };
 
 /// How often it is looked whether something is to go.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often those are asked who stand against it.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// What is in the way of trimming each log; a log that is not there has nothing to trim.
 pub type Waits = BTreeMap<String, String>;
@@ -59,16 +64,24 @@ pub(crate) struct Trimmer {
     pub waits: watch::Sender<Waits>,
 }
 
+/// What is remembered between two looks.
+#[derive(Default)]
+struct Known {
+    /// Statements that cannot be done: their snapshot is not here, or not what it was.
+    refused: BTreeSet<(String, u64)>,
+    /// Who stood against a place of a log, and when that was asked.
+    held: BTreeMap<String, (u64, String, Instant)>,
+}
+
 impl Trimmer {
     /// Runs until `stop`; what goes wrong is told, shown, and tried again.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ConsumersError> {
+        let mut known = Known::default();
         loop {
             for stream in &self.streams {
-                let Some(turned) = stop.run_until_cancelled(self.turn(stream)).await else { return Ok(()) };
-                let wait = turned.unwrap_or_else(|error| {
-                    tracing::warn!(%error, stream, "a log could not be trimmed; it is tried again");
-                    Some(error.to_string())
-                });
+                let turned = stop.run_until_cancelled(self.turn(stream, &mut known)).await;
+                let Some(turned) = turned else { return Ok(()) };
+                let wait = turned.unwrap_or_else(|error| Some(error.to_string()));
                 self.show(stream, wait);
             }
             let pause = tokio::time::sleep(LOOK_EVERY);
@@ -79,89 +92,194 @@ impl Trimmer {
     }
 
     fn show(&self, stream: &str, wait: Option<String>) {
-        self.waits.send_if_modified(|waits| match wait {
-            Some(wait) => waits.insert(stream.to_owned(), wait.clone()) != Some(wait),
-            None => waits.remove(stream).is_some(),
+        self.waits.send_if_modified(|waits| {
+            if waits.get(stream) == wait.as_ref() {
+                return false;
+            }
+            match wait {
+                Some(wait) => {
+                    tracing::info!(stream, wait, "a log is not trimmed yet");
+                    waits.insert(stream.to_owned(), wait);
+                }
+                None => drop(waits.remove(stream)),
+            }
+            true
         });
     }
 
     /// The next step of one log; answers what it waits for.
-    async fn turn(&self, stream: &str) -> Result<Option<String>, ConsumersError> {
+    async fn turn(&self, stream: &str, known: &mut Known) -> Result<Option<String>, ConsumersError> {
         let state = self.bus.stream_state(stream).await?;
         let floor = Floor::of(&self.bus, &self.store.reader(), self.facts.target(), &state).await?;
         let labels = self.shelf.labels()?;
-        let stated = Floor::first_seq(floor.as_ref());
-        if let Some(floor) = floor.filter(|_| stated > state.first_seq) {
-            match self.carry_out(&state, &floor, &labels).await? {
+        if let Some(floor) = floor.as_ref().filter(|floor| !floor.is_done) {
+            match self.carry_out(&state, floor, &labels, known).await? {
                 Carried::Done => return Ok(None),
                 Carried::Waits(wait) => return Ok(Some(wait)),
                 Carried::Never => {}
             }
         }
-        // Behind what was stated, if that cannot be done any more.
+        if let Some(full) = state.bytes_max.filter(|full| self.keep.bytes.is_some_and(|keeps| keeps >= *full))
+        {
+            return Ok(Some(format!(
+                "`service.retention.mib` is never reached: the log is full at {full} bytes; write less, or raise `service.log_bytes_max`"
+            )));
+        }
+        // Behind what was stated, also if that cannot be done any more.
+        let stated = floor.as_ref().map_or(1, |floor| floor.trimmed.first_seq);
         let candidates = candidates(&labels, &state, stated.max(state.first_seq));
-        let wish = wish(self.keep, state.bytes, clock::now(), &candidates);
+        let (proved, unproved): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|candidate| labels[candidate.label].is_proved);
+        let wish = wish(self.keep, state.bytes, clock::now(), &proved);
         let Wish { candidate, reason } = match wish {
             Ok(Some(wish)) => wish,
-            Ok(None) => return Ok(None),
+            _ if plan::wish(self.keep, state.bytes, clock::now(), &unproved)
+                .is_ok_and(|wish| wish.is_some()) =>
+            {
+                return Ok(Some(UNPROVED.to_owned()));
+            }
+            Ok(None) => return Ok(floor.filter(|floor| !floor.is_done).map(|_| REFUSED.to_owned())),
             Err(lacks) => return Ok(Some(lacks.to_owned())),
         };
-        let holders = self.bus.holders(&state, &self.mirrors).await?;
-        let Some(label) = labels.get(candidate.label) else { return Ok(None) };
-        match held(&holders, candidate.seq) {
-            Some(held) => Ok(Some(held)),
-            None => self.state(&state, &candidate, label, reason).await,
+        let label = &labels[candidate.label];
+        if !self.is_of_log(label, stream).await? {
+            return Ok(Some(GONE_BACK.to_owned()));
         }
+        match self.held(&state, candidate.seq, known).await? {
+            Some(held) => Ok(Some(held)),
+            None => self.state(&state, floor.as_ref(), &candidate, label, reason).await,
+        }
+    }
+
+    /// Whether the log still is what a snapshot was read from, up to its place.
+    async fn is_of_log(&self, label: &Label, stream: &str) -> Result<bool, ConsumersError> {
+        let Some(Place { stream, created, seq, hash, .. }) = label.place(stream).cloned() else {
+            return Ok(false);
+        };
+        let verdict = self.bus.check_position(&Position { stream, created, seq, hash }).await?;
+        Ok(matches!(verdict, PositionVerdict::Same(_)))
     }
 
     /// States that what is before a snapshot goes.
     async fn state(
         &self,
         state: &StreamState,
+        floor: Option<&Floor>,
         candidate: &Candidate,
         label: &Label,
         reason: String,
     ) -> Result<Option<String>, ConsumersError> {
-        let stream = state.stream.clone();
-        let (created, first_seq) = (state.created, candidate.seq);
-        let (not_before, checkpoint, snapshot) = (candidate.time, label.checkpoint, label.sha256);
-        let fact = Trimmed { stream, created, first_seq, not_before, checkpoint, snapshot, reason };
-        let id = format!("trimmed/{}/{}/{}", fact.stream, created.unix_ms(), first_seq);
+        let Some(Place { stream, created, seq, hash, time, .. }) = label.place(&state.stream).cloned() else {
+            return Ok(None);
+        };
+        let first_seq = candidate.seq;
+        let fact = Trimmed {
+            stream,
+            created,
+            before_seq: Floor::first_seq(floor),
+            first_seq: seq,
+            first_hash: hash,
+            not_before: time,
+            checkpoint: label.checkpoint,
+            snapshot: label.sha256,
+            reason,
+        };
+        let id = format!("trimmed/{}/{}/{}/{hash}", fact.stream, created.unix_ms(), first_seq);
         self.facts.state(&Fact::Log(LogFact::Trimmed(fact)), &id).await?;
         Ok(Some(format!("it is stated that {}:{first_seq} will be the first; {UNSIGNED}", state.stream)))
     }
 
-    /// Does what was stated, once it is signed and nothing stands against it.
+    /// Does what was stated, once it is signed and nothing stands against it. What takes long comes first: who needs
+    /// something, and whether it still is the log that was meant, is asked directly before the purge.
     async fn carry_out(
         &self,
         state: &StreamState,
         floor: &Floor,
         labels: &[Label],
+        known: &mut Known,
     ) -> Result<Carried, ConsumersError> {
         let Trimmed { stream, first_seq, snapshot, .. } = &floor.trimmed;
+        let refused = (stream.clone(), *first_seq);
+        // One that only the pool remembers is in no evidence.
+        if known.refused.contains(&refused) || floor.stated_seq.is_none() {
+            return Ok(Carried::Never);
+        }
         if !self.is_signed(floor)? {
             return Ok(Carried::Waits(UNSIGNED.to_owned()));
         }
-        if let Some(held) = held(&self.bus.holders(state, &self.mirrors).await?, *first_seq) {
+        if let Some(held) = self.held(state, *first_seq, known).await? {
             return Ok(Carried::Waits(held));
         }
         let label = labels.iter().find(|label| label.sha256 == *snapshot).cloned();
-        let shelf = self.shelf.clone();
-        let is_whole = match label {
-            Some(label) => blocking("retention", move || shelf.is_whole(&label)).await?,
+        let is_whole = match label.clone() {
+            Some(label) => {
+                let shelf = self.shelf.clone();
+                blocking("retention", move || shelf.is_whole(&label)).await?
+            }
             None => false,
         };
-        if !is_whole {
-            tracing::error!(
-                stream,
-                first_seq,
-                "the snapshot behind which the log was to be trimmed is not here, or damaged; nothing goes until a later one takes its place"
-            );
+        let Some(label) = label.filter(|label| is_whole && label.is_proved) else {
+            tracing::error!(stream, first_seq, "{REFUSED}");
+            known.refused.insert(refused);
             return Ok(Carried::Never);
+        };
+        known.held.remove(stream);
+        if let Some(held) = self.held(state, *first_seq, known).await? {
+            return Ok(Carried::Waits(held));
+        }
+        if !self.is_of_log(&label, stream).await? {
+            return Ok(Carried::Waits(GONE_BACK.to_owned()));
         }
         let gone = self.bus.trim(stream, *first_seq).await?;
         tracing::info!(stream, first_seq, messages = gone, "a log is trimmed behind its snapshot");
         Ok(Carried::Done)
+    }
+
+    /// Who needs something before a sequence, in words; none = nobody does. Asked again only after a while: it makes the
+    /// server look at everything that reads.
+    async fn held(
+        &self,
+        state: &StreamState,
+        first_seq: u64,
+        known: &mut Known,
+    ) -> Result<Option<String>, ConsumersError> {
+        if let Some((seq, held, asked_at)) = known.held.get(&state.stream)
+            && *seq == first_seq
+            && asked_at.elapsed() < ASK_EVERY
+        {
+            return Ok(Some(held.clone()));
+        }
+        let holders = self.bus.holders(state, &self.mirrors).await?;
+        let held = match held(&holders, first_seq) {
+            Some(held) => Some(held),
+            None => self.letter(&state.stream, first_seq).await?.map(|place| {
+                format!("the log alone has the dead letter {place}, which would go; see 'farside dlq list'")
+            }),
+        };
+        match &held {
+            Some(held) => {
+                drop(known.held.insert(state.stream.clone(), (first_seq, held.clone(), Instant::now())))
+            }
+            None => drop(known.held.remove(&state.stream)),
+        }
+        Ok(held)
+    }
+
+    /// The place of a dead letter before a sequence whose message stands in the log only: the pool had no room for it.
+    async fn letter(&self, stream: &str, first_seq: u64) -> Result<Option<String>, ConsumersError> {
+        let mut after = 0;
+        loop {
+            let (reader, of) = (self.store.reader(), stream.to_owned());
+            let next = blocking("retention", move || {
+                let is_meant = |record: &ParkedRecord| record.seq < first_seq && record.is_open();
+                Ok(reader.parked_without_original((&of, after), is_meant)?.value)
+            });
+            let Some(record) = next.await? else { return Ok(None) };
+            if self.bus.message(stream, record.seq).await?.is_some() {
+                return Ok(Some(record.place()));
+            }
+            after = record.seq;
+        }
     }
 
     /// Whether a checkpoint covers the statement.
@@ -185,6 +303,14 @@ enum Carried {
     Never,
 }
 
+/// What is to be said of a statement that cannot be done.
+const REFUSED: &str =
+    "the snapshot behind which it was to be trimmed is not here, or damaged; it waits for a later one";
+/// What is to be said when no snapshot may be the only place of something.
+const UNPROVED: &str = "the log does not give all rows that are signed, since it lost something, so no snapshot may stand for it; \
+                        see 'farside audit verify', and 'farside rebuild --swap' if the log is right";
+/// What is to be said when a snapshot is of another log.
+const GONE_BACK: &str = "the log is not any more what its snapshot was read from; it waits for a later one";
 /// What a statement waits for.
 const UNSIGNED: &str = "it waits for the next signed checkpoint";
 

@@ -1,5 +1,5 @@
-//! Floors: where a trimmed log begins, as the target log states it. A log that begins behind its stated floor has lost
-//! something; one that begins before it was not trimmed yet.
+//! Floors: where a trimmed log begins, as the target log states it. A log that begins behind its floor has lost something.
+//! What is stated and not purged yet is no floor: it is there, and compared like the rest.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,20 @@ use projector::Reader;
 use super::signed::SignedFacts;
 use crate::error::ConsumersError;
 
-/// Where a log begins.
+/// What was stated last of a log's beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Floor {
-    /// What was stated.
+    /// The statement.
     pub trimmed: Trimmed,
-    /// The sequence of the statement in the target log; none = the log has it no more, and the pool remembers it.
+    /// Its sequence in the target log; none = the log has it no more, and the pool remembers it.
     pub stated_seq: Option<u64>,
+    /// Whether it was done.
+    pub is_done: bool,
 }
 
 impl Floor {
-    /// The floor of a log; none = it was never trimmed. Asks the target log and what the pool has read of it, because
-    /// either may have lost something. Errors: the bus, the pool's file.
+    /// The floor of a log; none = nothing was ever stated of this log. Asks the target log and what the pool has read of it,
+    /// because either may have lost something. Errors: the bus, the pool's file.
     pub(crate) async fn of(
         bus: &Bus,
         reader: &Reader,
@@ -35,40 +37,82 @@ impl Floor {
         let facts = subject::fact(target, Stem::Log, &state.stream, "trimmed");
         let stated = bus.last_message(&subject::target_stream(target), &facts).await?;
         let stated = stated.and_then(|message| match LogFact::decode("trimmed", message.body()) {
-            Ok(LogFact::Trimmed(trimmed)) => Some(Self { trimmed, stated_seq: Some(message.seq()) }),
+            Ok(LogFact::Trimmed(trimmed)) => Some((trimmed, Some(message.seq()))),
             _ => None,
         });
         let known = reader.latest_fact("trimmed", &state.stream)?.value.map(|record| record.fact);
         let known = match known {
-            Some(LogFact::Trimmed(trimmed)) => Some(Self { trimmed, stated_seq: None }),
+            Some(LogFact::Trimmed(trimmed)) => Some((trimmed, None)),
             _ => None,
         };
-        let of_log =
-            [known, stated].into_iter().flatten().filter(|floor| floor.trimmed.created == state.created);
         // The last one of equals: the target log's own.
-        Ok(of_log.max_by_key(|floor| floor.trimmed.first_seq))
+        let last = [known, stated].into_iter().flatten().max_by_key(|(trimmed, _)| trimmed.first_seq);
+        match last {
+            Some((trimmed, stated_seq)) if is_of(bus, state, &trimmed).await? => {
+                let is_done = state.first_seq >= trimmed.first_seq;
+                Ok(Some(Self { trimmed, stated_seq, is_done }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The first sequence that the log must have.
+    pub(crate) fn begins_at(&self) -> u64 {
+        if self.is_done { self.trimmed.first_seq } else { self.trimmed.before_seq }
     }
 
     /// The first sequence that a log must have.
     pub(crate) fn first_seq(floor: Option<&Self>) -> u64 {
-        floor.map_or(1, |floor| floor.trimmed.first_seq)
+        floor.map_or(1, Self::begins_at)
     }
 }
 
-/// The last event of each owner's chain before the floor of a site log, as checkpoints sign it: what comes behind follows
-/// it, or repeats what is before it. Errors: the bus.
-pub(crate) async fn heads(bus: &Bus, target: &Name, floor: &Floor) -> Result<Vec<OwnerMark>, ConsumersError> {
-    let (stream, last_number) = (&floor.trimmed.stream, floor.trimmed.checkpoint);
-    let mut heads: BTreeMap<(PoolId, String), OwnerMark> = BTreeMap::new();
-    let mut is_full = false;
-    SignedFacts::of(bus, target)
-        .checkpoints_behind(0, last_number, |checkpoint| {
-            is_full = checkpoint.owners.len() >= OWNERS_MAX;
-            let of_log =
-                checkpoint.owners.into_iter().filter(|mark| subject::site_stream(&mark.pool.site) == *stream);
-            heads.extend(of_log.map(|mark| ((mark.pool.clone(), mark.owner.clone()), mark)));
-        })
-        .await?;
-    // With that many at once, others may have gone on and waited for their turn: an older place would look like a gap.
-    Ok(if is_full { vec![] } else { heads.into_values().collect() })
+/// Whether a statement is of the log as it is: one that was made anew, or lost its end and gave sequences out again, has
+/// another message at the place, or none that far.
+async fn is_of(bus: &Bus, state: &StreamState, trimmed: &Trimmed) -> Result<bool, ConsumersError> {
+    if state.created != trimmed.created || state.last_seq < trimmed.first_seq {
+        return Ok(false);
+    }
+    let there = bus.message(&state.stream, trimmed.first_seq).await?;
+    // One that is lost may have been the one that was meant: what is missing is found by whoever reads the log.
+    Ok(there.is_none_or(|message| message.hash() == trimmed.first_hash))
+}
+
+/// What is signed of the owners of a site log at its floor.
+#[derive(Default)]
+pub(crate) struct Heads {
+    /// The last event of each owner's chain, or an earlier one: see `are_exact`.
+    pub marks: Vec<OwnerMark>,
+    /// Whether they are the last ones. Else so many owners had changed that some waited for the next checkpoint.
+    pub are_exact: bool,
+}
+
+impl Heads {
+    /// Where each chain was at the floor: what comes behind follows that, or repeats what is before it. Errors: the bus.
+    pub(crate) async fn of(bus: &Bus, target: &Name, floor: Option<&Floor>) -> Result<Self, ConsumersError> {
+        let begins_at = Floor::first_seq(floor);
+        let Some(Floor { trimmed: Trimmed { stream, created, checkpoint, .. }, .. }) =
+            floor.filter(|_| begins_at > 1)
+        else {
+            return Ok(Self::default());
+        };
+        let mut heads: BTreeMap<(PoolId, String), OwnerMark> = BTreeMap::new();
+        let mut are_exact = true;
+        SignedFacts::of(bus, target)
+            .checkpoints_behind(0, *checkpoint, |checkpoint| {
+                let is_before = checkpoint
+                    .logs
+                    .iter()
+                    .any(|mark| (&mark.stream, mark.created) == (stream, *created) && mark.seq <= begins_at);
+                if !is_before {
+                    return;
+                }
+                are_exact = checkpoint.owners.len() < OWNERS_MAX;
+                let owners = checkpoint.owners.into_iter();
+                let of_log = owners.filter(|mark| subject::site_stream(&mark.pool.site) == *stream);
+                heads.extend(of_log.map(|mark| ((mark.pool.clone(), mark.owner.clone()), mark)));
+            })
+            .await?;
+        Ok(Self { marks: heads.into_values().collect(), are_exact })
+    }
 }

@@ -14,7 +14,7 @@ use bus_schema::{
     Hash32, Name,
     fact::{
         Fact,
-        log::{GapFound, LogFact, Loss, LossFound, OwnerMark, Scrubbed},
+        log::{GapFound, LogFact, Loss, LossFound, Scrubbed},
     },
     subject,
 };
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     facts::FactPublisher,
-    floor::{self, Floor},
+    floor::{Floor, Heads},
     losses::Losses,
     replay::Watcher,
     unread::Unread,
@@ -81,7 +81,7 @@ pub(crate) async fn scrub(
     for _ in 0..READINGS_MAX {
         let beginning = Beginning::of(bus, store, target, stream).await?;
         let found = read_once(bus, store, stream, &beginning, pace, watcher).await?;
-        if beginning != Beginning::of(bus, store, target, stream).await? {
+        if beginning.seq != Floor::first_seq(floor(bus, store, target, stream).await?.as_ref()) {
             // What was trimmed while it was read would look lost. Trims wait for whoever reads, so this is rare.
             continue;
         }
@@ -102,20 +102,25 @@ pub(crate) async fn scrub(
     Err(ConsumersError::Unsteady { stream: stream.to_owned() })
 }
 
-/// Where a log begins, and the last events of chains before that.
-#[derive(PartialEq)]
+async fn floor(
+    bus: &Bus,
+    store: &Store,
+    target: &Name,
+    stream: &str,
+) -> Result<Option<Floor>, ConsumersError> {
+    Floor::of(bus, &store.reader(), target, &bus.stream_state(stream).await?).await
+}
+
+/// Where a log begins, and where chains were then.
 struct Beginning {
     seq: u64,
-    heads: Vec<OwnerMark>,
+    heads: Heads,
 }
 
 impl Beginning {
     async fn of(bus: &Bus, store: &Store, target: &Name, stream: &str) -> Result<Self, ConsumersError> {
-        let floor = Floor::of(bus, &store.reader(), target, &bus.stream_state(stream).await?).await?;
-        let heads = match &floor {
-            Some(floor) => floor::heads(bus, target, floor).await?,
-            None => vec![],
-        };
+        let floor = floor(bus, store, target, stream).await?;
+        let heads = Heads::of(bus, target, floor.as_ref()).await?;
         Ok(Self { seq: Floor::first_seq(floor.as_ref()), heads })
     }
 }
@@ -244,9 +249,9 @@ impl Comparison {
         Self { read_seq: self.read_seq.min(last_seq), ranges, ..self }
     }
 
-    /// Begins at the floor of a trimmed log, behind these events of chains.
-    pub(super) fn from(self, begins_at: u64, heads: &[OwnerMark]) -> Self {
-        let walk = Walk::begin(&self.stream, begins_at).behind(heads);
+    /// Begins at the floor of a trimmed log, where chains were here.
+    pub(super) fn from(self, begins_at: u64, heads: &Heads) -> Self {
+        let walk = Walk::begin(&self.stream, begins_at).behind(&heads.marks, heads.are_exact);
         Self { walk, next_seq: begins_at, ..self }
     }
 

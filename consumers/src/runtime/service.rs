@@ -78,6 +78,7 @@ struct Ends {
     scrubs: Arc<Mutex<mpsc::Receiver<AskedScrub>>>,
     signing: watch::Sender<Signing>,
     rotations: Arc<Mutex<mpsc::Receiver<AskedRotation>>>,
+    unkept: watch::Sender<Option<String>>,
 }
 
 /// What others may see and ask of a service; cheap to clone.
@@ -97,6 +98,7 @@ pub struct Handle {
     keys: Option<KeyFile>,
     shelf: Option<Shelf>,
     signing: watch::Receiver<Signing>,
+    unkept: watch::Receiver<Option<String>>,
     rotations: mpsc::Sender<AskedRotation>,
 }
 
@@ -124,6 +126,11 @@ impl Handle {
     /// Why gaps of the logs are open still; empty without the lease.
     pub fn obstacles(&self) -> Obstacles {
         self.log.obstacles.borrow().clone()
+    }
+
+    /// Why the last snapshot could not be kept; none = it could.
+    pub fn unkept(&self) -> Option<String> {
+        self.unkept.borrow().clone()
     }
 
     /// What is in the way of trimming logs; empty without the lease.
@@ -223,6 +230,7 @@ impl Service {
         let (holding, holding_seen) = watch::channel(false);
         let (log, log_seen) = log::Shown::channel();
         let (scrubs, scrubs_asked) = mpsc::channel(log::ASKED_MAX);
+        let (unkept, unkept_seen) = watch::channel(None);
         let (signing, signing_seen) = watch::channel(Signing::default());
         let (rotations, rotations_asked) = mpsc::channel(ROTATIONS_MAX);
         let handle = Handle {
@@ -240,10 +248,11 @@ impl Service {
             keys: None,
             shelf: None,
             signing: signing_seen,
+            unkept: unkept_seen,
             rotations,
         };
         let (scrubs, rotations) = (Arc::new(Mutex::new(scrubs_asked)), Arc::new(Mutex::new(rotations_asked)));
-        let ends = Ends { applied, troubles, shown, holding, log, scrubs, signing, rotations };
+        let ends = Ends { applied, troubles, shown, holding, log, scrubs, signing, rotations, unkept };
         let config = Arc::new(config);
         let logs = Logs::new(bus.clone(), config.clone());
         Ok(Self { config, bus, logs, store, handle, ends })
@@ -349,6 +358,7 @@ impl Service {
             sites: self.config.sites.clone(),
             shelf,
             when: self.config.snapshot.read(),
+            unkept: self.ends.unkept.clone(),
         }
     }
 

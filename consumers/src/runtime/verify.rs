@@ -22,7 +22,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     bounds::Bounds,
-    floor::{self, Floor},
+    floor::{Floor, Heads},
     parked::recall_anew,
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
@@ -216,15 +216,16 @@ impl Verification<'_> {
         statements: &Statements,
         found: &mut Verified,
     ) -> Result<Option<Replayed>, ConsumersError> {
-        let floors: Vec<_> = parts.iter().filter_map(|part| part.floor.as_ref()).collect();
-        for Floor { trimmed, .. } in &floors {
-            found.notes.push(format!(
-                "{} begins with {}: what was before {} was trimmed, behind a snapshot at checkpoint {}",
-                trimmed.stream, trimmed.first_seq, trimmed.not_before, trimmed.checkpoint
-            ));
-        }
-        if floors.is_empty() {
+        let trimmed: Vec<_> = parts.iter().filter(|part| part.begins_at() > 1).collect();
+        if trimmed.is_empty() {
             return throw_away().map(Some);
+        }
+        for part in trimmed {
+            found.notes.push(format!(
+                "{} begins with {}: what was before was trimmed behind a snapshot",
+                part.state.stream,
+                part.begins_at()
+            ));
         }
         let target = subject::target_stream(self.target);
         let streams = parts.iter().map(|part| &part.state.stream).chain([&target]);
@@ -237,26 +238,15 @@ impl Verification<'_> {
             }
             None => None,
         };
-        let Some((begun, label)) =
-            begun.and_then(|begun| begun.started_from.clone().map(|label| (begun, label)))
-        else {
-            found.notes.push("the rows cannot be proved: no snapshot here holds what was trimmed".to_owned());
+        let Some(begun) = begun.filter(|begun| begun.started_from.is_some()) else {
+            found.faults.push(Fault {
+                kind: FaultKind::Rows,
+                stream: target,
+                seqs: None,
+                text: "the rows cannot be proved: no snapshot here holds what was trimmed, and is of a checkpoint in the range".to_owned(),
+            });
             return Ok(None);
         };
-        for Floor { trimmed, .. } in floors {
-            let is_it = label.place(&trimmed.stream).is_some_and(|place| place.seq == trimmed.first_seq);
-            if is_it && label.sha256 != trimmed.snapshot {
-                found.faults.push(Fault {
-                    kind: FaultKind::Rows,
-                    stream: trimmed.stream.clone(),
-                    seqs: None,
-                    text: format!(
-                        "the snapshot at {}:{} is {}, but the log was trimmed behind {}",
-                        trimmed.stream, trimmed.first_seq, label.sha256, trimmed.snapshot
-                    ),
-                });
-            }
-        }
         Ok(Some(begun))
     }
 
@@ -309,10 +299,7 @@ impl Verification<'_> {
     ) -> Result<(), ConsumersError> {
         let Part { state, floor, to, .. } = part;
         let (stream, begins_at) = (&state.stream, part.begins_at());
-        let heads = match floor {
-            Some(floor) => floor::heads(self.bus, self.target, floor).await?,
-            None => vec![],
-        };
+        let heads = Heads::of(self.bus, self.target, floor.as_ref()).await?;
         let (reader, of) = (self.live.reader(), stream.clone());
         let (known, mut expected) = blocking("verification", move || expectations(&reader, &of)).await?;
         let unread = Unread::of(&known, &expected);
@@ -322,7 +309,7 @@ impl Verification<'_> {
         }
         let marks = statements.of(part, found);
         // A trimmed log begins with the message of a mark.
-        let ranges = Ranges::new(if floor.is_some() { begins_at + 1 } else { state.first_seq }, marks);
+        let ranges = Ranges::new(if begins_at > 1 { begins_at + 1 } else { state.first_seq }, marks);
         let mut comparison = Comparison::new(stream, state, self.live.position(stream)?, self.live.reader())
             .from(begins_at, &heads)
             .telling(unread)

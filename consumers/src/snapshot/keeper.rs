@@ -8,13 +8,14 @@ use std::{
 };
 
 use audit::signing::verify_checkpoint;
-use bus::Bus;
+use bus::{Bus, BusError};
 use bus_schema::{
-    Name, PoolId, Timestamp,
-    fact::log::{Checkpoint, LogFact, LogMark, OwnerMark, Trimmed, checkpoint::OWNERS_MAX},
+    Name, PoolId,
+    fact::log::{Checkpoint, LogFact, LogMark, OwnerMark, checkpoint::OWNERS_MAX},
     subject,
 };
 use projector::{Position, Store, StoreOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -61,6 +62,8 @@ pub(crate) struct Keeper {
     pub shelf: Shelf,
     /// When one is due.
     pub when: When,
+    /// Why the last one could not be kept, for people.
+    pub unkept: watch::Sender<Option<String>>,
 }
 
 impl Keeper {
@@ -72,9 +75,11 @@ impl Keeper {
                 && tried.replace(due.number) != Some(due.number)
             {
                 let Some(taken) = stop.run_until_cancelled(self.take(&due)).await else { return };
-                if let Err(error) = taken {
+                let unkept = taken.err().map(|error| error.to_string());
+                if let Some(error) = &unkept {
                     tracing::error!(%error, checkpoint = due.number, "no snapshot could be kept; it is tried again with the next checkpoint");
                 }
+                self.unkept.send_replace(unkept);
             }
             let pause = tokio::time::sleep(LOOK_EVERY);
             if stop.run_until_cancelled(pause).await.is_none() {
@@ -108,8 +113,7 @@ impl Keeper {
             return Err(unkept(&last, "the target log has lost checkpoints that were read from it"));
         }
         verify_checkpoint(&last).map_err(ConsumersError::Signature)?;
-        let marks = [of_target].into_iter().chain(self.marks(&last));
-        let streams: Vec<_> = marks.map(|mark| (mark.stream.clone(), Until::Seq(mark.seq))).collect();
+        let streams = self.streams(&last, of_target).await?;
         let (shelf, drafts) = (&self.shelf, self.shelf.drafts()?);
         let base = Replayed::begun(&self.bus, shelf, &streams, Choice::Newest, drafts).await?;
         recall_anew(&self.bus, &base.store, &self.target).await?;
@@ -117,10 +121,13 @@ impl Keeper {
             reaches(&self.bus, Some(shelf), &base.store, stream).await?;
             feed(&self.bus, &base.store, stream, *until, &Unwatched).await?;
         }
-        let since = base.started_from.as_ref().map_or(0, |label| label.checkpoint_seq);
-        let signed = self.signed(&last, &streams, since).await?;
-        let (checkpoint, store) = (last.clone(), base.store.clone());
-        let (owners, is_whole) = blocking("snapshot", move || verified(&store, &checkpoint, &signed)).await?;
+        // What was proved of the one before need not be proved again.
+        let proved = base.started_from.as_ref().filter(|label| label.is_proved);
+        let signed = self.signed(&last, &streams, proved.map_or(0, |label| label.checkpoint_seq)).await?;
+        let (checkpoint, store, wanted) = (last.clone(), base.store.clone(), signed.len() as u64);
+        let read = streams.iter().map(|(stream, _)| stream.clone()).collect();
+        let held = blocking("snapshot", move || verified(&store, &checkpoint, &read, &signed));
+        let (owners, is_whole) = held.await?;
         let positions = base.store.positions()?;
         let mut places = streams.iter().filter_map(|(stream, _)| place(&positions, stream)).map(Place::from);
         let Some(target) = places.next() else { return Ok(()) };
@@ -132,13 +139,34 @@ impl Keeper {
             checkpoint_seq: at,
             stated_at: last.stated_at,
             owners,
+            is_proved: owners == wanted,
             is_whole,
         };
-        let floors = self.floors(&streams).await?;
         let (shelf, bounds) = (self.shelf.clone(), self.when.bounds);
-        blocking("snapshot", move || put(&shelf, base, fresh, bounds, &floors)).await?;
+        blocking("snapshot", move || put(&shelf, base, fresh)).await?;
         tracing::info!(checkpoint = number, bytes, owners, "a snapshot is kept");
-        Ok(())
+        // After that, which takes long: nothing may be thinned out behind which a log is trimmed meanwhile.
+        let (shelf, floors) = (self.shelf.clone(), self.floors(&streams).await?);
+        blocking("snapshot", move || thin(&shelf, bounds, &floors)).await
+    }
+
+    /// The logs of which a checkpoint speaks, as far as they are there: the target's first, then those of sites, also of those that the
+    /// configuration does not name any more.
+    async fn streams(
+        &self,
+        last: &Checkpoint,
+        of_target: &LogMark,
+    ) -> Result<Vec<(String, Until)>, ConsumersError> {
+        let others = last.logs.iter().filter(|mark| mark.stream != of_target.stream);
+        let mut streams = Vec::new();
+        for mark in [of_target].into_iter().chain(others) {
+            match self.bus.stream_state(&mark.stream).await {
+                Ok(_) => streams.push((mark.stream.clone(), Until::Seq(mark.seq))),
+                Err(BusError::NoStream { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(streams)
     }
 
     /// Where each trimmed log begins.
@@ -146,10 +174,8 @@ impl Keeper {
         let mut floors = Floors::new();
         for (stream, _) in streams {
             let state = self.bus.stream_state(stream).await?;
-            if let Some(floor) = Floor::of(&self.bus, &self.store.reader(), &self.target, &state).await? {
-                let Trimmed { stream, created, first_seq, .. } = floor.trimmed;
-                floors.insert(stream, (created, first_seq, state.first_seq));
-            }
+            let floor = Floor::of(&self.bus, &self.store.reader(), &self.target, &state).await?;
+            floors.extend(floor.map(|floor| (stream.clone(), floor)));
         }
         Ok(floors)
     }
@@ -182,23 +208,24 @@ impl Keeper {
     }
 }
 
-/// When each log was made that is trimmed or will be, the first sequence that is to stay, and the one that it begins with.
-type Floors = BTreeMap<String, (Timestamp, u64, u64)>;
+/// What is stated of the beginning of each log that is trimmed or will be.
+type Floors = BTreeMap<String, Floor>;
 
 /// Whether a log begins where it ends, or will.
 fn is_floor(label: &Label, floors: &Floors) -> bool {
-    label.places().any(|place| {
-        let floor = floors.get(&place.stream);
-        floor.is_some_and(|(created, stays, _)| (*created, *stays) == (place.created, place.seq))
-    })
+    let is_at = |place: &Place, floor: &Floor| {
+        floor.trimmed.created == place.created
+            && [floor.begins_at(), floor.trimmed.first_seq].contains(&place.seq)
+    };
+    label.places().any(|place| floors.get(&place.stream).is_some_and(|floor| is_at(place, floor)))
 }
 
-/// Whether what is behind it is gone from every site log.
+/// Whether what is behind it went from every site log. What was only lost is no reason: the snapshot may be all that is left.
 fn is_left_behind(label: &Label, floors: &Floors) -> bool {
-    label.sites.iter().all(|place| {
-        let floor = floors.get(&place.stream);
-        floor.is_some_and(|(created, _, begins)| *created == place.created && place.seq < *begins)
-    })
+    let is_before = |place: &Place, floor: &Floor| {
+        floor.trimmed.created == place.created && place.seq < floor.begins_at()
+    };
+    label.sites.iter().all(|place| floors.get(&place.stream).is_some_and(|floor| is_before(place, floor)))
 }
 
 /// The newest of these that can be of the logs of these marks; of one that was made anew or lost its end, older ones cannot.
@@ -236,11 +263,15 @@ fn place(positions: &[Position], stream: &str) -> Option<Position> {
 fn verified(
     store: &Store,
     checkpoint: &Checkpoint,
+    read: &BTreeSet<String>,
     signed: &BTreeMap<(PoolId, String), OwnerMark>,
 ) -> Result<(u64, bool), ConsumersError> {
     let (mut rewound, mut is_whole) = (BTreeSet::new(), true);
     for position in store.positions()? {
-        let Some(mark) = mark(checkpoint, &position.stream) else { continue };
+        // Of a log that is not there any more, the snapshot holds what the one before did.
+        let Some(mark) = mark(checkpoint, &position.stream).filter(|mark| read.contains(&mark.stream)) else {
+            continue;
+        };
         if mark.incarnation > 1 {
             rewound.insert(mark.stream.clone());
         }
@@ -278,24 +309,18 @@ fn unkept(checkpoint: &Checkpoint, why: &str) -> ConsumersError {
 }
 
 /// Closes a pool and puts it on the shelf.
-fn put(
-    shelf: &Shelf,
-    replayed: Replayed,
-    fresh: Fresh,
-    bounds: Bounds,
-    floors: &Floors,
-) -> Result<(), ConsumersError> {
+fn put(shelf: &Shelf, replayed: Replayed, fresh: Fresh) -> Result<(), ConsumersError> {
     let Replayed { store, directory, .. } = replayed;
     drop(store);
     let path = directory.path().join(POOL);
     // Opening makes it smaller when more than half of it is dead.
     drop(Store::open(&path, StoreOptions { check: false, ..StoreOptions::default() })?);
-    shelf.put(&path, fresh)?;
-    shelf
-        .labels()?
-        .iter()
-        .filter(|label| is_left_behind(label, floors))
-        .try_for_each(|label| shelf.remove(label))?;
+    shelf.put(&path, fresh).map(drop)
+}
+
+fn thin(shelf: &Shelf, bounds: Bounds, floors: &Floors) -> Result<(), ConsumersError> {
+    let labels = shelf.labels()?;
+    labels.iter().filter(|label| is_left_behind(label, floors)).try_for_each(|label| shelf.remove(label))?;
     shelf.thin(bounds, |label| is_floor(label, floors))
 }
 
@@ -311,7 +336,7 @@ mod tests {
         let labels = [put(&shelf, 10), put(&shelf, 20)];
         let site = labels[0].sites[0].clone();
         let newest = |seq: u64, created_ms: i64| {
-            let created = Timestamp::from_unix_ms(created_ms);
+            let created = bus_schema::Timestamp::from_unix_ms(created_ms);
             let (stream, running) = (site.stream.clone(), bus_schema::Hash32::ZERO);
             let mark = LogMark { stream, created, incarnation: 1, seq, running };
             newest_of(&labels, &[&mark]).map(|label| label.sites[0].seq)

@@ -12,6 +12,6 @@ pub mod thin;
 pub(crate) mod keeper;
 mod nearest;
 
-pub use nearest::seeded;
 pub(crate) use nearest::{Choice, Started, reaches, started};
+pub use nearest::{adopted, seeded};
 pub use shelf::{Label, Shelf};

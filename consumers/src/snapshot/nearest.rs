@@ -1,7 +1,7 @@
 //! Which snapshot a reading starts from: one that is not behind any of the points, that the logs still bear out, that
 //! this build can read, and that is not damaged.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use bus::{Bus, BusError, PositionVerdict, StreamState};
 use bus_schema::{Name, subject};
@@ -40,12 +40,13 @@ pub(crate) async fn started(
     choice: Choice,
     path: &Path,
 ) -> Result<Option<Started>, ConsumersError> {
+    let begin_late = begin_late(bus, streams).await?;
     let mut labels = shelf.labels()?;
-    labels.retain(|label| fits(label, streams));
+    labels.retain(|label| fits(label, streams, &begin_late));
     if choice == Choice::Newest {
         labels.reverse();
     }
-    let is_trimmed = is_any_trimmed(bus, streams).await?;
+    let is_trimmed = !begin_late.is_empty();
     let mut with_losses = Vec::new();
     for label in labels {
         let lost = lost(bus, &label, streams).await?;
@@ -77,6 +78,43 @@ pub async fn seeded(
     sites: &[Name],
     path: &Path,
 ) -> Result<bool, ConsumersError> {
+    let streams = streams_of(bus, target, sites).await?;
+    if begin_late(bus, &streams).await?.is_empty() {
+        return Ok(false);
+    }
+    Ok(started(bus, shelf, &streams, Choice::Newest, path).await?.is_some())
+}
+
+/// Takes the pool of a farside that does not run for a snapshot, when a log was trimmed and no snapshot can be started from:
+/// the shelf was lost, or stood still for too long. It proves nothing; the next one, which begins with it, is held against
+/// all that is signed. False = there was nothing to do, or nothing to begin with. Errors: the bus, the disk.
+pub async fn adopted(
+    bus: &Bus,
+    shelf: &Shelf,
+    target: &Name,
+    sites: &[Name],
+    pool: &Path,
+) -> Result<bool, ConsumersError> {
+    let streams = streams_of(bus, target, sites).await?;
+    let begin_late = begin_late(bus, &streams).await?;
+    if !pool.exists() || begin_late.is_empty() {
+        return Ok(false);
+    }
+    for label in shelf.labels()?.into_iter().filter(|label| fits(label, &streams, &begin_late)) {
+        if lost(bus, &label, &streams).await?.is_empty() {
+            return Ok(false);
+        }
+    }
+    let (shelf, pool, target) = (shelf.clone(), pool.to_owned(), target.clone());
+    blocking("snapshot", move || shelf.adopt(&pool, &target)).await
+}
+
+/// The logs of a target that are there, whole.
+async fn streams_of(
+    bus: &Bus,
+    target: &Name,
+    sites: &[Name],
+) -> Result<Vec<(String, Until)>, ConsumersError> {
     let mut streams = Vec::new();
     for stream in [subject::target_stream(target)].into_iter().chain(sites.iter().map(subject::site_stream)) {
         match bus.stream_state(&stream).await {
@@ -86,20 +124,18 @@ pub async fn seeded(
             Err(error) => return Err(error.into()),
         }
     }
-    if !is_any_trimmed(bus, &streams).await? {
-        return Ok(false);
-    }
-    Ok(started(bus, shelf, &streams, Choice::Newest, path).await?.is_some())
+    Ok(streams)
 }
 
-/// Whether one of these logs begins behind its first message. Errors: the bus.
-async fn is_any_trimmed(bus: &Bus, streams: &[(String, Until)]) -> Result<bool, ConsumersError> {
+/// Those of these logs that begin behind their first message. Errors: the bus.
+async fn begin_late(bus: &Bus, streams: &[(String, Until)]) -> Result<BTreeSet<String>, ConsumersError> {
+    let mut late = BTreeSet::new();
     for (stream, _) in streams {
         if begins_late(&bus.stream_state(stream).await?) {
-            return Ok(true);
+            late.insert(stream.clone());
         }
     }
-    Ok(false)
+    Ok(late)
 }
 
 fn begins_late(state: &StreamState) -> bool {
@@ -158,15 +194,15 @@ pub(crate) async fn reaches(
     Err(ConsumersError::Trimmed { floor, stream: stream.to_owned(), first_seq: state.first_seq, cure })
 }
 
-/// Whether it holds these logs, and none of them beyond its point. What it holds of other logs is of no pool of theirs.
-fn fits(label: &Label, streams: &[(String, Until)]) -> bool {
-    streams.iter().all(|(stream, until)| {
-        label.place(stream).is_some_and(|place| match until {
-            Until::Seq(seq) => place.seq <= *seq,
-            // Nothing up to there is newer, so a reading up to this time would have come there.
-            Until::Time(time) => place.time <= *time,
-            Until::Now => true,
-        })
+/// Whether it holds these logs, and none of them beyond its point; one that has its first message can be read from there. What
+/// it holds of other logs is of no pool of theirs.
+fn fits(label: &Label, streams: &[(String, Until)], begin_late: &BTreeSet<String>) -> bool {
+    streams.iter().all(|(stream, until)| match (label.place(stream), until) {
+        (None, _) => *stream != label.target.stream && !begin_late.contains(stream.as_str()),
+        (Some(place), Until::Seq(seq)) => place.seq <= *seq,
+        // Nothing up to there is newer, so a reading up to this time would have come there.
+        (Some(place), Until::Time(time)) => place.time <= *time,
+        (Some(_), Until::Now) => true,
     })
 }
 
@@ -241,6 +277,14 @@ fn unusable(error: &StoreError) -> Option<Unusable> {
 fn set_aside(shelf: &Shelf, label: &Label, why: Unusable, keeps_older: bool) -> Result<(), ConsumersError> {
     let (path, checkpoint) = (shelf.file(label).display().to_string(), label.checkpoint);
     match why {
+        Unusable::Damaged if keeps_older => {
+            tracing::error!(
+                path,
+                checkpoint,
+                "a snapshot is damaged: it is not what its label says; it is put aside as .damaged, because a log was trimmed and it may be the only place of what went; another one is used. Look at the disk"
+            );
+            return shelf.retire(label);
+        }
         Unusable::Damaged => tracing::error!(
             path,
             checkpoint,
@@ -289,6 +333,7 @@ mod tests {
         set_aside(&shelf, &older, Unusable::Older(1), false).unwrap();
         set_aside(&shelf, &newer, Unusable::Newer(99), false).unwrap();
         set_aside(&shelf, &damaged, Unusable::Damaged, true).unwrap();
+        assert!(shelf.file(&damaged).with_extension("redb.damaged").exists());
         assert_eq!(shelf.labels().unwrap(), [newer]);
     }
 

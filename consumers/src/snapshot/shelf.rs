@@ -9,11 +9,12 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use bus_schema::{Hash32, Timestamp};
+use bus_schema::{Hash32, Name, Timestamp, fact::log::LogFact, subject};
+use projector::{Store, StoreOptions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
@@ -25,8 +26,12 @@ use crate::error::ConsumersError;
 const FORM: u32 = 2;
 /// Only the owner may enter.
 const DIRECTORY_MODE: u32 = 0o700;
+/// Only the owner may read and write.
+const FILE_MODE: u32 = 0o600;
 /// What a file is called until it is whole.
 const DRAFT: &str = "draft-";
+/// What the name of a damaged snapshot's files ends with.
+const RETIRED: &str = ".damaged";
 /// Bytes that are copied and hashed at once.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -47,6 +52,8 @@ pub struct Label {
     pub stated_at: Timestamp,
     /// Owners whose rows are what was signed of them.
     pub owners: u64,
+    /// Whether every owner has the rows that are signed of it: else the live pool knew more than its log.
+    pub is_proved: bool,
     /// Whether the logs are to the letter what was signed of them; else one has lost something that matters to no row.
     pub is_whole: bool,
     /// Size of the file.
@@ -120,6 +127,7 @@ pub(super) struct Fresh {
     pub(super) checkpoint_seq: u64,
     pub(super) stated_at: Timestamp,
     pub(super) owners: u64,
+    pub(super) is_proved: bool,
     pub(super) is_whole: bool,
 }
 
@@ -218,7 +226,8 @@ impl Shelf {
         let file = File::open(draft).map_err(failed("open", draft))?;
         file.sync_all().map_err(failed("sync", draft))?;
         let (bytes, sha256) = hashed(file, io::sink()).map_err(failed("read", draft))?;
-        let Fresh { target, sites, checkpoint, checkpoint_seq, stated_at, owners, is_whole } = fresh;
+        let Fresh { target, sites, checkpoint, checkpoint_seq, stated_at, owners, is_proved, is_whole } =
+            fresh;
         let form = FORM;
         let label = Label {
             form,
@@ -228,6 +237,7 @@ impl Shelf {
             checkpoint_seq,
             stated_at,
             owners,
+            is_proved,
             is_whole,
             bytes,
             sha256,
@@ -252,6 +262,49 @@ impl Shelf {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a copy of a pool on the shelf that nobody has open; false = it has read nothing that is signed. Errors: the
+    /// disk, the pool's file.
+    pub(super) fn adopt(&self, pool: &Path, target: &Name) -> Result<bool, ConsumersError> {
+        let drafts = self.drafts()?;
+        let draft = drafts.path().join("pool.redb");
+        fs::copy(pool, &draft).map_err(failed("copy", pool))?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(FILE_MODE))
+            .map_err(failed("write", &draft))?;
+        // Opening mends what a process that was killed left.
+        let store = Store::open(&draft, StoreOptions::default())?;
+        let last = store.reader().latest_fact("checkpoint", target.as_str())?.value;
+        let places: Vec<Place> = store.positions()?.into_iter().map(Place::from).collect();
+        drop(store);
+        let stream = subject::target_stream(target);
+        let (of_target, sites): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| place.stream == stream);
+        let (Some(LogFact::Checkpoint(last)), Some(target)) =
+            (last.map(|record| record.fact), of_target.into_iter().next())
+        else {
+            return Ok(false);
+        };
+        let (checkpoint, stated_at) = (last.number, last.stated_at);
+        let (checkpoint_seq, owners, is_proved, is_whole) = (target.seq, 0, false, false);
+        let fresh =
+            Fresh { target, sites, checkpoint, checkpoint_seq, stated_at, owners, is_proved, is_whole };
+        self.put(&draft, fresh).map(|_| true)
+    }
+
+    /// Puts a damaged snapshot out of use and leaves its bytes: somebody may need them. Errors: the disk.
+    pub(super) fn retire(&self, label: &Label) -> Result<(), ConsumersError> {
+        for path in [self.label_file(label), self.file(label)] {
+            let mut retired = path.clone().into_os_string();
+            retired.push(RETIRED);
+            match fs::rename(&path, retired) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("rename", &path)(error));
                 }
                 _ => {}
             }
@@ -292,7 +345,10 @@ impl Shelf {
             if formed.form < FORM {
                 tracing::info!(path = %path.display(), "a snapshot of an older farside is taken away; new ones are taken");
                 fs::remove_file(&path)?;
-                fs::remove_file(path.with_extension("redb"))?;
+                match fs::remove_file(path.with_extension("redb")) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(())
@@ -336,8 +392,6 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Consumer
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn fresh(seq: u64) -> Fresh {
@@ -351,7 +405,16 @@ pub(super) mod tests {
         };
         let (sites, target) = (vec![place("FARSIDE_LOCAL")], place("FARSIDE_TGT_LOCAL"));
         let stated_at = Timestamp::from_unix_ms(i64::try_from(seq).unwrap());
-        Fresh { target, sites, checkpoint: seq, checkpoint_seq: seq, stated_at, owners: 1, is_whole: true }
+        Fresh {
+            target,
+            sites,
+            checkpoint: seq,
+            checkpoint_seq: seq,
+            stated_at,
+            owners: 1,
+            is_proved: true,
+            is_whole: true,
+        }
     }
 
     /// Puts one on the shelf whose checkpoint was stated `seq` milliseconds after the epoch.

@@ -120,6 +120,26 @@ impl Reader {
         })
     }
 
+    /// The first parked message behind a place that is `wanted` and whose original the pool has not kept.
+    pub fn parked_without_original(
+        &self,
+        after: (&str, u64),
+        mut wanted: impl FnMut(&ParkedRecord) -> bool,
+    ) -> Result<Answer<Option<ParkedRecord>>, StoreError> {
+        self.ask(|snapshot| {
+            let (table, originals) =
+                (snapshot.open_table(tables::PARKED)?, snapshot.open_table(tables::ORIGINALS)?);
+            let (stream, seq) = after;
+            for entry in table.range::<(&str, u64)>((stream, seq.saturating_add(1))..=(stream, u64::MAX))? {
+                let record: ParkedRecord = read_json("a parked message", entry?.1.value())?;
+                if !record.is_copy && wanted(&record) && originals.get((stream, record.seq))?.is_none() {
+                    return Ok(Some(record));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// Parked messages by the kind of their reasons (what stands in quotes, and numbers, make no difference), those
     /// with the most first. At most `limit` kinds, and how many messages are of others.
     pub fn parked_groups(&self, limit: usize) -> Result<Answer<(Vec<ParkedGroup>, u64)>, StoreError> {

@@ -12,10 +12,17 @@ pub struct Trimmed {
     pub stream: String,
     /// When the stream was made.
     pub created: Timestamp,
+    /// The first sequence that the log had to have before.
+    #[serde(with = "decimal")]
+    #[schemars(with = "crate::text::Decimal")]
+    pub before_seq: u64,
     /// The first sequence that stays; a checkpoint's mark, and the place of the snapshot.
     #[serde(with = "decimal")]
     #[schemars(with = "crate::text::Decimal")]
     pub first_seq: u64,
+    /// The hash of the message at that sequence: a log that has another one there went back meanwhile, and was never
+    /// trimmed.
+    pub first_hash: Hash32,
     /// The largest time at which the log had stored a message up to there: no earlier moment can be shown.
     pub not_before: Timestamp,
     /// The number of the checkpoint that signs the place.
