@@ -102,6 +102,7 @@ lint:
 bench:
 	@echo 'building release (minutes)' >&2
 	@$(CARGO) build --locked --release $(QUIET) --workspace
+	@tools/bench_peers.sh
 	@$(NATS) && "$${CARGO_TARGET_DIR:-target}/release/bench"
 
 doc:

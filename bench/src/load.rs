@@ -44,10 +44,15 @@ impl Load {
         Self { chained: false, ..Self::new(site, keys) }
     }
 
+    /// Which resource the event at a place is of, and in which round: its revision.
+    pub(crate) fn record_of(seq: u64, keys: u64) -> (u64, u64) {
+        (seq * 7919 % keys, seq / keys)
+    }
+
     /// The next event: a state of about 300 bytes, another revision each round.
     pub(crate) fn next_event(&mut self) -> Outgoing {
         self.seq += 1;
-        let (number, round) = (self.seq * 7919 % self.keys, self.seq / self.keys);
+        let (number, round) = Self::record_of(self.seq, self.keys);
         let (key, body) = (key(number), record(number, round));
         let subject = format!("far.v1.{}.evt.bench.resource.{}.changed", self.site, token::of(&key));
         let id = Uuid::from_u64_pair(self.epoch.0, self.seq).to_string();

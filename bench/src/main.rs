@@ -17,8 +17,10 @@ mod catch_up;
 mod latency;
 mod load;
 mod million;
+mod process;
 mod proof;
 mod publish;
+mod race;
 mod read;
 mod reconcile;
 mod report;
@@ -32,6 +34,9 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const DEADLINE: Duration = Duration::from_secs(600);
 /// Events of the log that is read, projected and rebuilt.
 const EVENTS: u64 = 1_000_000;
+
+/// Rounds of the race, which takes minutes each.
+const RACE_ROUNDS_MAX: usize = 3;
 
 /// `bench [--rounds N] [--events N] [SECTION…]`
 struct Options {
@@ -68,7 +73,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let options = Options::parse(std::env::args().skip(1))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [racer, rest @ ..] = arguments.as_slice()
+        && racer == "racer"
+    {
+        return race::racer::run(rest).await;
+    }
+    let options = Options::parse(arguments.into_iter())?;
     let scratch = tempfile::Builder::new().prefix("farside-bench-").tempdir()?;
     let server = ManagedServer::start(ManagedOptions::new(scratch.path().join("nats"))).await?;
     let bus = Bus::connect(server.service_options("bench")).await?;
@@ -88,6 +99,10 @@ async fn main() -> Outcome<()> {
     if options.wants("proof") {
         eprintln!("proof: storing {} events twice …", proof::EVENTS);
         report.add(proof::run(&server, &bus, options.rounds, scratch.path()).await?);
+    }
+    if options.wants("race") {
+        eprintln!("race: storing {} events …", options.events);
+        report.add(race::run(options.events, options.rounds.min(RACE_ROUNDS_MAX), scratch.path()).await?);
     }
     if options.wants("latency") {
         eprintln!("latency …");

@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     DEADLINE, Outcome, load,
     million::{Million, SITE},
+    process,
     read::{self, STRIDE, micros, percentiles},
     report::Section,
 };
@@ -219,11 +220,8 @@ fn binary() -> Outcome<PathBuf> {
     Ok(beside)
 }
 
-/// A line of the kernel's account of a process, in bytes.
+/// A line of the kernel's account of a child.
 fn memory(child: &Child, line: &str) -> Outcome<u64> {
     let pid = child.id().ok_or("farside serve has ended")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
-    let kib: u64 = value.ok_or("the kernel tells no memory")?.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib * 1_024)
+    process::memory(&PathBuf::from(format!("/proc/{pid}")), line)
 }
