@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Share of the raw read rate that projection has to reach.
-const SHARE_MIN: f64 = 0.6;
+pub(crate) const SHARE_MIN: f64 = 0.6;
 
 /// Reads, projects and rebuilds the log `stream` of `events` events in turn, `rounds` times.
 pub(crate) async fn run(

@@ -16,7 +16,9 @@ use bus_schema::{Name, stream::StreamSpec};
 mod catch_up;
 mod latency;
 mod load;
+mod memory;
 mod million;
+mod past;
 mod process;
 mod proof;
 mod publish;
@@ -103,6 +105,14 @@ async fn main() -> Outcome<()> {
     if options.wants("race") {
         eprintln!("race: storing {} events …", options.events);
         report.add(race::run(options.events, options.rounds.min(RACE_ROUNDS_MAX), scratch.path()).await?);
+    }
+    if options.wants("past") {
+        eprintln!("past: storing {} events …", options.events);
+        report.add(past::run(&server, &bus, options.events, options.rounds, scratch.path()).await?);
+    }
+    if options.wants("memory") {
+        eprintln!("memory …");
+        report.add(memory::run(options.events, scratch.path()).await?);
     }
     if options.wants("latency") {
         eprintln!("latency …");

@@ -15,6 +15,11 @@ pub(crate) fn memory(process: &Path, line: &str) -> Outcome<u64> {
     Ok(kib * 1_024)
 }
 
+/// Lets the peak (`VmHWM`) begin anew with what is resident now.
+pub(crate) fn forget_peak(process: &Path) -> Outcome<()> {
+    Ok(fs::write(process.join("clear_refs"), "5")?)
+}
+
 /// Processor time that this process has used, in seconds.
 pub(crate) fn cpu_seconds() -> Outcome<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;

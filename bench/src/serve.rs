@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_nats::jetstream::{self, stream};
-use bus::Credentials;
+use bus::{Credentials, managed::ManagedServer};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -48,12 +48,12 @@ pub(crate) async fn run(
             read::READS
         ),
     );
-    let mut serve = Serve::start(million, &scratch.join("serve")).await?;
+    let mut serve = Serve::start(million.server, SITE, &scratch.join("serve")).await?;
     serve.caught_up(million).await?;
-    let after = memory(&serve.child, "VmRSS")?;
+    let after = process::memory(&serve.process()?, "VmRSS")?;
     let http = serve.read(million).await?;
-    let reading = memory(&serve.child, "VmRSS")?;
-    let peak = memory(&serve.child, "VmHWM")?;
+    let reading = process::memory(&serve.process()?, "VmRSS")?;
+    let peak = process::memory(&serve.process()?, "VmHWM")?;
     serve.stop().await?;
     let mb = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
     let worst = after.max(reading);
@@ -105,20 +105,21 @@ async fn from_bucket(million: &Million<'_>) -> Outcome<Vec<f64>> {
 }
 
 /// The binary, as it runs at a user's.
-struct Serve {
+pub(crate) struct Serve {
     child: Child,
     address: String,
     token: String,
 }
 
 impl Serve {
-    async fn start(million: &Million<'_>, dir: &Path) -> Outcome<Self> {
+    /// Starts one in a directory, which may hold its configuration.
+    pub(crate) async fn start(server: &ManagedServer, site: &str, dir: &Path) -> Outcome<Self> {
         std::fs::create_dir_all(dir)?;
-        let Credentials::NkeySeedFile(seed) = million.server.service_credentials() else {
+        let Credentials::NkeySeedFile(seed) = server.service_credentials() else {
             return Err("the managed server gave no nkey".into());
         };
         let mut child = Command::new(binary()?)
-            .args(["serve", "--listen", "127.0.0.1:0", "--sites", SITE, "--nats", million.server.url()])
+            .args(["serve", "--listen", "127.0.0.1:0", "--sites", site, "--nats", server.url()])
             .arg("--nkey-seed-file")
             .arg(seed)
             .current_dir(dir)
@@ -167,7 +168,14 @@ impl Serve {
         Ok(took)
     }
 
-    async fn stop(mut self) -> Outcome<()> {
+    /// Its directory below `/proc`.
+    pub(crate) fn process(&self) -> Outcome<PathBuf> {
+        let pid = self.child.id().ok_or("farside serve has ended")?;
+        Ok(PathBuf::from(format!("/proc/{pid}")))
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(mut self) -> Outcome<()> {
         self.child.kill().await?;
         Ok(())
     }
@@ -212,16 +220,10 @@ impl Connection {
 }
 
 /// `farside`, built beside this program.
-fn binary() -> Outcome<PathBuf> {
+pub(crate) fn binary() -> Outcome<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("farside");
     if !beside.exists() {
         return Err(format!("{} is not there; run make bench, which builds it", beside.display()).into());
     }
     Ok(beside)
-}
-
-/// A line of the kernel's account of a child.
-fn memory(child: &Child, line: &str) -> Outcome<u64> {
-    let pid = child.id().ok_or("farside serve has ended")?;
-    process::memory(&PathBuf::from(format!("/proc/{pid}")), line)
 }
