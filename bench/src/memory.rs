@@ -50,7 +50,7 @@ pub(crate) async fn run(events: u64, scratch: &Path) -> Outcome<Section> {
     let small = of(events / TIMES, &scratch.join("memory-small")).await?;
     let large = of(events, &scratch.join("memory-large")).await?;
     let how = format!(
-        "`farside serve` (the binary) with a log of {} events over {KEYS} resources, and one of {events}. Peak of resident memory \
+        "`farside serve` (the binary), started anew for each job, with a log of {} events over {KEYS} resources, and one of {events}. Peak of resident memory \
          while it exports the whole log and while it verifies it, less what was resident before; and the peak of the verbs \
          themselves. A log ten times as long may need {SHARE_MAX} times as much, or {} MB more, which is what a cache that \
          fills and an allocator make of the same work.",
@@ -83,14 +83,14 @@ async fn of(events: u64, directory: &Path) -> Outcome<Vec<Needed>> {
     Load::new(subject::LOCAL, KEYS).store(&bus, &stream, events).await?;
     let serve = Serve::start(&server, subject::LOCAL, directory).await?;
     signed(&bus, &stream, events).await?;
-    let (evidence, farside) = (directory.join("evidence.jsonl"), serve.process()?);
-    let out = evidence.to_string_lossy();
-    let (export, by_verb) = job(directory, &farside, &["audit", "export", "--out", &out]).await?;
-    let (verify, _) = job(directory, &farside, &["audit", "verify"]).await?;
     let key = key_of(directory).await?;
-    let offline = ["audit", "verify", "--offline", &out, "--key", &key];
-    let (_, offline) = job(directory, &farside, &offline).await?;
     serve.stop().await?;
+    let evidence = directory.join("evidence.jsonl");
+    let out = evidence.to_string_lossy();
+    let (export, by_verb) = job(&server, directory, &["audit", "export", "--out", &out]).await?;
+    let (verify, _) = job(&server, directory, &["audit", "verify"]).await?;
+    let offline = ["audit", "verify", "--offline", &out, "--key", &key];
+    let (_, offline) = job(&server, directory, &offline).await?;
     server.stop().await;
     std::fs::remove_dir_all(directory)?;
     Ok(vec![
@@ -119,10 +119,13 @@ async fn signed(bus: &Bus, stream: &str, events: u64) -> Outcome<()> {
     Err("no checkpoint signs the end of the log".into())
 }
 
-/// Runs a verb to its end: what the service needed meanwhile, and what the verb needed itself.
-async fn job(directory: &Path, farside: &Path, verb: &[&str]) -> Outcome<(Needed, Needed)> {
-    let before = process::memory(farside, "VmRSS")?;
-    process::forget_peak(farside)?;
+/// Runs a verb to its end beside a service that was just started: what the service needed meanwhile, and what the verb needed itself.
+async fn job(server: &ManagedServer, directory: &Path, verb: &[&str]) -> Outcome<(Needed, Needed)> {
+    // What a job before left in the allocator would hide what this one needs.
+    let serve = Serve::start(server, subject::LOCAL, directory).await?;
+    let farside = serve.process()?;
+    let before = process::memory(&farside, "VmRSS")?;
+    process::forget_peak(&farside)?;
     let mut child = Command::new(binary()?)
         .args(verb)
         .current_dir(directory)
@@ -141,7 +144,8 @@ async fn job(directory: &Path, farside: &Path, verb: &[&str]) -> Outcome<(Needed
     if !status.success() {
         return Err(format!("farside {}: {status}", verb.join(" ")).into());
     }
-    let of_service = process::memory(farside, "VmHWM")?;
+    let of_service = process::memory(&farside, "VmHWM")?;
+    serve.stop().await?;
     let needed = |more, peak| Needed { what: "", more, peak };
     Ok((needed(of_service.saturating_sub(before), of_service), needed(peak, peak)))
 }

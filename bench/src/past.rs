@@ -27,8 +27,9 @@ const SITE: &str = "past";
 const KEYS: u64 = 100_000;
 /// Moments that are travelled to, beside the one right before a snapshot.
 const POINTS: u64 = 6;
-/// Steps through the log in an order that no cache foresees: a prime.
-const STRIDE: u64 = 479_001_599;
+/// The golden section in billionths: its multiples lie all over the log, and are the same in every run.
+const SECTION: u64 = 618_033_989;
+const BILLION: u64 = 1_000_000_000;
 
 /// The log, the service that took the snapshots, and where they end.
 struct Log<'a> {
@@ -120,17 +121,19 @@ impl Log<'_> {
         Err(format!("the snapshots end with {:?}", self.snapshots.last()).into())
     }
 
-    /// Random ones, and the one that is farthest behind a snapshot.
+    /// Moments all over the log, and the one that is farthest behind a snapshot.
     fn points(&self, events: u64) -> Vec<Point> {
         let worst = self.snapshots.last().map_or(events, |end| end - 1);
-        let mut seqs: Vec<u64> = (1..=POINTS).map(|nth| nth * STRIDE % events + 1).chain([worst]).collect();
+        let anywhere = |nth| nth * SECTION % BILLION * events / BILLION + 1;
+        let mut seqs: Vec<u64> = (1..=POINTS).map(anywhere).chain([worst]).collect();
         seqs.sort_unstable();
         let from = |seq| self.snapshots.iter().rfind(|end| **end <= seq).copied().unwrap_or(0);
         let point = |seq| Point { seq, from: from(seq), loads: vec![], limits: vec![], totals: vec![] };
         seqs.into_iter().map(point).collect()
     }
 
-    /// Travels to a point as `pool --at` does, and to the end of its snapshot, which is nothing but loading that.
+    /// Travels to a point as `pool --at` does, and to the end of its snapshot, which is nothing but loading that; where there
+    /// is none, to before the first event, which is nothing but making an empty store.
     async fn measure(&self, point: &mut Point, raw_rate: f64) -> Outcome<()> {
         let load =
             if point.from == 0 { 0.0 } else { self.travel(point.from, Until::Now, point.from).await? };
@@ -163,8 +166,8 @@ fn section(log: &Log<'_>, points: &[Point], raw: &[f64], events: u64, rounds: us
     let ends = log.snapshots.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let how = format!(
         "A log of {events} chained events over {KEYS} resources, stored while the service ran and took snapshots as it does by \
-         itself (they end at {ends}); then a replay to random moments and to the one right before the last snapshot, as `--at` does, \
-         {rounds} rounds. The load of a snapshot is a replay to its own end; the limit is that load and the events after it at \
+         itself (they end at {ends}); then a replay to moments all over it and to the one right before the last snapshot, as `--at` does, \
+         {rounds} rounds. The load of a snapshot is a replay to its own end (without one, of nothing); the limit is that load and the events after it at \
          0.6 of the raw read of the same round."
     );
     let mut section = Section::new("Time travel", how);
