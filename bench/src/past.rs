@@ -1,7 +1,11 @@
 //! Time travel: what a moment of the past costs, against the load of the snapshot before it and the events behind that, read at
 //! 0.6 of the raw rate.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use audit::KeyFile;
 use bus::{Bus, managed::ManagedServer};
@@ -27,6 +31,10 @@ const SITE: &str = "past";
 const KEYS: u64 = 100_000;
 /// Moments that are travelled to, beside the one right before a snapshot.
 const POINTS: u64 = 6;
+/// Snapshots that have to be there.
+const SNAPSHOTS_MIN: usize = 2;
+/// One takes seconds; when none has come for so long, none is being taken.
+const SETTLED: Duration = Duration::from_secs(15);
 /// The golden section in billionths: its multiples lie all over the log, and are the same in every run.
 const SECTION: u64 = 618_033_989;
 const BILLION: u64 = 1_000_000_000;
@@ -73,18 +81,20 @@ pub(crate) async fn run(
     Load::new(SITE, KEYS).store(bus, &stream, events).await?;
     handle.progress().passes(&stream, events, DEADLINE).await?;
     let mut log = Log { bus, handle, stream, target, snapshots: Vec::new() };
-    log.await_snapshots(events).await?;
+    log.await_snapshots().await?;
+    // Nothing beside what is measured: a replay needs the logs and the shelf, and no service.
+    shutdown.cancel();
+    running.await??;
     let mut points = log.points(events);
     let mut raw = Vec::new();
-    for _ in 0..rounds {
+    for round in 0..rounds {
+        eprintln!("  round {round}, snapshots that end at {:?}", log.snapshots);
         let rate = raw_read(server, &log.stream, events).await?;
         for point in &mut points {
             log.measure(point, rate).await?;
         }
         raw.push(rate);
     }
-    shutdown.cancel();
-    running.await??;
     fs::remove_dir_all(&directory)?;
     Ok(section(&log, &points, &raw, events, rounds))
 }
@@ -104,17 +114,18 @@ fn end_of(label: &Label) -> u64 {
 }
 
 impl Log<'_> {
-    /// Waits until no further snapshot is due.
-    async fn await_snapshots(&mut self, events: u64) -> Outcome<()> {
-        let start = Instant::now();
-        let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
-        // One is due at the first checkpoint a quarter of the log behind the one before; checkpoints come at each tenth.
-        let rest = events / 4 + events / 10 + events / 100;
+    /// Waits until there are some snapshots, and no further one comes.
+    async fn await_snapshots(&mut self) -> Outcome<()> {
+        let (start, mut since) = (Instant::now(), Instant::now());
+        let mut second = tokio::time::interval(Duration::from_secs(1));
         while start.elapsed() < DEADLINE {
             second.tick().await;
             let labels = self.handle.shelf().ok_or("the service has no shelf")?.labels()?;
-            self.snapshots = labels.iter().map(end_of).collect();
-            if self.snapshots.last().is_some_and(|end| end + rest > events) {
+            let ends: Vec<u64> = labels.iter().map(end_of).collect();
+            if ends != self.snapshots {
+                (self.snapshots, since) = (ends, Instant::now());
+            }
+            if self.snapshots.len() >= SNAPSHOTS_MIN && since.elapsed() > SETTLED {
                 return Ok(());
             }
         }

@@ -99,9 +99,15 @@ pub(crate) async fn run(events: u64, rounds: usize, scratch: &Path) -> Outcome<S
     let mut told: BTreeMap<usize, Vec<Told>> = BTreeMap::new();
     for round in 0..rounds {
         for (at, racer) in RACERS.iter().enumerate() {
-            if let Some(one) = course.run(racer).await? {
-                eprintln!("  round {round}: {}: {:.0} ev/s", racer.name, rate(&one));
-                told.entry(at).or_default().push(one);
+            match course.run(racer).await {
+                Ok(None) => {}
+                Ok(Some(one)) => {
+                    eprintln!("  round {round}: {}: {:.0} ev/s", racer.name, rate(&one));
+                    told.entry(at).or_default().push(one);
+                }
+                Err(error) if at == 0 => return Err(error),
+                // Its misfortune is no reason to have no figures of the others.
+                Err(error) => eprintln!("  FAILED {}: {error}", racer.name),
             }
         }
     }
@@ -126,7 +132,7 @@ fn section(events: u64, rounds: usize, told: &BTreeMap<usize, Vec<Told>>) -> Sec
     let mut section = Section::new("Race", how);
     for (at, racer) in RACERS.iter().enumerate() {
         let Some(told) = told.get(&at) else {
-            section.add(racer.name, "not measured", "its package is not installed");
+            section.add(racer.name, "not measured", "not installed, or it failed: the run says which");
             continue;
         };
         let median = |of: fn(&Told) -> f64| Rounds::of(&told.iter().map(of).collect::<Vec<_>>());

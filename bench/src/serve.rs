@@ -126,7 +126,7 @@ impl Serve {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
-            .env("RUST_LOG", "error")
+            .env("FARSIDE_LOG", "error")
             .kill_on_drop(true)
             .spawn()?;
         let mut greeting = String::new();

@@ -18,9 +18,11 @@ use super::racer::{Task, Told};
 use crate::{Outcome, process};
 
 /// Puts that wait for their answer: enough that the server always has some to store.
-const IN_FLIGHT: usize = 4_096;
+const IN_FLIGHT: usize = 1_000;
+/// How long one may wait for it: the server stores those before it first, each with a sync.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// It is stopped after this time: a rate that holds for so long is one.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(60);
 /// The bucket, and its stream.
 const BUCKET: &str = "race";
 const STREAM: &str = "KV_race";
@@ -49,7 +51,8 @@ fn config() -> Config {
 
 /// Puts one event after the other, in order, without waiting for each.
 pub(crate) async fn run(task: &Task) -> Outcome<Told> {
-    let to = jetstream::new(async_nats::connect(&task.bucket_url).await?);
+    let client = async_nats::connect(&task.bucket_url).await?;
+    let to = jetstream::ContextBuilder::new().timeout(ANSWER_MAX).ack_timeout(ANSWER_MAX).build(client);
     // Of an earlier round, perhaps.
     let _ = to.delete_stream(STREAM).await;
     let bucket = to.create_stream(config()).await?;
