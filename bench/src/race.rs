@@ -53,7 +53,7 @@ const RACERS: [Racer; 5] = [
     Racer {
         name: "nats-py → SQLite",
         program: Program::Peer { script: "nats_py_sqlite.py", package: "nats" },
-        lacks: "exactly once after a kill, and in order. It does not notice an event that the log lost or that is not what it \
+        lacks: "(it does give exactly once after a kill, and order.) It does not notice an event that the log lost or that is not what it \
                 was, has no moment of the past but by reading all anew with more code, and proves nothing to anybody.",
     },
     Racer {
