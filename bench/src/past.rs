@@ -108,9 +108,9 @@ fn config(events: u64) -> Outcome<ServiceConfig> {
     Ok(config)
 }
 
-/// The last sequence of the site log in a snapshot.
+/// The last sequence of the one site log in a snapshot.
 fn end_of(label: &Label) -> u64 {
-    label.site.seq
+    label.sites.iter().map(|place| place.seq).sum()
 }
 
 impl Log<'_> {
