@@ -160,7 +160,8 @@ impl Walk {
             let (pool, owner) = (key.0.clone(), &key.1);
             let found = gap(owner, at.epoch, before, at.seq, Some(prev), place);
             self.missing.push(Missing { pool, copies: Copies::of(found.clone()), gap: found });
-        } else if before.certainty == Certainty::There && before.hash != prev {
+        } else if at.seq == before.seq + 1 && before.hash != prev {
+            // Copies join each other as their originals did.
             let owner = key.1.clone();
             self.breaks.push(Break { owner, at, place, names: prev, found: before.hash });
         }
