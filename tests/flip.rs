@@ -242,6 +242,13 @@ impl Rounds {
 
     /// What is in the log now says what the pool says.
     async fn rebuilds_to_the_same(&self) {
+        // A rebuild reads as far as the pool has: the copies are behind that until it has read them too.
+        eventually("the pool has read the whole log", async || {
+            let status = self.world.status().await?;
+            let log = status["logs"].as_array()?.iter().find(|log| log["stream"] == LOG)?.clone();
+            (log["applied"] == log["last"]).then_some(())
+        })
+        .await;
         let rebuilt = self.world.ask(&["-o", "json", "rebuild"]).await;
         let report: Value =
             serde_json::from_slice(&rebuilt.stdout).unwrap_or_else(|e| panic!("{e}: {rebuilt:?}"));
