@@ -17,7 +17,7 @@ use bus_schema::Hash32;
 use serde_json::Value;
 
 use crate::support::{
-    eventually,
+    eventually, eventually_told,
     nats::Nats,
     random::{Random, number},
     world::World,
@@ -221,19 +221,23 @@ impl Rounds {
 
     /// The log has everything again, that is recorded, and pool and source agree.
     async fn is_healed(&self, known: &[Value], told: &str) {
-        eventually(&format!("{told}: found and healed"), async || {
+        eventually_told(&format!("{told}: found and healed"), async || {
             let damages = self.damages().await;
             let is_known = |new: &Value| known.iter().any(|known| known["damage"] == new["damage"]);
             // An event of which the log has a copy from an earlier round leaves no gap.
             let is_whole =
                 |damage: &Value| damage["open"] == false && (damage["healed"].is_string() || !is_gap(damage));
-            if damages.iter().all(is_known) || !damages.iter().all(is_whole) {
-                return None;
+            if damages.iter().all(is_known) {
+                return Err("no damage is stated".to_owned());
+            }
+            if !damages.iter().all(is_whole) {
+                let open: Vec<_> = damages.iter().filter(|damage| !is_whole(damage)).collect();
+                return Err(format!("open: {open:?}"));
             }
             // What is found is stated one by one: the log itself tells whether that was all.
             let scrubbed = self.world.ask(&["-o", "json", "audit", "scrub"]).await;
-            let report: Value = serde_json::from_slice(&scrubbed.stdout).ok()?;
-            (scrubbed.status.success() && report["gaps"] == "0").then_some(())
+            let is_clean = serde_json::from_slice::<Value>(&scrubbed.stdout).is_ok_and(|report| report["gaps"] == "0");
+            if scrubbed.status.success() && is_clean { Ok(()) } else { Err(format!("{scrubbed:?}")) }
         })
         .await;
         self.world.agrees_with(&self.truth).await;

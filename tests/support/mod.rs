@@ -23,12 +23,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until `look` gives something; fails with `what` when it does not within [`PATIENCE`].
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_told(what, async || look().await.ok_or_else(String::new)).await
+}
+
+/// The same for a look that says what it saw instead, which a failure tells.
+pub(crate) async fn eventually_told<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look().await {
-            return found;
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(Instant::now() < deadline, "waited in vain: {what}\n{seen}"),
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
         sleep(LOOK_EVERY).await;
     }
 }
