@@ -4,6 +4,9 @@
 //! again and again and has taken a new connection each time in between; what it does not have while it takes none is
 //! nobody's loss yet, but an error that passes.
 //!
+//! What is asked for the sake of an answer that passes, too often to take seconds for each, is asked twice, with one new
+//! connection in between ([`Bus::message_unless_unsure`]).
+//!
 //! Not told apart: a cluster whose new connections go to another server than the one that answers. Who states a loss
 //! looks a second time. Must not know what is made of a message that is not there.
 
@@ -21,9 +24,63 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 impl Bus {
     /// One message of a stream by its sequence; none when the stream does not have it (any more), and is believed so.
     ///
-    /// Takes some 2 s when there is none, unless the stream is empty. Errors: [`BusError::Unsure`], [`BusError::NoStream`], the link.
+    /// Takes some 2 s when there is none, unless the sequence is before the first or behind the last one. Errors: [`BusError::Unsure`], [`BusError::NoStream`], the link.
     pub async fn message_for_sure(&self, stream: &str, seq: u64) -> Result<Option<LogMessage>, BusError> {
+        let found = self.message(stream, seq).await?;
+        if found.is_some() || self.has_no_place(stream, seq).await? {
+            return Ok(found);
+        }
         self.looked_for(stream, &json!({ "seq": seq })).await
+    }
+
+    /// The same for whoever asks often and states nothing: takes a new connection instead of seconds. Errors: as
+    /// [`Bus::message_for_sure`].
+    pub async fn message_unless_unsure(
+        &self,
+        stream: &str,
+        seq: u64,
+    ) -> Result<Option<LogMessage>, BusError> {
+        let found = self.message(stream, seq).await?;
+        if found.is_some() || self.has_no_place(stream, seq).await? {
+            return Ok(found);
+        }
+        self.has_handles(stream).await?;
+        self.message(stream, seq).await
+    }
+
+    /// The latest message under a subject, in the same way.
+    pub async fn last_message_unless_unsure(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<LogMessage>, BusError> {
+        let found = self.last_message(stream, subject).await?;
+        if found.is_some() || self.stream_state(stream).await?.messages == 0 {
+            return Ok(found);
+        }
+        self.has_handles(stream).await?;
+        self.last_message(stream, subject).await
+    }
+
+    /// The first message at `seq` or behind it under a subject filter, in the same way.
+    pub(crate) async fn next_message_unless_unsure(
+        &self,
+        stream: &str,
+        seq: u64,
+        filter: &str,
+    ) -> Result<Option<LogMessage>, BusError> {
+        let found = self.next_message(stream, seq, filter).await?;
+        if found.is_some() || self.stream_state(stream).await?.last_seq < seq {
+            return Ok(found);
+        }
+        self.has_handles(stream).await?;
+        self.next_message(stream, seq, filter).await
+    }
+
+    /// Whether a sequence is before the first or behind the last one of a stream, which the server knows without a file.
+    async fn has_no_place(&self, stream: &str, seq: u64) -> Result<bool, BusError> {
+        let state = self.stream_state(stream).await?;
+        Ok(state.messages == 0 || seq < state.first_seq || state.last_seq < seq)
     }
 
     /// The latest message under a subject (wildcards allowed); none when there is none, and that is believed. As

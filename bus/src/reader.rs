@@ -190,7 +190,7 @@ impl LogReader {
         let next = match &self.filter {
             // The last ones of a log are there as a rule.
             None => self.bus.next_message_for_sure(&self.stream, self.next_seq, filter).await?,
-            Some(_) => self.bus.next_message(&self.stream, self.next_seq, filter).await?,
+            Some(_) => self.bus.next_message_unless_unsure(&self.stream, self.next_seq, filter).await?,
         };
         let Some(next) = next.filter(|next| next.seq() <= last_seq) else { return Ok(true) };
         self.next_seq = next.seq() + 1;

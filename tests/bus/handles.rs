@@ -52,3 +52,18 @@ async fn a_position_is_not_rewound_while_the_server_lacks_file_handles() {
     let verdict = bus.check_position(&position().await).await.unwrap();
     assert!(matches!(verdict, PositionVerdict::Same(_)), "{verdict:?}");
 }
+
+/// What was parked, signed, trimmed is looked for under its subject; who is told that there is none goes on without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_one_subject_is_not_told_that_there_is_no_more_while_the_server_lacks_file_handles() {
+    let (nats, handles) = opened().await;
+    let bus = nats.bus().await;
+    handles.take_away();
+    for (entity, from) in [("r3", 1), ("r3", 300), ("r4", 690)] {
+        let filter = format!("far.v1.local.evt.dc1.resource.{entity}.*");
+        let mut reader = bus.read_log(SITE, from, Some(&filter)).await.unwrap();
+        let read = within("the reader", reader.next_stored(500, EVENTS)).await;
+        let error = refused(read.map(|chunk| chunk.map(|chunk| chunk.len())));
+        assert!(matches!(error, BusError::Unsure { .. }), "{error}");
+    }
+}
