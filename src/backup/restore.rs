@@ -224,7 +224,8 @@ impl Restore<'_> {
     async fn as_packed(&self, bus: &Bus) -> Result<(), BackupError> {
         for log in &self.backup.manifest.logs {
             let state = bus.stream_state(&log.stream).await?;
-            let last = if log.messages > 0 { bus.message(&log.stream, log.last_seq).await? } else { None };
+            let last =
+                if log.messages > 0 { bus.message_for_sure(&log.stream, log.last_seq).await? } else { None };
             let has = (
                 state.created,
                 state.last_seq,

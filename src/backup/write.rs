@@ -165,7 +165,7 @@ impl Source {
     /// The key that the target log names last; none = it names none.
     async fn named_key(&self) -> Result<Option<String>, BackupError> {
         let rotations = subject::fact(&self.target, Stem::Key, self.target.as_str(), "rotated");
-        let last = self.bus.last_message(&subject::target_stream(&self.target), &rotations).await?;
+        let last = self.bus.last_message_for_sure(&subject::target_stream(&self.target), &rotations).await?;
         Ok(last.and_then(|message| match KeyFact::decode("rotated", message.body()) {
             Ok(KeyFact::Rotated(rotated)) => Some(rotated.key),
             _ => None,
@@ -232,7 +232,7 @@ impl Source {
         send(tar, to).await?;
         let number = |name: &str| head["state"][name].as_u64().unwrap_or_default();
         let (first_seq, last_seq, messages) = (number("first_seq"), number("last_seq"), number("messages"));
-        let last = if messages > 0 { self.bus.message(stream, last_seq).await? } else { None };
+        let last = if messages > 0 { self.bus.message_for_sure(stream, last_seq).await? } else { None };
         let last_hash = last.map_or(Hash32::ZERO, |message| message.hash());
         Ok(PackedLog { stream: stream.to_owned(), created, first_seq, last_seq, messages, last_hash, head })
     }

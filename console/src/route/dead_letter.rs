@@ -113,7 +113,7 @@ pub(super) async fn show(
 /// The original of what the pool does not keep: it was taken in, its epoch was over, or there was no room for it.
 async fn in_log(api: &Api, record: &ParkedRecord) -> Result<Option<OriginalView>, Problem> {
     api.linked()?;
-    let message = api.parts.bus.message(&record.stream, record.seq).await.map_err(unread)?;
+    let message = api.parts.bus.message_unless_unsure(&record.stream, record.seq).await.map_err(unread)?;
     let message = message.filter(|message| message.with_stored(|stored| record.stands_at(stored)));
     Ok(message.map(|message| {
         let headers = message.headers().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -109,7 +109,7 @@ async fn absence(
     effect: EffectView,
     key: &ResourceKey,
 ) -> Result<Option<HistoryEntry>, Problem> {
-    let message = api.parts.bus.message(stream, seq).await.map_err(unread)?;
+    let message = api.parts.bus.message_unless_unsure(stream, seq).await.map_err(unread)?;
     Ok(message.map(|message| {
         let mut told = entry(&message);
         told.sync = told.entity.strip_prefix("sync/").map(str::to_owned);
@@ -129,7 +129,7 @@ async fn messages(
 ) -> Result<(Vec<LogMessage>, bool), Problem> {
     api.linked()?;
     let bus = &api.parts.bus;
-    let last = bus.last_message(stream, subjects).await.map_err(unread)?;
+    let last = bus.last_message_unless_unsure(stream, subjects).await.map_err(unread)?;
     let Some(last) = last.filter(|last| last.seq() > after) else { return Ok((vec![], true)) };
     let mut log = bus.read_log(stream, after + 1, Some(subjects)).await.map_err(unread)?;
     let (mut messages, mut bytes): (Vec<LogMessage>, usize) = (vec![], 0);

@@ -136,7 +136,7 @@ pub(super) async fn show(
 ) -> Result<Json<ShownView>, Problem> {
     let (stream, seq) = place::place(&api, &text)?;
     api.linked()?;
-    let message = api.parts.bus.message(&stream, seq).await.map_err(unread)?;
+    let message = api.parts.bus.message_unless_unsure(&stream, seq).await.map_err(unread)?;
     let message = match message {
         Some(message) => message,
         None => return Err(no_message(&api, &stream, seq).await),

@@ -45,7 +45,8 @@ impl Reading {
         for (stream, subjects) in wanted {
             let state = bus.stream_state(stream).await?;
             let from = first(bus, &state, span).await?;
-            let last = bus.last_message(stream, subjects).await?.map_or(0, |message| message.seq());
+            let last =
+                bus.last_message_unless_unsure(stream, subjects).await?.map_or(0, |message| message.seq());
             let reader = bus.read_log(stream, from, Some(subjects)).await?.in_small_steps();
             logs.push(Log {
                 reader,

@@ -275,7 +275,7 @@ impl Trimmer {
                 Ok(reader.parked_without_original((&of, after), is_meant)?.value)
             });
             let Some(record) = next.await? else { return Ok(None) };
-            if self.bus.message(stream, record.seq).await?.is_some() {
+            if self.bus.message_unless_unsure(stream, record.seq).await?.is_some() {
                 return Ok(Some(record.place()));
             }
             after = record.seq;

@@ -135,7 +135,7 @@ impl Outbox {
         if let Some(DeadMessage { subject, headers, body }) = message.clone() {
             return Ok(Some(LogMessage::kept(stream, *seq, *stored_at, subject, headers, body)));
         }
-        let found = self.bus.message(stream, *seq).await?;
+        let found = self.bus.message_unless_unsure(stream, *seq).await?;
         Ok(found.filter(|found| found.stored_at().unix_ms() == stored_at.unix_ms()))
     }
 

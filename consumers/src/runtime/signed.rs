@@ -39,7 +39,8 @@ impl SignedFacts {
 
     /// The last checkpoint, and its sequence in the target log; none = none was stated. Errors: the bus.
     pub(crate) async fn last_checkpoint(&self) -> Result<Option<(u64, Checkpoint)>, ConsumersError> {
-        let last = self.bus.last_message(&self.stream(), &self.checkpoints()).await?;
+        // Where there is none the numbers begin with 1, and twice would be a fault of the history for ever.
+        let last = self.bus.last_message_for_sure(&self.stream(), &self.checkpoints()).await?;
         Ok(last.and_then(|message| match checkpoint(&message) {
             Signed::Checkpoint(checkpoint) => Some((message.seq(), *checkpoint)),
             Signed::Rotation(_) | Signed::Unreadable(_) => None,
