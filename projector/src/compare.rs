@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use bus_schema::{PoolId, Stem, Timestamp};
+use bus_schema::{Hash32, PoolId, Stem, Timestamp};
 use serde::Serialize;
 
 use crate::{
     error::StoreError,
     owner::{AgentState, Owner},
     reader::{Answer, Filter, Reader, line},
-    records::{AccessKey, KeyOrigin},
+    records::{AccessKey, KeyOrigin, ParkedRecord},
     row::{Order, Row},
     tables::Db,
 };
@@ -66,7 +66,7 @@ pub enum Cause {
 /// What a difference is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
-    /// Resources, keys, tenants, volumes, images, syncs, confirmations.
+    /// Resources, keys, tenants, volumes, images, syncs, confirmations, dead letters with their originals.
     Content,
     /// How a source is known: its place in its chain, its last sync, what is missing; and where the log has an event.
     Source,
@@ -98,7 +98,87 @@ pub fn diff(left: &Reader, right: &Reader) -> Result<Vec<Difference>, StoreError
     let of_key = |entity: &str| Some(Cause::Fact { stem: Stem::Key, entity: entity.to_owned(), name: None });
     let issued = |reader: &Reader| records(reader.issued_keys(), |key| key.key_id.to_string(), of_key);
     found.records(&"target", "issued key", issued(left)?, issued(right)?);
+    diff_parked(left, right, &mut found)?;
     Ok(found.differences)
+}
+
+/// Walks what is parked in both, in order of the places.
+fn diff_parked(left: &Reader, right: &Reader, found: &mut Found) -> Result<(), StoreError> {
+    let (mut left, mut right) = (Letters::new(left), Letters::new(right));
+    let (mut one, mut other) = (left.next()?, right.next()?);
+    while !found.is_full() {
+        let Some(place) = [&one, &other].into_iter().flatten().map(|letter| &letter.0).min().cloned() else {
+            break;
+        };
+        let at = |letter: &mut Option<Letter>| letter.take_if(|(of, _)| *of == place).map(|(_, text)| text);
+        let (left_text, right_text) = (at(&mut one), at(&mut other));
+        if left_text.is_some() {
+            one = left.next()?;
+        }
+        if right_text.is_some() {
+            other = right.next()?;
+        }
+        let (stream, seq) = place;
+        let name = format!("{stream}:{seq}");
+        let side = |text: Option<String>| text.map(|text| (text, Some(Cause::Place(name.clone()))));
+        found.add(Of::Content, &"target", &format!("dead letter {name}"), side(left_text), side(right_text));
+    }
+    Ok(())
+}
+
+/// A place, and what is said of what is parked there.
+type Letter = ((String, u64), String);
+
+/// What people see of a parked message, and what its copy will be made of.
+#[derive(Serialize)]
+struct LetterShown<'a> {
+    reason: &'a str,
+    path: &'a str,
+    redriven: Option<u64>,
+    is_over: bool,
+    is_copy: bool,
+    /// SHA-256 of the original that is kept; none = none is.
+    original: Option<Hash32>,
+}
+
+/// What is parked in a store, page by page.
+struct Letters<'a> {
+    reader: &'a Reader,
+    page: std::vec::IntoIter<Letter>,
+    after: Option<(String, u64)>,
+    done: bool,
+}
+
+impl<'a> Letters<'a> {
+    fn new(reader: &'a Reader) -> Self {
+        Self { reader, page: Vec::new().into_iter(), after: None, done: false }
+    }
+
+    fn next(&mut self) -> Result<Option<Letter>, StoreError> {
+        if self.page.len() == 0 && !self.done {
+            let after = self.after.as_ref().map(|(stream, seq)| (stream.as_str(), *seq));
+            let page = self.reader.parked_and_kept(after, STEP_ROWS)?.value;
+            self.done = page.len() < STEP_ROWS;
+            let page: Vec<Letter> = page.iter().map(letter).collect();
+            self.after = page.last().map(|(place, _)| place.clone());
+            self.page = page.into_iter();
+        }
+        Ok(self.page.next())
+    }
+}
+
+/// Without what depends on how often a log was read, and on what else was known when it was.
+fn letter((record, original): &(ParkedRecord, Option<Hash32>)) -> Letter {
+    let ParkedRecord { stream, seq, reason, path, redriven, is_over, is_copy, .. } = record;
+    let shown = LetterShown {
+        reason,
+        path,
+        redriven: *redriven,
+        is_over: *is_over,
+        is_copy: *is_copy,
+        original: *original,
+    };
+    ((stream.clone(), *seq), text(&shown))
 }
 
 /// One side of a record: its text, and what wrote it.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use bus_schema::Timestamp;
+use bus_schema::{Hash32, Timestamp};
 use redb::ReadableTable;
 
 use super::{Answer, Reader};
@@ -117,6 +117,26 @@ impl Reader {
                 found.extend(Some(record).filter(|record| !record.is_copy && wanted(record)));
             }
             Ok(found)
+        })
+    }
+
+    /// All that is known of messages that were not taken in where they stand, copies among them, behind a place and in
+    /// order of their places, at most `limit`; each with the SHA-256 of its original as it is kept, if it is.
+    pub(crate) fn parked_and_kept(
+        &self,
+        after: Option<(&str, u64)>,
+        limit: usize,
+    ) -> Result<Answer<Vec<(ParkedRecord, Option<Hash32>)>>, StoreError> {
+        self.ask(|snapshot| {
+            let (table, originals) =
+                (snapshot.open_table(tables::PARKED)?, snapshot.open_table(tables::ORIGINALS)?);
+            let from = after.map_or(("", 0), |(stream, seq)| (stream, seq.saturating_add(1)));
+            let known = table.range::<(&str, u64)>(from..)?.take(limit).map(|entry| {
+                let record: ParkedRecord = read_json("a parked message", entry?.1.value())?;
+                let original = originals.get((record.stream.as_str(), record.seq))?;
+                Ok((record, original.map(|original| Hash32::of(original.value()))))
+            });
+            known.collect()
         })
     }
 

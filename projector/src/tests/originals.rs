@@ -4,7 +4,10 @@ use super::{
     redrive::{MEND, facts_of, parked, plain_poison, poison, record},
     support::{Agent, CREATED, Log, Message, Pool, SITE, at, given},
 };
-use crate::{DeadMessage, ORIGINALS_BYTES_MAX};
+use crate::{
+    DeadMessage, ORIGINALS_BYTES_MAX,
+    compare::{Cause, Of, diff},
+};
 
 /// What the pool keeps of the message that is parked there.
 pub(super) fn original(pool: &Pool, seq: u64) -> Option<DeadMessage> {
@@ -117,4 +120,33 @@ fn garbage_without_end_fills_the_room_for_originals_and_no_more() {
     assert!(original(&pool, last).is_some(), "where one was, there is room again");
     log.redrive(seqs[49], Some(whole));
     assert_eq!(parked(pool.read_on(&log)), 49, "what was not kept is taken in from the log as ever");
+}
+
+/// What a rebuild is compared by: a pool that lacks what another one has of a dead letter is not its equal.
+#[test]
+fn pools_that_know_or_keep_other_dead_letters_differ_in_what_people_see() {
+    let (mut log, mut agent) = (Log::default(), Agent::new("dc1", "inv"));
+    let seqs = [poison(&mut agent, &mut log, "a", "1"), poison(&mut agent, &mut log, "b", "2")];
+    log.redrive(seqs[0], None);
+    let live = given(&log);
+    assert_eq!(diff(&live.reader(), &given(&log).reader()).unwrap(), []);
+    // The log has lost the second one, of which its fact tells still.
+    let mut rebuilt = Pool::new();
+    rebuilt.store.recall(&facts_of(&live), true).unwrap();
+    let mut damaged = log.clone();
+    damaged.messages.retain(|message| message.seq != seqs[1]);
+    rebuilt.read_on(&damaged);
+    let place = format!("{SITE}:{}", seqs[1]);
+    let found = diff(&live.reader(), &rebuilt.reader()).unwrap();
+    let found: Vec<_> = found.into_iter().filter(|found| found.of == Of::Content).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&*found[0].pool, &*found[0].what), ("target", &*format!("dead letter {place}")));
+    assert_eq!(found[0].left_cause, Some(Cause::Place(place)));
+    let kept = |side: &Option<String>| !side.as_ref().unwrap().contains(r#""original":null"#);
+    assert_eq!((kept(&found[0].left), kept(&found[0].right)), (true, false), "{found:?}");
+    // Nor is one that never heard of it.
+    let mut rebuilt = Pool::new();
+    let found = diff(&live.reader(), &rebuilt.read_on(&damaged).reader()).unwrap();
+    let lacks = |found: &crate::compare::Difference| found.what.ends_with(&format!(":{}", seqs[1]));
+    assert!(found.iter().any(|found| lacks(found) && found.right.is_none()), "{found:?}");
 }
