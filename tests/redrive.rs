@@ -347,6 +347,54 @@ async fn dead_letters_outlive_the_trimming_of_their_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_who_redrive_the_same_at_once_in_other_ways_have_it_taken_in_once() {
+    let nats = Nats::start().await;
+    let test = Redrive::begin(&nats, 1_000).await;
+    let upcaster = test.upcaster();
+    // The same in other words, so that the copies have other ids.
+    let other = test.world.source().with_file_name("other.toml");
+    fs::write(&other, MEND.replace("[{ op", "[{ op = \"test\", path = \"/kind\", value = \"Item\" }, { op"))
+        .unwrap();
+    let (one, other) = (["--upcaster", &upcaster], ["--upcaster", other.to_str().unwrap()]);
+    let ((code, done), (other_code, other_done)) = tokio::join!(test.redrive(&one), test.redrive(&other));
+    assert_eq!((code, other_code), (Some(0), Some(0)), "{done} {other_done}");
+    let told = [&done, &other_done].map(|done| done["redriven"].as_u64().unwrap());
+    assert_eq!(told.iter().max(), Some(&test.poisoned), "{done} {other_done}");
+    test.reaches_the_end().await;
+    assert_eq!(poisoned(&live(&test.export(None).await)), test.expected());
+    test.parked_are(0).await;
+    eventually("each was stated", async || (test.facts("redriven").await >= test.poisoned).then_some(()))
+        .await;
+    assert_eq!(test.facts("redriven").await, test.poisoned, "once");
+    println!("{} copies of {}", test.copies().await, test.poisoned);
+}
+
+/// The log was lost, and gives its sequences out again: a copy would stand before its original.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_behind_the_end_of_a_log_that_began_again_is_redriven_when_that_is_there() {
+    let nats = Nats::start().await;
+    let test = Redrive::begin(&nats, 300).await;
+    let upcaster = test.upcaster();
+    async_nats::jetstream::new(nats.client().await).delete_stream(LOG).await.unwrap();
+    eventually("the log is made again", async || test.bus.stream_state(LOG).await.ok()).await;
+    eventually("it is stated", async || (test.facts("rewound").await > 0).then_some(())).await;
+    let (code, done) = eventually("the service redrives", async || {
+        let (code, done) = test.redrive(&["--upcaster", &upcaster]).await;
+        done["items"].is_array().then_some((code, done))
+    })
+    .await;
+    let reason = done["items"][0]["reason"].as_str().unwrap();
+    assert!(code == Some(1) && reason.contains("gives out its sequences again"), "{done}");
+    test.parked_are(3).await;
+    let good: Vec<_> = (1..=400).map(|n| change("id", &format!("n{n}"), n)).collect();
+    test.bus.publisher().publish_batch(LOG, "again", &good, None).await.unwrap();
+    let (code, done) = test.redrive(&["--upcaster", &upcaster]).await;
+    assert_eq!((code, done["redriven"].as_u64()), (Some(0), Some(3)), "{done}");
+    test.parked_are(0).await;
+    assert!(poisoned(&live(&test.export(None).await)).contains_key("Item/p3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_of_what_is_no_dead_letter_or_no_upcaster_is_refused_with_what_to_do() {
     let nats = Nats::start().await;
     let test = Redrive::begin(&nats, 200).await;

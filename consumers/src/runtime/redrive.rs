@@ -275,6 +275,14 @@ impl Redriving<'_> {
         if record.is_over {
             return Ok(Err(Refusal { reason: record.reason.clone(), path: record.path.clone() }));
         }
+        let last = self.progress.reached(&record.stream).seq;
+        if last < record.seq {
+            return dead(format!(
+                "{} was made anew or has lost its end, and gives out its sequences again: it is at {last}, and a copy has to stand behind {}; redrive it when the log is there",
+                record.stream,
+                record.place()
+            ));
+        }
         let Some(original) = self.original(record).await? else {
             let dead_letters = subject::dead_letter_stream(self.target);
             return dead(format!(
@@ -293,7 +301,7 @@ impl Redriving<'_> {
             let stored_at = record.stored_at.unwrap_or_default();
             return Ok(Some(LogMessage::kept(&record.stream, record.seq, stored_at, subject, headers, body)));
         }
-        let found = self.bus.message(&record.stream, record.seq).await?;
+        let found = self.bus.message_unless_unsure(&record.stream, record.seq).await?;
         Ok(found.filter(|found| found.with_stored(|stored| record.stands_at(stored))))
     }
 
