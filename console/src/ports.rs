@@ -199,6 +199,8 @@ pub struct Vitals {
     pub contradictions: Vec<Contradiction>,
     /// Why the last snapshot could not be kept, in words; none when it could.
     pub unkept: Option<String>,
+    /// Why a log could not be scrubbed for a while, by its stream.
+    pub unscrubbed: BTreeMap<String, String>,
     /// What trimming a log waits for, by its stream.
     pub trimming: BTreeMap<String, String>,
 }

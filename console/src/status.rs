@@ -326,6 +326,14 @@ pub fn unread_alarms(scrubs: &[LogFactRecord]) -> Vec<Alarm> {
     scrubs.iter().filter_map(alarm).collect()
 }
 
+/// What was lost of these logs meanwhile would not be found.
+pub fn unscrubbed_alarms(unscrubbed: &BTreeMap<String, String>) -> impl Iterator<Item = Alarm> {
+    unscrubbed.iter().map(|(stream, why)| {
+        let text = format!("{stream} cannot be scrubbed, so that nobody knows what it lacks: {why}");
+        Alarm { kind: AlarmKind::Unscrubbed, text, since: None }
+    })
+}
+
 /// What needs a person, of what is signed.
 pub fn signing_alarms(unsigned: Option<&str>, contradictions: &[Contradiction]) -> Vec<Alarm> {
     let alarm = |kind, text| Alarm { kind, text, since: None };

@@ -251,6 +251,7 @@ impl Health for Ports {
             contradictions: signing.contradictions,
             trimming: handle.waits(),
             unkept: handle.unkept(),
+            unscrubbed: handle.unscrubbed(),
         }
     }
 

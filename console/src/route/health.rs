@@ -98,6 +98,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(status::originals_alarms(&originals));
     alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));
     alarms.extend(status::unread_alarms(&scrubs));
+    alarms.extend(status::unscrubbed_alarms(&vitals.unscrubbed));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
     Ok(StatusView {

@@ -329,6 +329,15 @@ fn what_the_pool_never_read_is_an_alarm_until_a_scrub_finds_nothing_of_it() {
 }
 
 #[test]
+fn a_log_that_cannot_be_scrubbed_is_an_alarm_that_says_why() {
+    let unscrubbed = BTreeMap::from([("FARSIDE_LOCAL".to_owned(), "it flickers".to_owned())]);
+    let alarms: Vec<_> = unscrubbed_alarms(&unscrubbed).collect();
+    assert_eq!((alarms.len(), alarms[0].kind), (1, AlarmKind::Unscrubbed));
+    assert!(alarms[0].text.contains("FARSIDE_LOCAL") && alarms[0].text.contains("it flickers"));
+    assert_eq!(unscrubbed_alarms(&BTreeMap::new()).count(), 0);
+}
+
+#[test]
 fn an_agent_that_was_told_another_checkpoint_is_an_alarm_that_says_what_to_do() {
     let seen = CheckpointSeen { target: "local".parse().unwrap(), number: 7, hash: Hash32::ZERO };
     let told = |known, last| Contradiction {

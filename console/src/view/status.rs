@@ -233,6 +233,8 @@ pub enum AlarmKind {
     LogDamaged,
     /// A log has what the pool never read.
     Unread,
+    /// A log could not be scrubbed for a while.
+    Unscrubbed,
     /// A sync would delete too much and waits for a person.
     HeldWindow,
     /// NATS cannot be reached.

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod heal;
+pub mod refused;
 pub mod retention;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -16,11 +17,13 @@ use projector::Store;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
     heal::{Healer, Obstacles},
+    refused::{Refused, Unscrubbed},
     retention::Waits,
 };
 use crate::{
@@ -76,6 +79,8 @@ pub(crate) struct Shown {
     pub progress: watch::Sender<ScrubProgress>,
     /// What is in the way of trimming.
     pub waits: watch::Sender<Waits>,
+    /// Why logs could not be scrubbed for a while.
+    pub unscrubbed: watch::Sender<Unscrubbed>,
 }
 
 impl Shown {
@@ -84,8 +89,14 @@ impl Shown {
         let (obstacles, obstacles_seen) = watch::channel(Obstacles::new());
         let (progress, progress_seen) = watch::channel(ScrubProgress::default());
         let (waits, waits_seen) = watch::channel(Waits::new());
-        let seen = Seen { obstacles: obstacles_seen, progress: progress_seen, waits: waits_seen };
-        (Self { obstacles, progress, waits }, seen)
+        let (unscrubbed, unscrubbed_seen) = watch::channel(Unscrubbed::new());
+        let seen = Seen {
+            obstacles: obstacles_seen,
+            progress: progress_seen,
+            waits: waits_seen,
+            unscrubbed: unscrubbed_seen,
+        };
+        (Self { obstacles, progress, waits, unscrubbed }, seen)
     }
 }
 
@@ -98,6 +109,8 @@ pub(crate) struct Seen {
     pub progress: watch::Receiver<ScrubProgress>,
     /// What is in the way of trimming.
     pub waits: watch::Receiver<Waits>,
+    /// Why logs could not be scrubbed for a while.
+    pub unscrubbed: watch::Receiver<Unscrubbed>,
 }
 
 /// The reactions of this stem, as they act under the lease.
@@ -148,6 +161,9 @@ impl Acting {
                 match wanted {
                     Some(AskedScrub { stream, reply }) => {
                         let scrubbed = self.scrub(&stream, Pace::FULL).await;
+                        if scrubbed.is_ok() {
+                            known.refused.forget(&stream);
+                        }
                         // Who asked may have gone.
                         let _ = reply.send(scrubbed.map_err(|error| error.to_string()));
                     }
@@ -161,9 +177,13 @@ impl Acting {
         }
     }
 
-    /// An error is logged, and the log looked at again later.
+    /// An error is logged, and the log looked at again after a rest.
     async fn scrub_what_is_due(&self, known: &mut Known) {
         for stream in &self.streams {
+            let (link, began) = (*self.bus.link().borrow(), Instant::now());
+            if known.refused.rests(stream, link, began) {
+                continue;
+            }
             let scrubbed = async {
                 let pace = match self.due(stream, known).await? {
                     Some(pace) => pace,
@@ -171,10 +191,22 @@ impl Acting {
                 };
                 self.scrub(stream, pace).await.map(drop)
             };
-            if let Err(error) = scrubbed.await {
-                known.forget(stream);
-                tracing::warn!(%error, stream, "a log could not be scrubbed; it is tried again");
+            match scrubbed.await {
+                Ok(()) => known.refused.forget(stream),
+                Err(error) => {
+                    known.forget(stream);
+                    let reason = error.to_string();
+                    let rest = known.refused.note(stream, reason, link, began.elapsed(), Instant::now());
+                    let again_in_s = rest.as_secs();
+                    tracing::warn!(%error, stream, again_in_s, "a log could not be scrubbed; it is tried again after a rest, or when NATS was away");
+                }
             }
+            let told = known.refused.told();
+            self.shown.unscrubbed.send_if_modified(|shown| {
+                let is_news = *shown != told;
+                *shown = told;
+                is_news
+            });
         }
     }
 
@@ -216,9 +248,9 @@ impl Acting {
         let watcher = Watching(self.shown.progress.clone());
         let findings = scrub(&self.bus, &self.store, self.facts.target(), stream, pace, &watcher).await;
         self.shown.progress.send_replace(ScrubProgress::default());
-        let Findings { facts, scrubbed } = findings?;
+        let Findings { facts, scrubbed, is_steady } = findings?;
         scrub::state(&self.facts, facts).await?;
-        Ok(scrubbed)
+        if is_steady { Ok(scrubbed) } else { Err(ConsumersError::Unsteady { stream: stream.to_owned() }) }
     }
 }
 
@@ -236,6 +268,7 @@ struct Known {
     lacks: BTreeMap<String, Lacks>,
     /// The server that was asked last.
     servers: BTreeMap<String, String>,
+    refused: Refused,
 }
 
 impl Known {

@@ -254,6 +254,13 @@ impl Pump {
         // What was read of each message is forgotten when the store goes back: compared with the log before that.
         let findings =
             scrub(&self.bus, &self.store, self.facts.target(), &self.stream, Pace::FULL, &Unwatched).await?;
+        if !findings.is_steady {
+            // The pool shall not stand still for it: what two readings found is stated, and the next scrub finds gaps.
+            tracing::error!(
+                stream = self.stream,
+                "the log reads differently each time; look at the log of nats-server and at its disk"
+            );
+        }
         scrub::state(&self.facts, findings.facts).await
     }
 

@@ -64,11 +64,13 @@ pub struct Findings {
     pub facts: Vec<LogFact>,
     /// The scrub in figures.
     pub scrubbed: Scrubbed,
+    /// Whether two readings agreed. Else only what the last two both found is to be stated, and the log read again.
+    pub is_steady: bool,
 }
 
 /// Reads a log from its start up to its present end; again when something new is found, until that is found twice.
 ///
-/// Errors: the bus, the pool's file; a log that changes meanwhile, or that reads differently each time.
+/// Errors: the bus, the pool's file; a log that changes meanwhile.
 pub(crate) async fn scrub(
     bus: &Bus,
     store: &Store,
@@ -77,7 +79,7 @@ pub(crate) async fn scrub(
     pace: Pace,
     watcher: &dyn Watcher,
 ) -> Result<Findings, ConsumersError> {
-    let mut suspected = Vec::new();
+    let (mut suspected, mut last) = (Vec::new(), None);
     for _ in 0..READINGS_MAX {
         let beginning = Beginning::of(bus, store, target, stream).await?;
         let found = read_once(bus, store, stream, &beginning, pace, watcher).await?;
@@ -96,10 +98,21 @@ pub(crate) async fn scrub(
             ?first,
             "a scrub suspects losses; the log is read again before they are stated"
         );
+        last = Some(found.believed(&suspected));
         suspected = news;
         tokio::time::sleep(READ_AGAIN_AFTER).await;
     }
-    Err(ConsumersError::Unsteady { stream: stream.to_owned() })
+    last.ok_or_else(|| ConsumersError::Unsteady { stream: stream.to_owned() })
+}
+
+impl Findings {
+    /// Of a log that reads differently each time, what was suspected before: the rest may be none. The scrub itself is
+    /// not stated, so that it stays due.
+    fn believed(mut self, suspected: &[String]) -> Self {
+        self.facts.retain(|fact| place_of(fact).is_some_and(|place| suspected.contains(&place)));
+        self.is_steady = false;
+        self
+    }
 }
 
 async fn floor(
@@ -337,7 +350,7 @@ fn findings(
     compared: Compared,
     known: &[DamageRecord],
 ) -> Findings {
-    let Compared { walked, losses, unread: Unread { lacking, .. }, .. } = compared;
+    let Compared { walked, losses, unread, .. } = compared;
     let is_known_gap = |gap: &GapFound| {
         known.iter().any(|record| match &record.found {
             DamageFound::Gap(known) => {
@@ -369,16 +382,18 @@ fn findings(
         messages,
         gaps: gaps.len() as u64,
         lost: losses.iter().map(LossFound::messages).sum(),
-        unread: lacking.messages,
-        unread_at: lacking.at,
+        unread: unread.lacking.messages,
+        unread_at: unread.lacking.at.clone(),
         took_ms,
     };
     let losses = losses.into_iter().filter(|loss| !is_known_loss(loss)).map(LogFact::LossFound);
     let gaps = gaps.into_iter().filter(|gap| !is_known_gap(gap));
-    // The pool had read all of it, or it would have found the gap itself.
-    let gaps = gaps.map(|gap| LogFact::GapFound(GapFound { applied: true, ..gap }));
+    let gaps = gaps.map(|gap| {
+        let applied = unread.is_taken_all(&gap);
+        LogFact::GapFound(GapFound { applied, ..gap })
+    });
     let facts = losses.chain(gaps).chain([LogFact::Scrubbed(scrubbed.clone())]).collect();
-    Findings { facts, scrubbed }
+    Findings { facts, scrubbed, is_steady: true }
 }
 
 /// States what a scrub found.
@@ -388,4 +403,44 @@ pub(crate) async fn state(facts: &FactPublisher, found: Vec<LogFact>) -> Result<
         facts.state(&Fact::Log(fact), &id).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::Timestamp;
+
+    use super::*;
+
+    fn loss(first_seq: u64, last_seq: u64) -> LogFact {
+        let (stream, created, loss) = ("S".to_owned(), Timestamp::default(), Loss::Missing);
+        LogFact::LossFound(LossFound {
+            stream,
+            created,
+            first_seq,
+            last_seq,
+            scattered: 0,
+            unchained: 0,
+            loss,
+        })
+    }
+
+    #[test]
+    fn what_only_one_reading_found_is_not_stated_and_what_two_found_is() {
+        let scrubbed = Scrubbed {
+            stream: "S".to_owned(),
+            first_seq: 1,
+            last_seq: 9,
+            messages: 5,
+            gaps: 0,
+            lost: 4,
+            unread: 0,
+            unread_at: vec![],
+            took_ms: 1,
+        };
+        let suspected: Vec<_> = [loss(2, 3), loss(5, 5)].iter().filter_map(place_of).collect();
+        let facts = vec![loss(2, 3), loss(5, 6), LogFact::Scrubbed(scrubbed.clone())];
+        let found = Findings { facts, scrubbed, is_steady: true }.believed(&suspected);
+        assert_eq!(found.facts, [loss(2, 3)]);
+        assert!(!found.is_steady, "it stays due");
+    }
 }

@@ -41,6 +41,7 @@ use crate::{
         self, AskedScrub, ScrubProgress,
         checkpoint::{AskedRotation, Signing, Stater},
         heal::Obstacles,
+        refused::Unscrubbed,
         retention::{Keep, Trimmer, Waits},
     },
     resource::{Acting, Shown},
@@ -136,6 +137,11 @@ impl Handle {
     /// What is in the way of trimming logs; empty without the lease.
     pub fn waits(&self) -> Waits {
         self.log.waits.borrow().clone()
+    }
+
+    /// Why logs could not be scrubbed for a while; empty without the lease.
+    pub fn unscrubbed(&self) -> Unscrubbed {
+        self.log.unscrubbed.borrow().clone()
     }
 
     /// How far the scrub is that runs, if one does.
@@ -431,6 +437,7 @@ impl Actor {
             self.holding.send_replace(false);
             self.shown.send_replace(Vec::new());
             self.log.waits.send_replace(Waits::new());
+            self.log.unscrubbed.send_replace(Unscrubbed::new());
             let broke_off = ended.is_some();
             if let Err(error) = settle(ended, tasks).await {
                 tracing::error!(%error, "acting for the target broke off, and begins again");

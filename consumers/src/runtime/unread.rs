@@ -84,14 +84,21 @@ impl Unread {
 
     /// Whether the pool has this event of a chain, be it from a copy.
     fn is_taken(&self, owner: &str, at: ChainPoint) -> bool {
+        self.are_taken(owner, at.epoch, at.seq, at.seq)
+    }
+
+    /// Whether the pool had all events that a log lacks: one that is behind, or that missed some of them too, had not.
+    pub(crate) fn is_taken_all(&self, gap: &GapFound) -> bool {
+        let (first, last) = (gap.after.seq.saturating_add(1), gap.before.seq.saturating_sub(1));
+        self.are_taken(&gap.owner, gap.after.epoch, first, last)
+    }
+
+    fn are_taken(&self, owner: &str, epoch: Epoch, first: u64, last: u64) -> bool {
         let is_missed = |gap: &GapFound| {
-            gap.owner == owner
-                && gap.after.epoch == at.epoch
-                && gap.after.seq < at.seq
-                && at.seq < gap.before.seq
+            gap.owner == owner && gap.after.epoch == epoch && gap.after.seq < last && first < gap.before.seq
         };
-        let taken = self.taken.get(&(owner.to_owned(), at.epoch));
-        taken.is_some_and(|seq| at.seq <= *seq) && !self.gaps.iter().any(is_missed)
+        let taken = self.taken.get(&(owner.to_owned(), epoch));
+        taken.is_some_and(|seq| last <= *seq) && !self.gaps.iter().any(is_missed)
     }
 }
 
@@ -138,6 +145,24 @@ mod tests {
         assert!(lacks(&[], 10), "the pool is not there yet");
         let other = ChainPoint { epoch: Epoch(8), seq: 4 };
         assert!(!Unread::of(&[], &expected).is_taken(OWNER, other), "another epoch");
+    }
+
+    #[test]
+    fn a_gap_of_the_log_is_none_of_the_pool_only_when_it_had_all_of_it() {
+        let pool = "local/dc1".parse().unwrap();
+        let expected = [Expected { pool, owner: OWNER.to_owned(), at: at(9), hash: None }];
+        let found = |after, before| match gap(after, before, false).found {
+            DamageFound::Gap(gap) => gap,
+            DamageFound::Loss(loss) => panic!("{loss:?}"),
+        };
+        let has = |known: &[DamageRecord], after, before| {
+            Unread::of(known, &expected).is_taken_all(&found(after, before))
+        };
+        assert!(has(&[], 2, 10) && !has(&[], 2, 11), "the pool is not there yet");
+        let known = [gap(3, 6, false)];
+        assert!(!has(&known, 3, 9) && !has(&known, 2, 5) && !has(&known, 4, 10) && !has(&known, 3, 6));
+        assert!(has(&known, 5, 8) && has(&known, 1, 4), "beside what the pool missed");
+        assert!(has(&[gap(3, 6, true)], 3, 9), "its copies were taken in");
     }
 
     #[test]
