@@ -8,21 +8,35 @@ use crate::{Bus, BusError, LogMessage, StreamState, reader::ALL};
 impl Bus {
     /// The last sequence of a log whose message was stored early enough; the one before the log's first when none was.
     ///
-    /// Errors: the link.
+    /// What NATS cannot read of the log is got past. Errors: [`BusError::Unsure`], the link.
     pub async fn last_stored(
         &self,
         log: &StreamState,
         is_early_enough: impl Fn(Timestamp) -> bool,
     ) -> Result<u64, BusError> {
         let (mut low, mut high) = (log.first_seq.saturating_sub(1), log.last_seq);
+        let mut is_rotten = false;
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             // Sequences may be missing, as many as there are: the next message behind them counts.
-            let next = self.next_before(&log.stream, ALL, middle, high + 1).await?;
+            let mut next = self.next_message(&log.stream, middle, ALL).await?;
+            if next.is_none() {
+                // There is one behind it, the last; of a block that cannot be read NATS says that there is none. To be
+                // sure of that takes seconds, so that it is done once, and at the end.
+                next = match is_rotten {
+                    false => self.first_readable(&log.stream, ALL, middle, log.last_seq).await?,
+                    true => self.behind(&log.stream, ALL, middle, log.last_seq).await?,
+                };
+                is_rotten = true;
+            }
+            let next = next.filter(|message| message.seq() <= high);
             match next.filter(|message| is_early_enough(message.stored_at())) {
                 Some(message) => low = message.seq(),
                 None => high = middle - 1,
             }
+        }
+        if is_rotten {
+            self.has_handles(&log.stream).await?;
         }
         Ok(low)
     }

@@ -156,3 +156,19 @@ async fn what_is_stored_ends_where_nats_has_no_more_of_it() {
     assert_eq!(within("a chunk", reader.next_stored(500, u64::MAX)).await.unwrap().unwrap().len(), 1);
     assert!(within("the end", reader.next_stored(500, u64::MAX)).await.unwrap().is_none());
 }
+
+/// Who verifies up to a moment behind the block is not given what is before it only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_is_found_over_a_block_that_nats_cannot_read() {
+    let (mut nats, block) = filled().await;
+    let bus = nats.bus().await;
+    let at = async |seq| bus.message(SITE, seq).await.unwrap().unwrap().stored_at();
+    let (behind, before) = (at(EVENTS - 1).await, at(block.start() - 1).await);
+    rot(&mut nats, 1).await;
+    let state = bus.stream_state(SITE).await.unwrap();
+    let last = async |time| within("it", bus.last_stored(&state, |at| at <= time)).await.unwrap();
+    assert!(last(behind).await >= EVENTS - 1, "not before the block");
+    assert_eq!(within("it", bus.last_stored(&state, |_| true)).await.unwrap(), EVENTS);
+    let found = last(before).await;
+    assert!((block.start() - 1..=*block.end()).contains(&found), "{found} of {block:?}");
+}

@@ -17,7 +17,7 @@ const STEP_MAX: u64 = 64;
 impl Bus {
     /// The first message at `first` or behind it, up to `last`, that NATS can read and that the filter lets through;
     /// none = it reads none of them. Errors: [`BusError::Unsure`], the link.
-    pub(super) async fn first_readable(
+    pub(crate) async fn first_readable(
         &self,
         stream: &str,
         filter: &str,
@@ -34,7 +34,7 @@ impl Bus {
     }
 
     /// The first message behind the block that `first` is in.
-    async fn behind(
+    pub(crate) async fn behind(
         &self,
         stream: &str,
         filter: &str,
