@@ -25,4 +25,5 @@ pub(crate) mod parked;
 pub(crate) mod pipeline;
 pub mod redrive;
 pub(crate) mod signed;
+pub(crate) mod suspected;
 pub(crate) mod unread;

@@ -26,6 +26,7 @@ use super::{
     floor::{Floor, Heads},
     losses::Losses,
     replay::Watcher,
+    suspected::Suspected,
     unread::Unread,
 };
 use crate::{error::ConsumersError, task::blocking};
@@ -79,7 +80,7 @@ pub(crate) async fn scrub(
     pace: Pace,
     watcher: &dyn Watcher,
 ) -> Result<Findings, ConsumersError> {
-    let (mut suspected, mut last) = (Vec::new(), None);
+    let (mut suspected, mut last) = (Suspected::default(), None);
     for _ in 0..READINGS_MAX {
         let beginning = Beginning::of(bus, store, target, stream).await?;
         let found = read_once(bus, store, stream, &beginning, pace, watcher).await?;
@@ -87,14 +88,11 @@ pub(crate) async fn scrub(
             // What was trimmed while it was read would look lost. Trims wait for whoever reads, so this is rare.
             continue;
         }
-        let news: Vec<_> = found.facts.iter().filter_map(place_of).collect();
-        if news.iter().all(|place| suspected.contains(place)) {
-            return Ok(found);
-        }
-        let (count, first) = (news.len(), news.iter().find(|place| !suspected.contains(place)));
+        let Some(first) = found.facts.iter().find(|fact| !suspected.has(fact)) else { return Ok(found) };
+        let news = Suspected::of(&found.facts);
         tracing::warn!(
             stream,
-            count,
+            count = news.count(),
             ?first,
             "a scrub suspects losses; the log is read again before they are stated"
         );
@@ -108,8 +106,8 @@ pub(crate) async fn scrub(
 impl Findings {
     /// Of a log that reads differently each time, what was suspected before: the rest may be none. The scrub itself is
     /// not stated, so that it stays due.
-    fn believed(mut self, suspected: &[String]) -> Self {
-        self.facts.retain(|fact| place_of(fact).is_some_and(|place| suspected.contains(&place)));
+    fn believed(mut self, suspected: &Suspected) -> Self {
+        self.facts.retain(|fact| !matches!(fact, LogFact::Scrubbed(_)) && suspected.has(fact));
         self.is_steady = false;
         self
     }
@@ -135,19 +133,6 @@ impl Beginning {
         let floor = floor(bus, store, target, stream).await?;
         let heads = Heads::of(bus, target, floor.as_ref()).await?;
         Ok(Self { seq: Floor::first_seq(floor.as_ref()), heads })
-    }
-}
-
-/// What is lost where, in words; none = the fact states no loss. What a gap is shown by may be another event each time.
-fn place_of(fact: &LogFact) -> Option<String> {
-    match fact {
-        LogFact::LossFound(LossFound { first_seq, last_seq, scattered, loss, .. }) => {
-            Some(format!("{loss:?} {first_seq}-{last_seq} {scattered}"))
-        }
-        LogFact::GapFound(GapFound { owner, after, before, .. }) => {
-            Some(format!("gap of {owner} epoch {} {}-{}", after.epoch, after.seq, before.seq))
-        }
-        _ => None,
     }
 }
 
@@ -403,44 +388,4 @@ pub(crate) async fn state(facts: &FactPublisher, found: Vec<LogFact>) -> Result<
         facts.state(&Fact::Log(fact), &id).await?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use bus_schema::Timestamp;
-
-    use super::*;
-
-    fn loss(first_seq: u64, last_seq: u64) -> LogFact {
-        let (stream, created, loss) = ("S".to_owned(), Timestamp::default(), Loss::Missing);
-        LogFact::LossFound(LossFound {
-            stream,
-            created,
-            first_seq,
-            last_seq,
-            scattered: 0,
-            unchained: 0,
-            loss,
-        })
-    }
-
-    #[test]
-    fn what_only_one_reading_found_is_not_stated_and_what_two_found_is() {
-        let scrubbed = Scrubbed {
-            stream: "S".to_owned(),
-            first_seq: 1,
-            last_seq: 9,
-            messages: 5,
-            gaps: 0,
-            lost: 4,
-            unread: 0,
-            unread_at: vec![],
-            took_ms: 1,
-        };
-        let suspected: Vec<_> = [loss(2, 3), loss(5, 5)].iter().filter_map(place_of).collect();
-        let facts = vec![loss(2, 3), loss(5, 6), LogFact::Scrubbed(scrubbed.clone())];
-        let found = Findings { facts, scrubbed, is_steady: true }.believed(&suspected);
-        assert_eq!(found.facts, [loss(2, 3)]);
-        assert!(!found.is_steady, "it stays due");
-    }
 }
