@@ -54,7 +54,7 @@ pub(super) async fn list(
     let first = state.first_seq.max(1);
     let begin = end.saturating_sub(limit).max(first);
     let found: Vec<_> = stream::iter((begin..end).rev())
-        .map(|seq| bus.message(&log, seq))
+        .map(|seq| bus.message_unless_unsure(&log, seq))
         .buffered(READS)
         .map_ok(|letter| letter.as_ref().map(view))
         .try_collect()

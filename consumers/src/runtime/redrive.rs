@@ -275,7 +275,8 @@ impl Redriving<'_> {
         if record.is_over {
             return Ok(Err(Refusal { reason: record.reason.clone(), path: record.path.clone() }));
         }
-        let last = self.progress.reached(&record.stream).seq;
+        // Of the log itself: the pool may not know yet.
+        let last = self.bus.stream_state(&record.stream).await?.last_seq;
         if last < record.seq {
             return dead(format!(
                 "{} was made anew or has lost its end, and gives out its sequences again: it is at {last}, and a copy has to stand behind {}; redrive it when the log is there",

@@ -26,6 +26,9 @@ pub struct ParkedGroup {
     pub example: ParkedRecord,
 }
 
+/// What is known of a message, and the SHA-256 of its original as it is kept, if it is.
+pub(crate) type ParkedAndKept = (ParkedRecord, Option<Hash32>);
+
 impl Reader {
     /// How many messages are parked: could not be taken in, nor a copy of them since.
     pub fn dead_letters(&self) -> Result<Answer<u64>, StoreError> {
@@ -121,12 +124,12 @@ impl Reader {
     }
 
     /// All that is known of messages that were not taken in where they stand, copies among them, behind a place and in
-    /// order of their places, at most `limit`; each with the SHA-256 of its original as it is kept, if it is.
+    /// order of their places, at most `limit`.
     pub(crate) fn parked_and_kept(
         &self,
         after: Option<(&str, u64)>,
         limit: usize,
-    ) -> Result<Answer<Vec<(ParkedRecord, Option<Hash32>)>>, StoreError> {
+    ) -> Result<Answer<Vec<ParkedAndKept>>, StoreError> {
         self.ask(|snapshot| {
             let (table, originals) =
                 (snapshot.open_table(tables::PARKED)?, snapshot.open_table(tables::ORIGINALS)?);
