@@ -1,6 +1,10 @@
 //! What must not be lost when things break: the log, the link, the pool's equality with the source.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bus_schema::{
     Stem,
@@ -118,6 +122,9 @@ async fn the_pump_survives_kill_9_of_nats() {
     assert!(owner.applied >= before + 61);
 }
 
+/// Events that a log loses with its tail.
+const LOST: u64 = 1_000;
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -130,26 +137,43 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The files of the log as they were.
+struct KeptLog {
+    log: PathBuf,
+    kept: PathBuf,
+}
+
+impl KeptLog {
+    async fn of(nats: &mut Nats, target: &Target) -> Self {
+        nats.kill().await;
+        let blocks = nats.blocks(LOG);
+        let log = blocks[0].parent().unwrap().parent().unwrap().to_owned();
+        let kept = target.path("log-as-it-was");
+        copy(&log, &kept);
+        nats.start_again().await;
+        Self { log, kept }
+    }
+
+    async fn put_back(&self, nats: &mut Nats) {
+        nats.kill().await;
+        fs::remove_dir_all(&self.log).unwrap();
+        copy(&self.kept, &self.log);
+        nats.start_again().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
     let mut nats = Nats::start().await;
     let (target, source, mut serving) = synced(&nats, quiet()).await;
     source.change("Pod/early", "1").await;
     target.caught_up(LOG).await;
-    nats.kill().await;
-    let blocks = nats.blocks(LOG);
-    let log = blocks[0].parent().unwrap().parent().unwrap().to_owned();
-    let kept = target.path("log-as-it-was");
-    copy(&log, &kept);
-    nats.start_again().await;
+    let kept = KeptLog::of(&mut nats, &target).await;
     for n in 0..20 {
         source.change(&format!("Pod/{n}"), "1").await;
     }
     target.caught_up(LOG).await;
-    nats.kill().await;
-    fs::remove_dir_all(&log).unwrap();
-    copy(&kept, &log);
-    nats.start_again().await;
+    kept.put_back(&mut nats).await;
     source.change("Pod/late", "1").await;
     let rewound = log_fact(&target, "the rewound log is stated", |fact| match fact {
         LogFact::Rewound(rewound) if rewound.stream == LOG => Some(rewound.clone()),
@@ -169,6 +193,44 @@ async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
     assert_eq!(super::runtime::facts_named(&target, "parked").await, 0, "no false dead letter");
     let owner = target.owner(&dc1(), OWNER).unwrap();
     assert_eq!((owner.refused, owner.fork), (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_tail_is_stated_while_its_sequences_are_given_to_new_events_all_the_time() {
+    let mut nats = Nats::start().await;
+    let (target, _source, _serving) = synced(&nats, quiet()).await;
+    let first_lost = target.bus.stream_state(LOG).await.unwrap().last_seq + 1;
+    let kept = KeptLog::of(&mut nats, &target).await;
+    let client = nats.client().await;
+    let event = async |n: u64| {
+        let body = json!({ "kind": "Pod", "id": "busy", "revision": n.to_string(), "state": {} }).to_string();
+        client.publish("far.v1.local.evt.dc1.resource.Pod=2Fbusy.changed", body.into()).await.unwrap();
+        client.flush().await.unwrap();
+    };
+    for n in 0..LOST {
+        event(n).await;
+    }
+    let last_lost = first_lost + LOST - 1;
+    eventually("all are stored", async || {
+        (target.bus.stream_state(LOG).await.ok()?.last_seq == last_lost).then_some(())
+    })
+    .await;
+    target.caught_up(LOG).await;
+    kept.put_back(&mut nats).await;
+    let stated = log_fact(&target, "each lost sequence is stated", |fact| match fact {
+        LogFact::LossFound(loss) if loss.last_seq == last_lost => Some(()),
+        _ => None,
+    });
+    // So slowly that it is not done with the lost sequences when the log was read four times.
+    let go_on = async {
+        for n in 0.. {
+            event(n).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! { () = stated => {}, () = go_on => {} }
+    let reached = target.bus.stream_state(LOG).await.unwrap().last_seq;
+    assert!((first_lost..last_lost).contains(&reached), "{first_lost} {reached} {last_lost}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
