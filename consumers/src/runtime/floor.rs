@@ -1,9 +1,9 @@
 //! Floors: where a trimmed log begins, as the target log states it. A log that begins behind its floor has lost something.
 //! What is stated and not purged yet is no floor: it is there, and compared like the rest.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
-use bus::{Bus, StreamState};
+use bus::{Bus, LogMessage, StreamState};
 use bus_schema::{
     Name, PoolId, Stem,
     fact::log::{LogFact, OwnerMark, Trimmed, checkpoint::OWNERS_MAX},
@@ -13,6 +13,9 @@ use projector::Reader;
 
 use super::signed::SignedFacts;
 use crate::error::ConsumersError;
+
+/// Most statements that are read at once.
+const CHUNK_MESSAGES_MAX: usize = 256;
 
 /// What was stated last of a log's beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,24 +39,22 @@ impl Floor {
     ) -> Result<Option<Self>, ConsumersError> {
         let facts = subject::fact(target, Stem::Log, &state.stream, "trimmed");
         let stated = bus.last_message(&subject::target_stream(target), &facts).await?;
-        let stated = stated.and_then(|message| match LogFact::decode("trimmed", message.body()) {
-            Ok(LogFact::Trimmed(trimmed)) => Some((trimmed, Some(message.seq()))),
-            _ => None,
-        });
+        let stated = stated.as_ref().and_then(statement);
         let known = reader.latest_fact("trimmed", &state.stream)?.value.map(|record| record.fact);
         let known = match known {
             Some(LogFact::Trimmed(trimmed)) => Some((trimmed, None)),
             _ => None,
         };
-        // The last one of equals: the target log's own.
-        let last = [known, stated].into_iter().flatten().max_by_key(|(trimmed, _)| trimmed.first_seq);
-        match last {
-            Some((trimmed, stated_seq)) if is_of(bus, state, &trimmed).await? => {
-                let is_done = state.first_seq >= trimmed.first_seq;
-                Ok(Some(Self { trimmed, stated_seq, is_done }))
-            }
-            _ => Ok(None),
+        // The first one of equals: the target log's own.
+        let mut last: Vec<Statement> = [stated, known].into_iter().flatten().collect();
+        last.sort_by_key(|(trimmed, _)| Reverse(trimmed.first_seq));
+        let is_stated = !last.is_empty();
+        let found = first_of(bus, state, last).await?;
+        if found.is_some() || !is_stated || state.first_seq <= 1 {
+            return Ok(found);
         }
+        // The log went back before what was stated last. What was stated before that may have been done.
+        first_of(bus, state, earlier(bus, target, &facts).await?).await
     }
 
     /// The first sequence that the log must have.
@@ -65,6 +66,44 @@ impl Floor {
     pub(crate) fn first_seq(floor: Option<&Self>) -> u64 {
         floor.map_or(1, Self::begins_at)
     }
+}
+
+/// A statement, and its sequence in the target log.
+type Statement = (Trimmed, Option<u64>);
+
+fn statement(message: &LogMessage) -> Option<Statement> {
+    match LogFact::decode("trimmed", message.body()) {
+        Ok(LogFact::Trimmed(trimmed)) => Some((trimmed, Some(message.seq()))),
+        _ => None,
+    }
+}
+
+/// All that was stated of a log's beginning, the last first.
+async fn earlier(bus: &Bus, target: &Name, facts: &str) -> Result<Vec<Statement>, ConsumersError> {
+    let stream = subject::target_stream(target);
+    let last_seq = bus.stream_state(&stream).await?.last_seq;
+    let mut log = bus.read_log(&stream, 1, Some(facts)).await?;
+    let mut statements = Vec::new();
+    while let Some(messages) = log.next_stored(CHUNK_MESSAGES_MAX, last_seq).await? {
+        statements.extend(messages.iter().filter_map(statement));
+    }
+    statements.reverse();
+    Ok(statements)
+}
+
+/// The first of these that is of the log as it is.
+async fn first_of(
+    bus: &Bus,
+    state: &StreamState,
+    statements: Vec<Statement>,
+) -> Result<Option<Floor>, ConsumersError> {
+    for (trimmed, stated_seq) in statements {
+        if is_of(bus, state, &trimmed).await? {
+            let is_done = state.first_seq >= trimmed.first_seq;
+            return Ok(Some(Floor { trimmed, stated_seq, is_done }));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a statement is of the log as it is: one that was made anew, or lost its end and gave sequences out again, has
