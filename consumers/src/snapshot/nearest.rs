@@ -46,22 +46,21 @@ pub(crate) async fn started(
     if choice == Choice::Newest {
         labels.reverse();
     }
-    let is_trimmed = !begin_late.is_empty();
     let mut with_losses = Vec::new();
     for label in labels {
-        let lost = lost(bus, &label, streams).await?;
+        let lost = lost(bus, label.places(), streams).await?;
         if !lost.is_empty() {
             with_losses.push((label, lost));
-        } else if let Some(started) = begun(shelf, &label, &[], is_trimmed, path).await? {
+        } else if let Some(started) = begun(bus, shelf, &label, &[], path).await? {
             return Ok(Some(started));
         }
     }
-    if !is_trimmed {
+    if begin_late.is_empty() {
         return Ok(None);
     }
     for (label, lost) in &with_losses {
         if lost.iter().all(|state| !begins_late(state))
-            && let Some(started) = begun(shelf, label, lost, is_trimmed, path).await?
+            && let Some(started) = begun(bus, shelf, label, lost, path).await?
         {
             return Ok(Some(started));
         }
@@ -101,12 +100,26 @@ pub async fn adopted(
         return Ok(false);
     }
     for label in shelf.labels()?.into_iter().filter(|label| fits(label, &streams, &begin_late)) {
-        if lost(bus, &label, &streams).await?.is_empty() {
+        if lost(bus, label.places(), &streams).await?.is_empty() {
             return Ok(false);
         }
     }
     let (shelf, pool, target) = (shelf.clone(), pool.to_owned(), target.clone());
+    let path = pool.clone();
+    let places = blocking("snapshot", move || places_of(&path)).await?;
+    // One that lacks what went is of no use, and another one would be left at each start.
+    let has_all = begin_late.iter().all(|stream| places.iter().any(|place| place.stream == *stream));
+    if !has_all || !lost(bus, &places, &streams).await?.is_empty() {
+        return Ok(false);
+    }
     blocking("snapshot", move || shelf.adopt(&pool, &target)).await
+}
+
+/// How far a pool that nobody has open has read each log.
+fn places_of(pool: &Path) -> Result<Vec<Place>, ConsumersError> {
+    // Whoever uses it looks at all of it.
+    let store = Store::open(pool, StoreOptions { check: false, compact: false, ..StoreOptions::default() })?;
+    Ok(store.positions()?.into_iter().map(Place::from).collect())
 }
 
 /// The logs of a target that are there, whole.
@@ -144,10 +157,10 @@ fn begins_late(state: &StreamState) -> bool {
 
 /// The copy of a snapshot, in which these logs begin again; none = it is of no use.
 async fn begun(
+    bus: &Bus,
     shelf: &Shelf,
     label: &Label,
     lost: &[StreamState],
-    keeps_older: bool,
     path: &Path,
 ) -> Result<Option<Started>, ConsumersError> {
     let (of, from, to) = (shelf.clone(), label.clone(), path.to_owned());
@@ -159,10 +172,23 @@ async fn begun(
             Ok(Some(Started { store, label: label.clone() }))
         }
         Copied::Unusable(why) => {
-            set_aside(shelf, label, why, keeps_older)?;
+            set_aside(shelf, label, why, may_be_all_that_is_left(bus, label).await?)?;
             Ok(None)
         }
     }
+}
+
+/// Whether it may be the only place of something: a log that it holds begins late, or is gone, be it one that is read now or
+/// not.
+async fn may_be_all_that_is_left(bus: &Bus, label: &Label) -> Result<bool, ConsumersError> {
+    for place in label.places() {
+        match bus.stream_state(&place.stream).await {
+            Ok(state) if !begins_late(&state) => {}
+            Ok(_) | Err(BusError::NoStream { .. }) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a store can be read on in a log without leaving anything out. Errors: [`ConsumersError::Trimmed`] says from which
@@ -206,14 +232,15 @@ fn fits(label: &Label, streams: &[(String, Until)], begin_late: &BTreeSet<String
     })
 }
 
-/// The logs among these that are not any more what the snapshot was read from.
+/// The logs among these that are not any more what was read up to these places.
 async fn lost(
     bus: &Bus,
-    label: &Label,
+    places: impl IntoIterator<Item = &Place>,
     streams: &[(String, Until)],
 ) -> Result<Vec<StreamState>, ConsumersError> {
     let mut lost = Vec::new();
-    for place in streams.iter().filter_map(|(stream, _)| label.place(stream)) {
+    let is_read = |place: &&Place| streams.iter().any(|(stream, _)| *stream == place.stream);
+    for place in places.into_iter().filter(is_read) {
         let Place { stream, created, seq, hash, .. } = place.clone();
         if let PositionVerdict::Rewound { state, .. } =
             bus.check_position(&bus::Position { stream, created, seq, hash }).await?

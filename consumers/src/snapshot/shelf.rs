@@ -185,7 +185,7 @@ impl Shelf {
         match read {
             Ok(label) => label,
             Err(error) => {
-                tracing::error!(path = %path.display(), %error, "the label of a snapshot cannot be read; the snapshot is passed over: remove both its files");
+                tracing::error!(path = %path.display(), %error, "the label of a snapshot cannot be read; the snapshot is passed over. Put the label back from a backup; remove both files only if no log was trimmed");
                 None
             }
         }
