@@ -346,3 +346,55 @@ async fn what_went_from_a_trimmed_log_survives_the_loss_of_the_pool_and_of_the_m
     eventually("the pool holds what it held", async || (pool(&up) == wanted).then_some(())).await;
     assert_eq!(faults(&up), json!([]), "{}", log_of(up.dir()));
 }
+
+/// Of a trimmed log without its snapshots, which are put back.
+fn a_backup_that_nobody_could_restore_is_refused(up: &Up) {
+    let (shelf, away) = (up.dir().join("data/snapshots"), up.dir().join("data/away"));
+    fs::rename(&shelf, &away).unwrap();
+    fs::create_dir(&shelf).unwrap();
+    let refused = up.verb(&["backup", "lacking.tar"]);
+    assert!(
+        refused.code == Some(1) && refused.err.contains("no snapshot here holds what went"),
+        "{refused:?}"
+    );
+    assert!(left(up.dir()).is_empty() && !up.dir().join("lacking.tar").exists());
+    fs::remove_dir_all(&shelf).unwrap();
+    fs::rename(&away, &shelf).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_holds_what_went_from_a_trimmed_log_also_after_a_site_was_taken_out_of_the_configuration() {
+    let (up, agent, mut revisions) = lived().await;
+    let (_, dir) = up.stop();
+    let with = |more: &str| CONFIG.replace("[service]\n", &format!("[service]\n{more}\n"));
+    with_files(dir.path(), &[("farside.toml", &with("sites = [\"local\", \"far\"]"))]);
+    let up = Up::start_in(dir);
+    let had = labels(&up);
+    change(up.dir(), &mut revisions, 0..15);
+    eventually("a snapshot of both sites", async || (labels(&up) > had).then_some(())).await;
+    let (_, dir) = up.stop();
+    with_files(dir.path(), &[("farside.toml", &with("retention = { age = \"1s\" }"))]);
+    let up = Up::start_in(dir);
+    for _ in 0..20 {
+        if first_seq(&up).await > 1 {
+            break;
+        }
+        change(up.dir(), &mut revisions, 0..15);
+        let had = labels(&up);
+        agrees(&up, &revisions).await;
+        eventually("another snapshot, or fewer", async || (labels(&up) != had).then_some(())).await;
+    }
+    assert!(first_seq(&up).await > 1, "{}", log_of(up.dir()));
+    agrees(&up, &revisions).await;
+    succeeds(&up.verb(&["backup", "farside.tar", "--without-pool"]));
+    let has_snapshot =
+        fs::read(up.dir().join("farside.tar")).unwrap().windows(10).any(|w| w == b"snapshots/");
+    assert!(has_snapshot, "nothing else holds what went");
+    a_backup_that_nobody_could_restore_is_refused(&up);
+    drop(agent);
+    let dir = lose(up);
+    succeeds(&farside(dir.path(), &["restore", "farside.tar"]));
+    let up = Up::start_in(dir);
+    let wanted = truth(&revisions);
+    eventually("the pool holds what it held", async || (pool(&up) == wanted).then_some(())).await;
+}

@@ -42,7 +42,7 @@ impl Backups for Keeper {
         let source = Source { wants_snapshots: snapshots, ..self.source.clone() };
         Box::pin(async move {
             // What is known before the first piece can be said; later the answer only breaks off.
-            source.key().await.map_err(|error| PortError::Refused(error.to_string()))?;
+            source.check().await.map_err(|error| PortError::Refused(error.to_string()))?;
             let (to, pieces) = mpsc::channel(PIECES_MAX);
             tokio::spawn(source.write(now(), to));
             Ok(Backup { pieces })

@@ -14,7 +14,7 @@ use bus::{
 use bus_schema::{Hash32, Name, Stem, Timestamp, fact::key::KeyFact, subject};
 use consumers::{
     ConsumersError,
-    snapshot::{Label, Shelf, shelf::Place},
+    snapshot::{Label, Shelf},
 };
 use tokio::sync::mpsc;
 
@@ -129,9 +129,15 @@ impl Source {
         end(tar, &manifest, &key, to).await
     }
 
+    /// Errors: it is known beforehand that there will be no backup, and why.
+    pub(crate) async fn check(&self) -> Result<(), BackupError> {
+        self.key().await?;
+        self.snapshots().await.map(drop)
+    }
+
     /// The key that signs. A backup makes none: it would be signed by a key that nobody knows. Errors: it is not there,
     /// or not the one that the target log names.
-    pub(crate) async fn key(&self) -> Result<SigningKey, BackupError> {
+    async fn key(&self) -> Result<SigningKey, BackupError> {
         let unreadable = |error: audit::KeyFileError| BackupError::Refused(error.to_string());
         let (key, named) = (self.keys.load().map_err(unreadable)?, self.named_key().await?);
         let has = key.as_ref().map(SigningKey::public);
@@ -239,6 +245,7 @@ impl Source {
 
     /// The files of the newest snapshot, and of the oldest one when a log was trimmed behind it: nothing else holds what was
     /// before, so those are never left out. They are open: what is thinned out meanwhile is read to its end all the same.
+    /// Errors: a log was trimmed and there is none.
     async fn snapshots(&self) -> Result<Vec<(String, File)>, BackupError> {
         let target = subject::target_stream(&self.target);
         let mut states = Vec::new();
@@ -250,22 +257,41 @@ impl Source {
             return Ok(vec![]);
         };
         let mut labels = shelf.labels()?;
-        labels.retain(|label| label.places().all(|place| is_in(place, &states)));
+        labels.retain(|label| states.iter().all(|state| is_in(label, state)));
         let mut files = vec![];
         let newest = first_opened(shelf, labels.iter().rev(), &mut files)?;
         if is_trimmed {
             let others = labels.iter().filter(|label| newest.is_none_or(|newest| newest != *label));
             first_opened(shelf, others, &mut files)?;
         }
-        Ok(files)
+        match self.trimmed(&states).await? {
+            Some(stream) if files.is_empty() => Err(BackupError::Refused(format!(
+                "{stream} is trimmed and no snapshot here holds what went, so no pool could be restored from this backup; put back what was in {}, or start farside again, which begins with its pool, and take the backup then",
+                shelf.directory().display()
+            ))),
+            _ => Ok(files),
+        }
+    }
+
+    /// A log whose beginning went as it was stated; none = there is none.
+    async fn trimmed(&self, states: &[StreamState]) -> Result<Option<String>, BackupError> {
+        for state in states.iter().filter(|state| state.first_seq > 1) {
+            let facts = subject::fact(&self.target, Stem::Log, &state.stream, "trimmed");
+            if self.bus.last_message(&subject::target_stream(&self.target), &facts).await?.is_some() {
+                return Ok(Some(state.stream.clone()));
+            }
+        }
+        Ok(None)
     }
 }
 
-/// Whether one of these logs has it: one that was made anew, lost its end, or begins behind it has not.
-fn is_in(place: &Place, states: &[StreamState]) -> bool {
-    states.iter().any(|state| {
-        (&place.stream, place.created) == (&state.stream, state.created)
-            && (state.first_seq.min(state.last_seq)..=state.last_seq).contains(&place.seq)
+/// Whether a log that is backed up bears a snapshot out: one that was made anew, lost its end, or begins behind it does not.
+/// What the snapshot holds of other logs, as of a site that was taken out of the configuration, does not matter.
+fn is_in(label: &Label, state: &StreamState) -> bool {
+    let is_whole = state.first_seq <= 1;
+    label.place(&state.stream).map_or(is_whole, |place| {
+        let is_there = (state.first_seq.min(state.last_seq)..=state.last_seq).contains(&place.seq);
+        place.created == state.created && (is_there || (place.seq == 0 && is_whole))
     })
 }
 
