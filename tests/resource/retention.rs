@@ -1,6 +1,8 @@
 //! Retention against a real server: the beginning of a log goes behind a snapshot, and everything that was true of the whole
 //! log is true from its floor on.
 
+mod broken;
+
 use std::{fs, path::Path, time::Duration};
 
 use bus_schema::fact::log::{Checkpoint, LogFact, Trimmed};

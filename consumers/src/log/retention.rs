@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bus::{Bus, Holder, Position, PositionVerdict, RemoteMirror, StreamState};
+use bus::{Bus, BusError, Holder, Position, PositionVerdict, RemoteMirror, StreamState};
 use bus_schema::{
     fact::{
         Fact,
@@ -119,45 +119,75 @@ impl Trimmer {
                 Carried::Never => {}
             }
         }
-        if let Some(full) = state.bytes_max.filter(|full| self.keep.bytes.is_some_and(|keeps| keeps >= *full))
-        {
-            return Ok(Some(format!(
-                "`service.retention.mib` is never reached: the log is full at {full} bytes; write less, or raise `service.log_bytes_max`"
-            )));
-        }
         // Behind what was stated, also if that cannot be done any more.
         let stated = floor.as_ref().map_or(1, |floor| floor.trimmed.first_seq);
-        let candidates = candidates(&labels, &state, stated.max(state.first_seq));
-        let (proved, unproved): (Vec<_>, Vec<_>) =
-            candidates.into_iter().partition(|candidate| labels[candidate.label].is_proved);
-        let wish = wish(self.keep, state.bytes, clock::now(), &proved);
-        let Wish { candidate, reason } = match wish {
+        let wished = self.wished(&state, &labels, stated.max(state.first_seq)).await?;
+        let Wish { candidate, reason } = match wished {
             Ok(Some(wish)) => wish,
-            _ if plan::wish(self.keep, state.bytes, clock::now(), &unproved)
-                .is_ok_and(|wish| wish.is_some()) =>
-            {
-                return Ok(Some(UNPROVED.to_owned()));
-            }
-            Ok(None) => return Ok(floor.filter(|floor| !floor.is_done).map(|_| REFUSED.to_owned())),
+            Ok(None) if floor.is_some_and(|floor| !floor.is_done) => return Ok(Some(REFUSED.to_owned())),
+            Ok(None) => return Ok(self.never_reached(&state)),
             Err(lacks) => return Ok(Some(lacks.to_owned())),
         };
-        let label = &labels[candidate.label];
-        if !self.is_of_log(label, stream).await? {
-            return Ok(Some(GONE_BACK.to_owned()));
-        }
         match self.held(&state, candidate.seq, known).await? {
             Some(held) => Ok(Some(held)),
-            None => self.state(&state, floor.as_ref(), &candidate, label, reason).await,
+            None => self.state(&state, floor.as_ref(), &candidate, &labels[candidate.label], reason).await,
         }
     }
 
-    /// Whether the log still is what a snapshot was read from, up to its place.
-    async fn is_of_log(&self, label: &Label, stream: &str) -> Result<bool, ConsumersError> {
-        let Some(Place { stream, created, seq, hash, .. }) = label.place(stream).cloned() else {
-            return Ok(false);
-        };
-        let verdict = self.bus.check_position(&Position { stream, created, seq, hash }).await?;
-        Ok(matches!(verdict, PositionVerdict::Same(_)))
+    /// What goes next, behind a proved snapshot that the logs bear out; none = nothing needs to. Errors inside: something
+    /// should go, and nothing lets it.
+    async fn wished(
+        &self,
+        state: &StreamState,
+        labels: &[Label],
+        begins_at: u64,
+    ) -> Result<Result<Option<Wish>, &'static str>, ConsumersError> {
+        let wish_of = |places: &[Candidate]| wish(self.keep, state.bytes, clock::now(), places);
+        let candidates = candidates(labels, state, begins_at).into_iter();
+        let (mut proved, unproved): (Vec<_>, Vec<_>) =
+            candidates.partition(|candidate| labels[candidate.label].is_proved);
+        let mut went_back = false;
+        loop {
+            match wish_of(&proved) {
+                Ok(Some(wish)) if self.is_borne_out(&labels[wish.candidate.label], &state.stream).await? => {
+                    return Ok(Ok(Some(wish)));
+                }
+                // Another one may be of these logs.
+                Ok(Some(wish)) => {
+                    proved.retain(|candidate| *candidate != wish.candidate);
+                    went_back = true;
+                }
+                _ if wish_of(&unproved).is_ok_and(|wish| wish.is_some()) => return Ok(Err(UNPROVED)),
+                Ok(None) if went_back => return Ok(Err(GONE_BACK)),
+                nothing => return Ok(nothing),
+            }
+        }
+    }
+
+    /// What is to be said of a size at which the log is full before.
+    fn never_reached(&self, state: &StreamState) -> Option<String> {
+        let full = state.bytes_max.filter(|full| self.keep.bytes.is_some_and(|keeps| keeps >= *full))?;
+        Some(format!(
+            "`service.retention.mib` is never reached: the log is full at {full} bytes; write less, or raise `service.log_bytes_max`"
+        ))
+    }
+
+    /// Whether the log still is what a snapshot was read from, up to its place, and every other one that begins late is, too:
+    /// else nothing could be started from it, and what goes would be nowhere.
+    async fn is_borne_out(&self, label: &Label, stream: &str) -> Result<bool, ConsumersError> {
+        for place in label.places() {
+            let is_meant = place.stream == stream;
+            let Place { stream, created, seq, hash, .. } = place.clone();
+            match self.bus.check_position(&Position { stream, created, seq, hash }).await {
+                Ok(PositionVerdict::Rewound { state, .. }) if is_meant || state.first_seq > 1 => {
+                    return Ok(false);
+                }
+                Ok(_) => {}
+                Err(BusError::NoStream { .. }) if !is_meant => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(label.place(stream).is_some())
     }
 
     /// States that what is before a snapshot goes.
@@ -227,8 +257,10 @@ impl Trimmer {
         if let Some(held) = self.held(state, *first_seq, known).await? {
             return Ok(Carried::Waits(held));
         }
-        if !self.is_of_log(&label, stream).await? {
-            return Ok(Carried::Waits(GONE_BACK.to_owned()));
+        if !self.is_borne_out(&label, stream).await? {
+            tracing::error!(stream, first_seq, "{GONE_BACK}");
+            known.refused.insert(refused);
+            return Ok(Carried::Never);
         }
         let gone = self.bus.trim(stream, *first_seq).await?;
         tracing::info!(stream, first_seq, messages = gone, "a log is trimmed behind its snapshot");
@@ -249,7 +281,10 @@ impl Trimmer {
         {
             return Ok(Some(held.clone()));
         }
-        let holders = self.bus.holders(state, &self.mirrors).await?;
+        let mut holders = self.bus.holders(state, &self.mirrors).await?;
+        // It reads as a consumer only while it can: one that stands still has none.
+        let read_seq = self.store.position(&state.stream)?.map_or(0, |position| position.seq);
+        holders.push(Holder { name: "the pool of this farside".to_owned(), needs_seq: read_seq + 1 });
         let held = match held(&holders, first_seq) {
             Some(held) => Some(held),
             None => self.letter(&state.stream, first_seq).await?.map(|place| {
@@ -304,13 +339,13 @@ enum Carried {
 }
 
 /// What is to be said of a statement that cannot be done.
-const REFUSED: &str =
-    "the snapshot behind which it was to be trimmed is not here, or damaged; it waits for a later one";
+const REFUSED: &str = "the snapshot behind which it was to be trimmed is not here, damaged, or of what the log was before; it waits for a \
+                       later one";
 /// What is to be said when no snapshot may be the only place of something.
 const UNPROVED: &str = "the log does not give all rows that are signed, since it lost something, so no snapshot may stand for it; \
                         see 'farside audit verify', and 'farside rebuild --swap' if the log is right";
-/// What is to be said when a snapshot is of another log.
-const GONE_BACK: &str = "the log is not any more what its snapshot was read from; it waits for a later one";
+/// What is to be said when a snapshot is of other logs.
+const GONE_BACK: &str = "the logs are not any more what the snapshot was read from; it waits for a later one";
 /// What a statement waits for.
 const UNSIGNED: &str = "it waits for the next signed checkpoint";
 
@@ -321,7 +356,11 @@ fn candidates(labels: &[Label], state: &StreamState, begins_at: u64) -> Vec<Cand
     let of_log = places.filter(|(_, place)| {
         place.created == state.created && place.seq > begins_at && place.seq <= state.last_seq
     });
-    of_log.map(|(label, place)| Candidate { label, seq: place.seq, time: place.time }).collect()
+    let mut candidates: Vec<_> =
+        of_log.map(|(label, place)| Candidate { label, seq: place.seq, time: place.time }).collect();
+    // The labels are in order of time: a log that lost its end gives sequences out again.
+    candidates.sort_by_key(|candidate| candidate.seq);
+    candidates
 }
 
 /// Who needs something before a sequence, in words.
