@@ -236,7 +236,8 @@ impl Rounds {
             }
             // What is found is stated one by one: the log itself tells whether that was all.
             let scrubbed = self.world.ask(&["-o", "json", "audit", "scrub"]).await;
-            let is_clean = serde_json::from_slice::<Value>(&scrubbed.stdout).is_ok_and(|report| report["gaps"] == "0");
+            let is_clean =
+                serde_json::from_slice::<Value>(&scrubbed.stdout).is_ok_and(|report| report["gaps"] == "0");
             if scrubbed.status.success() && is_clean { Ok(()) } else { Err(format!("{scrubbed:?}")) }
         })
         .await;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use audit::{KeyFile, SigningKey};
-use bus::Bus;
+use bus::{Bus, BusError};
 use bus_schema::{
     Hash32, Name, PoolId,
     chain::ChainPoint,
@@ -75,6 +75,8 @@ pub(crate) struct Stater {
     pub store: Store,
     /// How far it is.
     pub progress: Progress,
+    /// The logs.
+    pub streams: Vec<String>,
     /// States facts.
     pub facts: FactPublisher,
     /// The key that signs.
@@ -170,8 +172,27 @@ impl Stater {
         }
         // The log has the last word: another process may have stated one meanwhile.
         known.last = self.last().await?;
+        if let Some((seq, last)) = &known.last
+            && self.lags(*seq, last).await?
+        {
+            return Ok(());
+        }
         known.last = Some(self.state(known).await?);
         Ok(())
+    }
+
+    /// Whether the pool has not read yet what the last checkpoint covers, and the logs still have it: another process
+    /// signed with a pool that had. What it signs waits until then, for history does not go backwards.
+    async fn lags(&self, seq: u64, last: &Checkpoint) -> Result<bool, ConsumersError> {
+        let applied = self.progress.all();
+        for (stream, behind) in unread(&applied, &self.streams, seq, last, self.facts.stream()) {
+            match self.bus.stream_state(stream).await {
+                Ok(state) if state.last_seq > behind => return Ok(true),
+                Ok(_) | Err(BusError::NoStream { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 
     /// The last checkpoint: of the target log, or of the pool when that has seen a later one there. Numbers that the log
@@ -279,13 +300,30 @@ impl Stater {
     }
 }
 
+/// The logs of which a checkpoint covers more than the pool has read, and what it has read of them.
+fn unread<'a>(
+    applied: &Applied,
+    streams: &'a [String],
+    seq: u64,
+    last: &Checkpoint,
+    target_log: &str,
+) -> Vec<(&'a str, u64)> {
+    let read = |stream: &str| applied.get(stream).map_or(0, |reached| reached.seq);
+    let logs = streams.iter().map(|stream| (stream.as_str(), read(stream)));
+    logs.filter(|(stream, read)| *read < covered(stream, seq, last, target_log)).collect()
+}
+
+/// Up to where a checkpoint that stands at `seq` of the target log covers a log.
+fn covered(stream: &str, seq: u64, last: &Checkpoint, target_log: &str) -> u64 {
+    if stream == target_log {
+        return seq;
+    }
+    last.logs.iter().find(|mark| mark.stream == stream).map_or(0, |mark| mark.seq)
+}
+
 /// Events that no checkpoint covers; the checkpoint itself and what is before it in the target log are none.
 fn news(applied: &Applied, last: Option<&(u64, Checkpoint)>, target_log: &str) -> u64 {
-    let covered = |stream: &str| match last {
-        Some((seq, _)) if stream == target_log => *seq,
-        Some((_, last)) => last.logs.iter().find(|mark| mark.stream == stream).map_or(0, |mark| mark.seq),
-        None => 0,
-    };
+    let covered = |stream: &str| last.map_or(0, |(seq, last)| covered(stream, *seq, last, target_log));
     // Without an event of a source there is nothing to sign yet.
     let is_begun = applied.iter().any(|(stream, reached)| stream != target_log && reached.seq > 0);
     let behind = applied.iter().map(|(stream, reached)| {

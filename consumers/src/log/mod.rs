@@ -32,6 +32,7 @@ use crate::{
         applied::Progress,
         clock,
         facts::FactPublisher,
+        floor::Floor,
         replay::Watcher,
         scrub::{self, Findings, Pace, scrub},
     },
@@ -217,7 +218,8 @@ impl Acting {
             && known.generations.get(stream) != Some(&generation)
         {
             let state = self.bus.stream_state(stream).await?;
-            let lacks = lacks(&state);
+            let floor = Floor::of(&self.bus, &self.store.reader(), self.facts.target(), &state).await?;
+            let lacks = lacks(&state, Floor::first_seq(floor.as_ref()));
             known.generations.insert(stream.to_owned(), generation);
             let before = known.lacks.insert(stream.to_owned(), lacks);
             // What a server lost over its restart it does not count among what is deleted.
@@ -254,11 +256,11 @@ impl Acting {
     }
 }
 
-/// What a log lacks in itself: its first sequence beyond 1, and how many are missing behind it.
+/// What a log lacks in itself: how far it begins behind its floor, and how many are missing behind that.
 type Lacks = (u64, u64);
 
-fn lacks(state: &StreamState) -> Lacks {
-    (state.first_seq.saturating_sub(1), state.deleted)
+fn lacks(state: &StreamState, begins_at: u64) -> Lacks {
+    (state.first_seq.saturating_sub(begins_at), state.deleted)
 }
 
 /// What was seen of the logs, so that each loss is looked at once.

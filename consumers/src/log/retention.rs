@@ -342,8 +342,9 @@ enum Carried {
 const REFUSED: &str = "the snapshot behind which it was to be trimmed is not here, damaged, or of what the log was before; it waits for a \
                        later one";
 /// What is to be said when no snapshot may be the only place of something.
-const UNPROVED: &str = "the log does not give all rows that are signed, since it lost something, so no snapshot may stand for it; \
-                        see 'farside audit verify', and 'farside rebuild --swap' if the log is right";
+const UNPROVED: &str = "no snapshot was held against all rows that are signed, so none may stand for the log: it lost something (see \
+                        'farside audit verify', and 'farside rebuild --swap' if the log is right), or more owners change between two \
+                        checkpoints than one names (make `service.checkpoint` more frequent)";
 /// What is to be said when a snapshot is of other logs.
 const GONE_BACK: &str = "the logs are not any more what the snapshot was read from; it waits for a later one";
 /// What a statement waits for.

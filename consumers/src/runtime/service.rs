@@ -476,6 +476,7 @@ impl Actor {
             bus: self.bus.clone(),
             store: self.store.clone(),
             progress: self.progress.clone(),
+            streams: self.streams.clone(),
             facts: self.facts.clone(),
             keys,
             when: self.config.checkpoint.read(),

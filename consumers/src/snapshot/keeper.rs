@@ -139,7 +139,7 @@ impl Keeper {
             checkpoint_seq: at,
             stated_at: last.stated_at,
             owners,
-            is_proved: owners == wanted,
+            is_proved: owners == wanted && !is_full(&last),
             is_whole,
         };
         let (shelf, bounds) = (self.shelf.clone(), self.when.bounds);
@@ -187,8 +187,7 @@ impl Keeper {
         streams: &[(String, Until)],
         since: u64,
     ) -> Result<BTreeMap<(PoolId, String), OwnerMark>, ConsumersError> {
-        // With that many at once, others may have changed and wait for their turn.
-        let is_full = last.owners.len() >= OWNERS_MAX;
+        let is_full = is_full(last);
         let is_meant = |mark: &OwnerMark| {
             let stream = subject::site_stream(&mark.pool.site);
             streams.iter().any(|(meant, _)| *meant == stream)
@@ -206,6 +205,11 @@ impl Keeper {
             .await?;
         Ok(signed)
     }
+}
+
+/// Whether a checkpoint names as many owners as it can: others may have changed, too, and wait for their turn.
+fn is_full(checkpoint: &Checkpoint) -> bool {
+    checkpoint.owners.len() >= OWNERS_MAX
 }
 
 /// What is stated of the beginning of each log that is trimmed or will be.

@@ -200,7 +200,7 @@ pub(crate) async fn reaches(
     stream: &str,
 ) -> Result<(), ConsumersError> {
     let (state, at) = (bus.stream_state(stream).await?, store.position(stream)?.map_or(0, |at| at.seq));
-    if state.messages == 0 || state.first_seq <= at + 1 {
+    if state.first_seq <= at + 1 {
         return Ok(());
     }
     let labels = shelf.map_or(Ok(vec![]), Shelf::labels)?;

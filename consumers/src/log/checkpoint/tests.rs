@@ -32,6 +32,17 @@ fn a_checkpoint_is_no_news_to_itself() {
 }
 
 #[test]
+fn a_pool_behind_the_last_checkpoint_is_told_by_the_logs_that_it_shall_read() {
+    let streams = ["FARSIDE_LOCAL".to_owned(), TARGET_LOG.to_owned()];
+    let unread = |applied: Applied, streams| unread(&applied, streams, 7, &last(100), TARGET_LOG);
+    assert_eq!(unread(applied(100, 7), &streams), []);
+    assert_eq!(unread(applied(99, 7), &streams), [("FARSIDE_LOCAL", 99)]);
+    assert_eq!(unread(applied(120, 6), &streams), [(TARGET_LOG, 6)]);
+    assert_eq!(unread(Applied::new(), &streams), [("FARSIDE_LOCAL", 0), (TARGET_LOG, 0)], "not begun");
+    assert_eq!(unread(applied(0, 7), &streams[1..]), [], "of a site that it does not read any more");
+}
+
+#[test]
 fn one_is_due_after_so_many_events_or_so_much_time_and_never_without_news() {
     let when = When { events: Some(10), every_ms: Some(1_000) };
     assert!(is_due(when, 1, None) && !is_due(when, 0, None));
