@@ -87,13 +87,14 @@ impl LogMessage {
     pub fn headers(&self) -> Vec<(&str, &str)> {
         match &self.headers {
             Headers::Parsed(None) => Vec::new(),
-            Headers::Parsed(Some(map)) => map
-                .iter()
-                .flat_map(|(name, values)| {
+            Headers::Parsed(Some(map)) => {
+                let mut headers = Vec::with_capacity(map.len());
+                headers.extend(map.iter().flat_map(|(name, values)| {
                     let name: &str = name.as_ref();
                     values.iter().map(move |value| (name, value.as_str()))
-                })
-                .collect(),
+                }));
+                headers
+            }
             Headers::Raw(pairs) => pairs.iter().map(|(name, value)| (&**name, &**value)).collect(),
         }
     }
