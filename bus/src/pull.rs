@@ -75,6 +75,11 @@ impl Pull {
         self.size.messages = messages;
     }
 
+    /// Whether the server owes messages: it was asked for more than has come.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Waits for the next message, or for the end of this consumer. Cancel safe.
     pub(crate) async fn next(&mut self) -> Pulled {
         loop {

@@ -149,7 +149,7 @@ impl LogReader {
     /// the position and open a new reader.
     pub async fn next_chunk(&mut self, max: usize) -> Result<Vec<LogMessage>, BusError> {
         while self.taken.is_empty() {
-            self.step().await?;
+            self.step(u64::MAX).await?;
         }
         self.fill(max).await;
         Ok(self.given(max, u64::MAX))
@@ -169,7 +169,7 @@ impl LogReader {
                 return Ok(None);
             }
             if self.taken.is_empty() {
-                self.step().await?;
+                self.step(last_seq).await?;
             }
         }
         self.fill(max).await;
@@ -199,13 +199,16 @@ impl LogReader {
         Ok(false)
     }
 
-    /// Comes one step further: a consumer that is open, a message that is taken, or a loss that is noticed.
-    async fn step(&mut self) -> Result<(), BusError> {
+    /// Comes one step further: a consumer that is open, a message that is taken, or a loss that is noticed. Nobody wants
+    /// what is behind `last_seq`, so it is not asked for.
+    async fn step(&mut self, last_seq: u64) -> Result<(), BusError> {
         let Some(pull) = &mut self.pull else {
             let message = self.reopen().await?;
             self.taken.extend(message);
             return Ok(());
         };
+        let wanted = usize::try_from(last_seq.saturating_sub(self.next_seq)).unwrap_or(usize::MAX);
+        pull.resize(self.size.messages.min(wanted.saturating_add(1)));
         let pulled = match self.pending {
             0 => pull.next().await,
             _ => {
@@ -228,7 +231,8 @@ impl LogReader {
         for _ in 0..GATHER_PAUSES {
             // Far behind, the rest is on its way. Woken for each message, this task would spend more on
             // waking than on reading.
-            if self.taken.len() >= max || self.pending < GATHER_PENDING || self.pull.is_none() {
+            let comes = self.pull.as_ref().is_some_and(Pull::is_asking);
+            if self.taken.len() >= max || self.pending < GATHER_PENDING || !comes {
                 break;
             }
             tokio::time::sleep(GATHER_PAUSE).await;
