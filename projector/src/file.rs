@@ -5,10 +5,13 @@ use std::{
     io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use crate::{
     commit::PoolState,
@@ -28,6 +31,8 @@ const FILE_MODE: u32 = 0o600;
 pub(crate) struct File {
     path: PathBuf,
     options: StoreOptions,
+    /// Nobody will open the file again.
+    thrown_away: AtomicBool,
     /// None between a failed write and the next one, which opens the file again.
     open: RwLock<Option<Open>>,
 }
@@ -65,9 +70,16 @@ impl Open {
     }
 
     /// Runs work in a write transaction and commits it.
-    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Stop>) -> Result<T, Stop> {
+    fn write<T>(
+        &self,
+        thrown_away: bool,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
         let mut txn = self.database.begin_write()?;
-        txn.set_quick_repair(true);
+        match thrown_away {
+            true => txn.set_durability(Durability::None).map_err(redb::Error::from)?,
+            false => txn.set_quick_repair(true),
+        }
         let answer = work(&txn)?;
         // Before the commit, so that it frees the pages that only an idle snapshot would keep; and after it,
         // so that whoever asks from now on reads what was committed.
@@ -113,7 +125,13 @@ impl File {
         if options.compact && is_half_dead(path, &database).map_err(wrong)? {
             database.compact().map_err(|error| wrong(error.into()))?;
         }
-        Ok(Self { path: path.to_owned(), options, open: RwLock::new(Some(Open::new(database))) })
+        let (path, open) = (path.to_owned(), RwLock::new(Some(Open::new(database))));
+        Ok(Self { path, options, thrown_away: AtomicBool::new(false), open })
+    }
+
+    /// From now on no commit waits for the disk.
+    pub(crate) fn throw_away(&self) {
+        self.thrown_away.store(true, Ordering::Relaxed);
     }
 
     /// Asks a question of the last commit: of no older one than the last whose [`File::write`] had returned.
@@ -123,14 +141,16 @@ impl File {
         open.and_then(|open| ask(&*open.snapshot()?)).map_err(|error| self.wrong(error))
     }
 
-    /// Runs work in a durable write transaction. When writing itself failed, the file is closed, so that
-    /// the next question or work opens it again as it was committed last.
+    /// Runs work in a write transaction, durable unless the file is thrown away. When writing itself failed, the
+    /// file is closed, so that the next question or work opens it again as it was committed last.
     pub(crate) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, Stop>,
     ) -> Result<T, StoreError> {
         let open = self.open_again()?;
-        let done = open.as_ref().map_or(Err(redb::Error::DatabaseClosed.into()), |open| open.write(work));
+        let thrown_away = self.thrown_away.load(Ordering::Relaxed);
+        let closed = Err(redb::Error::DatabaseClosed.into());
+        let done = open.as_ref().map_or(closed, |open| open.write(thrown_away, work));
         drop(open);
         done.map_err(|stop| match stop {
             Stop::Refused(error) => error,
@@ -330,6 +350,24 @@ mod tests {
         assert!(!paused());
         file.write(pause).unwrap();
         assert!(paused());
+    }
+
+    /// What a crash would leave of it, opened.
+    fn crashed(file: &File, to: &Path) -> File {
+        std::fs::copy(&file.path, to).unwrap();
+        File::open(to, StoreOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_crash_takes_only_what_was_committed_since_the_file_was_thrown_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
+        file.write(pause).unwrap();
+        file.throw_away();
+        file.write(|txn| Ok(txn.open_table(tables::PAUSED)?.remove("a/b")?.is_some())).unwrap();
+        assert!(!file.read(|snapshot| Ok(is_paused(snapshot))).unwrap(), "every reader sees it");
+        let left = crashed(&file, &directory.path().join("left.redb"));
+        assert!(left.read(|snapshot| Ok(is_paused(snapshot))).unwrap());
     }
 
     #[test]

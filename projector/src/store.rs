@@ -89,7 +89,14 @@ impl Store {
         Ok(Self { file: Arc::new(file) })
     }
 
-    /// Writes a batch and the position it reaches, in one durable transaction.
+    /// Says that nobody will open the file again: from now on no commit, of any clone, waits for the disk, and a
+    /// crash takes what was committed since. For a store that is gone with the question that it answers; the file of
+    /// one that is kept must never be told so.
+    pub fn throw_away(&self) {
+        self.file.throw_away();
+    }
+
+    /// Writes a batch and the position it reaches, in one durable transaction (see [`Store::throw_away`]).
     ///
     /// After an error nothing of the batch is written, with one exception: when the disk failed at the
     /// very end of the commit, all of it may be. The store goes on either way; ask [`Store::position`]

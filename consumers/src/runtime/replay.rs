@@ -87,8 +87,9 @@ pub async fn replay(
 ) -> Result<Replayed, ConsumersError> {
     let replayed = match shelf {
         Some(shelf) => Replayed::begun(bus, shelf, streams, Choice::Newest, directory()?).await?,
-        None => throw_away()?,
+        None => Replayed::empty(directory()?)?,
     };
+    replayed.store.throw_away();
     // A snapshot knows of what was parked up to its own moment only.
     recall_anew(bus, &replayed.store, target).await?;
     for (stream, until) in streams {
@@ -100,7 +101,9 @@ pub async fn replay(
 
 /// An empty store that is gone with what is returned. Errors: the disk.
 pub(crate) fn throw_away() -> Result<Replayed, ConsumersError> {
-    Replayed::empty(directory()?)
+    let replayed = Replayed::empty(directory()?)?;
+    replayed.store.throw_away();
+    Ok(replayed)
 }
 
 pub(crate) fn directory() -> Result<TempDir, ConsumersError> {

@@ -247,6 +247,7 @@ impl Verification<'_> {
             });
             return Ok(None);
         };
+        begun.store.throw_away();
         Ok(Some(begun))
     }
 
