@@ -233,7 +233,11 @@ async fn the_answer_of_the_log_leads_an_agent_onto_nobody_elses_subject() {
         let Outgoing { subject, body, .. } = of("dc1", number);
         a.publish_with_reply(subject, reply.to_owned(), body).await.unwrap();
     }
-    a.flush().await.unwrap();
+    // Another connection is not served after this one only because this one has written.
+    eventually("all are stored", async || {
+        (site.stored("FARSIDE_LOCAL").await == replies.len() as u64).then_some(())
+    })
+    .await;
     // Answered in order, so the answers to those before are out when this one is here.
     let last = site.come_in("a").await.publisher();
     let last = last.publish("FARSIDE_LOCAL", &of("dc1", 99), None).await.unwrap();

@@ -221,11 +221,12 @@ async fn a_lost_tail_is_stated_while_its_sequences_are_given_to_new_events_all_t
         LogFact::LossFound(loss) if loss.last_seq == last_lost => Some(()),
         _ => None,
     });
-    // So slowly that it is not done with the lost sequences when the log was read four times.
+    // A load so slow that it is not done with the lost sequences when the log was read four times.
     let go_on = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(50));
         for n in 0.. {
+            pace.tick().await;
             event(n).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::select! { () = stated => {}, () = go_on => {} }
