@@ -200,7 +200,7 @@ async fn the_answer_of_the_log_leads_an_agent_onto_nobody_elses_subject() {
     let site = Site::start().await;
     let service_key = site.server.service_options("x");
     let Credentials::NkeySeedFile(service_key) = service_key.credentials else { panic!("it has a seed") };
-    site.enroll("a", &["dc1"]).await.unwrap();
+    let attacker = site.enroll("a", &["dc1"]).await.unwrap();
     let victim = site.enroll("b", &["dc1", "dc2"]).await.unwrap();
     let b = site.come_in("b").await;
     let mut commands = [
@@ -233,15 +233,14 @@ async fn the_answer_of_the_log_leads_an_agent_onto_nobody_elses_subject() {
         let Outgoing { subject, body, .. } = of("dc1", number);
         a.publish_with_reply(subject, reply.to_owned(), body).await.unwrap();
     }
-    // Another connection is not served after this one only because this one has written.
-    eventually("all are stored", async || {
-        (site.stored("FARSIDE_LOCAL").await == replies.len() as u64).then_some(())
-    })
-    .await;
-    // Answered in order, so the answers to those before are out when this one is here.
-    let last = site.come_in("a").await.publisher();
-    let last = last.publish("FARSIDE_LOCAL", &of("dc1", 99), None).await.unwrap();
-    assert_eq!(last.seq, replies.len() as u64 + 1);
+    // Over the same connection, so it comes after those; answered in order, so the answers to those are out, too.
+    let own = format!("_INBOX_{}.last", attacker.public_key);
+    let mut answers = a.subscribe(own.clone()).await.unwrap();
+    let Outgoing { subject, body, .. } = of("dc1", 99);
+    a.publish_with_reply(subject, own, body).await.unwrap();
+    let answer = within("the last answer", answers.next()).await.unwrap();
+    let last: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(last["seq"], replies.len() as u64 + 1, "{last}");
     nothing_strange_is_overheard(&site, &mut overheard, &mail_of_the_service).await;
     assert_eq!(
         site.stored("FARSIDE_LOCAL").await,
