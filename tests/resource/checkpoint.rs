@@ -181,6 +181,24 @@ async fn a_second_service_goes_on_with_the_chain_of_checkpoints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_goes_on_while_it_is_verified_has_no_fault() {
+    let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let (target, source, _serving) = synced(&nats, signing(&keys)).await;
+    let goes_on = async {
+        for n in 0_u64.. {
+            source.change("Pod/busy", &n.to_string()).await;
+        }
+    };
+    let again_and_again = async {
+        for _ in 0..20 {
+            let found = verified(&target).await;
+            assert!(found.faults.is_empty(), "{:?}", found.faults);
+        }
+    };
+    tokio::select! { () = again_and_again => {}, () = goes_on => {} }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_key_is_introduced_by_the_old_one_and_all_of_it_verifies() {
     let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
     let (target, source, _serving) = synced(&nats, signing(&keys)).await;

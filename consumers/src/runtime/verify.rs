@@ -10,14 +10,14 @@ use std::{
     sync::Arc,
 };
 
-use audit::{History, Mark, Ranges};
+use audit::{Expected, History, Mark, Ranges};
 use bus::{Bus, LogMessage, StreamState};
 use bus_schema::{
     Name, PoolId,
     fact::log::{Checkpoint, OwnerMark, checkpoint::OWNERS_MAX},
     subject,
 };
-use projector::Store;
+use projector::{DamageRecord, Store};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
@@ -137,6 +137,10 @@ struct Statements {
 
 /// A log, and the part of it that is meant.
 struct Part {
+    /// What is known to be damaged, and what the pool had taken in of each chain before the log was asked how far it goes:
+    /// a log that goes on has all of it.
+    known: Vec<DamageRecord>,
+    expected: Vec<Expected>,
     state: StreamState,
     /// Where it begins; none = it was never trimmed.
     floor: Option<Floor>,
@@ -186,6 +190,8 @@ impl Verification<'_> {
             if self.bounds.stream.as_ref().is_some_and(|wanted| wanted != stream) {
                 continue;
             }
+            let (reader, of) = (self.live.reader(), stream.clone());
+            let (known, expected) = blocking("verification", move || expectations(&reader, &of)).await?;
             let state = self.bus.stream_state(stream).await?;
             let (from, to) = self.bounds.of(self.bus, &state).await?;
             let floor = Floor::of(self.bus, &self.live.reader(), self.target, &state).await?;
@@ -196,7 +202,7 @@ impl Verification<'_> {
                     state.first_seq, state.last_seq
                 )));
             }
-            parts.push(Part { state, floor, from, to });
+            parts.push(Part { known, expected, state, floor, from, to });
         }
         if parts.is_empty() {
             let stream = self.bounds.stream.clone().unwrap_or_default();
@@ -298,16 +304,12 @@ impl Verification<'_> {
         replayed: Option<&Store>,
         found: &mut Verified,
     ) -> Result<(), ConsumersError> {
-        let Part { state, floor, to, .. } = part;
+        let Part { known, expected, state, floor, to, .. } = part;
         let (stream, begins_at) = (&state.stream, part.begins_at());
         let heads = Heads::of(self.bus, self.target, floor.as_ref()).await?;
-        let (reader, of) = (self.live.reader(), stream.clone());
-        let (known, mut expected) = blocking("verification", move || expectations(&reader, &of)).await?;
-        let unread = Unread::of(&known, &expected);
-        if *to < state.last_seq {
-            // What the pool knows of the chains' ends is of the log's end.
-            expected.clear();
-        }
+        let unread = Unread::of(known, expected);
+        // What the pool knows of the chains' ends is of the log's end.
+        let expected = if *to < state.last_seq { Vec::new() } else { expected.clone() };
         let marks = statements.of(part, found);
         // A trimmed log begins with the message of a mark.
         let ranges = Ranges::new(if begins_at > 1 { begins_at + 1 } else { state.first_seq }, marks);
