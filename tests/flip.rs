@@ -105,6 +105,9 @@ async fn an_event_whose_headers_end_elsewhere_is_missing_and_healed() {
     rounds.is_healed(&known, &format!("{LOG}:{seq}")).await;
     let gap = rounds.damages().await.into_iter().find(is_gap).expect("it is stated what was missing");
     assert!(gap["healed"].is_string(), "{gap}");
+    for _ in ["by the pool that had read it", "by the one that was built without it"] {
+        rounds.rebuilds_to_the_same().await;
+    }
 }
 
 /// A world whose log loses messages, again and again.

@@ -70,7 +70,7 @@ async fn with_snapshots(target: &Target, source: &ScriptedSource, count: usize) 
 async fn both(target: &Target, until: Until, time: Timestamp) -> (Replayed, Replayed) {
     let streams = [(TARGET_LOG.to_owned(), Until::Time(time)), (LOG.to_owned(), until)];
     let near = target.handle.replay(&streams, &Unwatched).await.unwrap();
-    let whole = replay(&target.bus, &name("local"), None, &streams, &Unwatched).await.unwrap();
+    let whole = replay(&target.bus, &name("local"), None, &streams, None, &Unwatched).await.unwrap();
     assert!(whole.started_from.is_none());
     (near, whole)
 }

@@ -24,6 +24,7 @@ pub(crate) mod outbox;
 pub(crate) mod parked;
 pub(crate) mod pipeline;
 pub mod redrive;
+pub(crate) mod replaced;
 pub(crate) mod signed;
 pub(crate) mod suspected;
 pub(crate) mod unread;

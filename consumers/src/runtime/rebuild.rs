@@ -123,7 +123,7 @@ impl Rebuild<'_> {
 
     async fn catch_up(&self, store: &Store) -> Result<Vec<Position>, ConsumersError> {
         for (stream, until) in self.streams().await? {
-            feed(self.bus, store, &stream, until, self.watcher).await?;
+            feed(self.bus, store, &stream, until, Some(self.live), self.watcher).await?;
         }
         self.live.positions().map_err(Into::into)
     }

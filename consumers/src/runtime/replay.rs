@@ -12,6 +12,7 @@ use super::{
     parked::recall_anew,
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
+    replaced::Replaced,
 };
 use crate::{
     error::ConsumersError,
@@ -77,12 +78,14 @@ impl Replayed {
     }
 }
 
-/// Projects each stream up to its point, from the nearest snapshot on. Errors: the bus, the disk.
+/// Projects each stream up to its point, from the nearest snapshot on; a live pool knows what stands in a log in place of
+/// something else. Errors: the bus, the disk.
 pub async fn replay(
     bus: &Bus,
     target: &Name,
     shelf: Option<&Shelf>,
     streams: &[(String, Until)],
+    live: Option<&Store>,
     watcher: &dyn Watcher,
 ) -> Result<Replayed, ConsumersError> {
     let replayed = match shelf {
@@ -94,7 +97,7 @@ pub async fn replay(
     recall_anew(bus, &replayed.store, target).await?;
     for (stream, until) in streams {
         snapshot::reaches(bus, shelf, &replayed.store, stream).await?;
-        feed(bus, &replayed.store, stream, *until, watcher).await?;
+        feed(bus, &replayed.store, stream, *until, live, watcher).await?;
     }
     Ok(replayed)
 }
@@ -121,13 +124,15 @@ pub(crate) async fn still_has(bus: &Bus, stream: &str, first_seq: u64) -> Result
     Err(ConsumersError::Unprovable(format!("{stream} was trimmed while it was read; ask for it once more")))
 }
 
-/// Reads a log on from where the store is, up to a point. Answers the sequence that was reached. Errors: the bus, the disk;
+/// Reads a log on from where the store is, up to a point, without what a live pool, if there is one, knows to stand in place of
+/// something else. Answers the sequence that was reached. Errors: the bus, the disk;
 /// the log was trimmed meanwhile.
 pub(crate) async fn feed(
     bus: &Bus,
     store: &Store,
     stream: &str,
     until: Until,
+    live: Option<&Store>,
     watcher: &dyn Watcher,
 ) -> Result<u64, ConsumersError> {
     let state = bus.stream_state(stream).await?;
@@ -145,6 +150,7 @@ pub(crate) async fn feed(
     let mut reader = bus.read_log(stream, position.seq + 1, None).await?;
     let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), |_| {});
     let mut reached = position.seq;
+    let mut replaced = live.map(|live| Replaced::of(live, stream)).transpose()?;
     while let Some(mut messages) = reader.next_stored(CHUNK_EVENTS_MAX, last).await? {
         let wanted = messages.iter().take_while(|message| match until {
             Until::Time(time) => message.stored_at() <= time,
@@ -155,6 +161,9 @@ pub(crate) async fn feed(
         messages.truncate(wanted);
         reached = messages.last().map_or(reached, bus::LogMessage::seq);
         watcher.read(stream, reached, last);
+        if let Some(replaced) = &mut replaced {
+            replaced.pass_by(&mut messages)?;
+        }
         if !messages.is_empty() && pipeline.input.send(Chunk { messages, behind: true }).await.is_err() {
             break;
         }

@@ -211,7 +211,7 @@ impl Handle {
         streams: &[(String, Until)],
         watcher: &dyn Watcher,
     ) -> Result<Replayed, ConsumersError> {
-        replay(&self.bus, &self.target, self.shelf.as_ref(), streams, watcher).await
+        replay(&self.bus, &self.target, self.shelf.as_ref(), streams, Some(&self.store), watcher).await
     }
 
     /// Where snapshots are kept; none = nowhere.

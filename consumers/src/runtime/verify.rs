@@ -26,6 +26,7 @@ use super::{
     parked::recall_anew,
     pipeline::{Chunk, Pipeline},
     pump::CHUNK_EVENTS_MAX,
+    replaced::Replaced,
     replay::{Replayed, Until, Watcher, directory, still_has, throw_away},
     scrub::{Comparison, expectations},
     signed::{Signed, SignedFacts},
@@ -318,15 +319,16 @@ impl Verification<'_> {
             .telling(unread)
             .signed(*to, ranges);
         let projection = Projection::of(replayed, state, statements.projected(stream))?;
-        let mut messages = 0;
+        let (mut messages, mut replaced) = (0, Replaced::of(self.live, stream)?);
         if state.messages > 0 && state.first_seq <= *to {
             let mut log = self.bus.read_log(stream, begins_at, None).await?;
             while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, *to).await? {
                 let last = chunk.last().map_or(*to, LogMessage::seq);
                 messages += chunk.len() as u64;
-                let (compared, chunk) =
+                let (compared, mut chunk) =
                     blocking("verification", move || Ok((comparison.take(&chunk)?, chunk))).await?;
                 comparison = compared;
+                replaced.pass_by(&mut chunk)?;
                 if let Some(projection) = &projection
                     && !projection.take(chunk).await
                 {
@@ -372,7 +374,7 @@ impl Verification<'_> {
         if !parts.iter().any(|part| part.state.stream == target) {
             // What a person let pass decides what a sync may delete.
             let until = Until::Seq(statements.projected(&target));
-            super::replay::feed(self.bus, replayed, &target, until, self.watcher).await?;
+            super::replay::feed(self.bus, replayed, &target, until, Some(self.live), self.watcher).await?;
         }
         let reader = replayed.reader();
         let stand =

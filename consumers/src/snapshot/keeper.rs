@@ -119,7 +119,7 @@ impl Keeper {
         recall_anew(&self.bus, &base.store, &self.target).await?;
         for (stream, until) in &streams {
             reaches(&self.bus, Some(shelf), &base.store, stream).await?;
-            feed(&self.bus, &base.store, stream, *until, &Unwatched).await?;
+            feed(&self.bus, &base.store, stream, *until, Some(&self.store), &Unwatched).await?;
         }
         // What was proved of the one before need not be proved again.
         let proved = base.started_from.as_ref().filter(|label| label.is_proved);
