@@ -12,7 +12,7 @@ use crate::error::ConsumersError;
 /// What is passed by in one log.
 pub(crate) struct Replaced {
     stream: String,
-    /// First and last sequences.
+    /// First and last sequences, in order, apart from each other.
     stretches: Vec<(u64, u64)>,
     /// How far the pool has read the log: of what is behind, it can tell nothing.
     read_seq: u64,
@@ -34,7 +34,8 @@ impl Replaced {
             DamageFound::Loss(loss) if is_meant(&loss) => Some((loss.first_seq, loss.last_seq)),
             DamageFound::Loss(_) | DamageFound::Gap(_) => None,
         });
-        let (stretches, read_seq) = (losses.collect(), position.as_ref().map_or(0, |position| position.seq));
+        let stretches = joined(losses.collect());
+        let read_seq = position.as_ref().map_or(0, |position| position.seq);
         Ok(Self { stream: stream.to_owned(), stretches, read_seq, reader, frame: None })
     }
 
@@ -59,8 +60,9 @@ impl Replaced {
 
     fn has(&mut self, message: &LogMessage) -> Result<bool, ConsumersError> {
         let seq = message.seq();
-        if seq > self.read_seq || !self.stretches.iter().any(|(first, last)| (*first..=*last).contains(&seq))
-        {
+        let behind = self.stretches.partition_point(|(first, _)| *first <= seq);
+        let is_stated = behind.checked_sub(1).is_some_and(|at| seq <= self.stretches[at].1);
+        if seq > self.read_seq || !is_stated {
             return Ok(false);
         }
         if self.frame.as_ref().is_none_or(|frame| !frame.covers(seq)) {
@@ -69,5 +71,29 @@ impl Replaced {
         let seal = self.frame.as_ref().and_then(|frame| frame.seal(seq));
         // Without a seal, the live pool passed it by when it was projected anew itself.
         Ok(seal.is_none_or(|seal| !seal.is_of(message.hash())))
+    }
+}
+
+/// The same sequences in order, each in one stretch: a log may have lost them more than once.
+fn joined(mut stretches: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    stretches.sort_unstable();
+    stretches.dedup_by(|next, last| {
+        let is_joined = next.0 <= last.1.saturating_add(1);
+        if is_joined {
+            last.1 = last.1.max(next.1);
+        }
+        is_joined
+    });
+    stretches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_more_than_once_is_one_stretch() {
+        assert_eq!(joined(vec![(9, 9), (2, 4), (3, 7), (8, 8), (12, 12)]), [(2, 9), (12, 12)]);
+        assert_eq!(joined(vec![]), []);
     }
 }
