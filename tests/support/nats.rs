@@ -75,6 +75,11 @@ impl Nats {
         self.0.start_again().await.unwrap();
     }
 
+    /// The same where it may never answer; whether it does.
+    pub(crate) async fn comes_up_again(&mut self) -> bool {
+        self.0.start_again().await.is_ok()
+    }
+
     /// A connection of its own.
     pub(crate) async fn bus(&self) -> Bus {
         let options =
