@@ -340,19 +340,25 @@ fn flip(block: &Path, random: &mut Random) {
     file.sync_all().unwrap();
 }
 
-/// Flips the lowest bit of the length of a message's headers: after JetStream's layout of a block, records of length (4
-/// bytes, the highest bit: it has headers), sequence (8), time (8), length of the subject (2), subject, length of the headers (4).
+/// Flips the lowest bit of the length of a message's headers. A block of JetStream (filestore.go, `msgFromBuf`) is made of
+/// records: length (4 bytes, little endian like all numbers), sequence (8), time (8), length of the subject (2), subject,
+/// length of the headers (4), headers and body, checksum.
 fn end_headers_elsewhere(block: &Path, seq: u64) {
+    const HAS_HEADERS: u64 = 1 << 31;
+    const LENGTH: u64 = (1 << 30) - 1;
+    const SEQUENCE_AT: usize = 4;
+    const SUBJECT_LENGTH_AT: usize = 20;
+    const SUBJECT_AT: usize = 22;
     let mut bytes = fs::read(block).unwrap();
-    let number = |bytes: &[u8], at: usize, len: usize| {
+    let number = |at: usize, len: usize| {
         bytes[at..at + len].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
-    let mut at = 0;
-    while number(&bytes, at + 4, 8) != seq {
-        at += (number(&bytes, at, 4) & 0x3fff_ffff) as usize;
+    let mut record = 0;
+    while number(record + SEQUENCE_AT, 8) != seq {
+        record += (number(record, 4) & LENGTH) as usize;
     }
-    assert!(number(&bytes, at, 4) & 0x8000_0000 != 0, "it has headers");
-    let headers = at + 22 + number(&bytes, at + 20, 2) as usize;
-    bytes[headers] ^= 1;
+    assert!(number(record, 4) & HAS_HEADERS != 0, "it has headers");
+    let headers_length_at = record + SUBJECT_AT + number(record + SUBJECT_LENGTH_AT, 2) as usize;
+    bytes[headers_length_at] ^= 1;
     fs::write(block, bytes).unwrap();
 }

@@ -49,6 +49,13 @@ pub struct StreamState {
     pub bytes_max: Option<u64>,
 }
 
+impl StreamState {
+    /// Whether it begins behind its first message: it was trimmed, or has lost its beginning.
+    pub fn begins_late(&self) -> bool {
+        self.first_seq > 1
+    }
+}
+
 impl From<stream::Info> for StreamState {
     fn from(info: stream::Info) -> Self {
         let created_ms = i64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);

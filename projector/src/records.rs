@@ -289,6 +289,14 @@ impl DamageRecord {
         };
         open && self.acknowledged.is_none()
     }
+
+    /// The gap in a chain, if that is what it is.
+    pub fn gap(&self) -> Option<&GapFound> {
+        match &self.found {
+            DamageFound::Gap(gap) => Some(gap),
+            DamageFound::Loss(_) => None,
+        }
+    }
 }
 
 /// What is lost.

@@ -252,7 +252,7 @@ impl Source {
         for stream in [target].into_iter().chain(self.sites.iter().map(subject::site_stream)) {
             states.push(self.bus.stream_state(&stream).await?);
         }
-        let is_trimmed = states.iter().any(|state| state.first_seq > 1);
+        let is_trimmed = states.iter().any(StreamState::begins_late);
         let Some(shelf) = self.shelf.as_ref().filter(|_| is_trimmed || self.wants_snapshots) else {
             return Ok(vec![]);
         };
@@ -275,7 +275,7 @@ impl Source {
 
     /// A log whose beginning went as it was stated; none = there is none.
     async fn trimmed(&self, states: &[StreamState]) -> Result<Option<String>, BackupError> {
-        for state in states.iter().filter(|state| state.first_seq > 1) {
+        for state in states.iter().filter(|state| state.begins_late()) {
             let facts = subject::fact(&self.target, Stem::Log, &state.stream, "trimmed");
             if self.bus.last_message(&subject::target_stream(&self.target), &facts).await?.is_some() {
                 return Ok(Some(state.stream.clone()));
@@ -288,7 +288,7 @@ impl Source {
 /// Whether a log that is backed up bears a snapshot out: one that was made anew, lost its end, or begins behind it does not.
 /// What the snapshot holds of other logs, as of a site that was taken out of the configuration, does not matter.
 fn is_in(label: &Label, state: &StreamState) -> bool {
-    let is_whole = state.first_seq <= 1;
+    let is_whole = !state.begins_late();
     label.place(&state.stream).map_or(is_whole, |place| {
         let is_there = (state.first_seq.min(state.last_seq)..=state.last_seq).contains(&place.seq);
         place.created == state.created && (is_there || (place.seq == 0 && is_whole))

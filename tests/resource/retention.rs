@@ -22,6 +22,7 @@ use super::{
     checkpoint::covered,
     dc1, quiet,
     source::ScriptedSource,
+    source::Serving,
     synced,
     target::{Target, export},
 };
@@ -81,6 +82,18 @@ async fn first_seq(target: &Target) -> u64 {
 async fn trimmed(target: &Target, source: &ScriptedSource) -> u64 {
     let first = async || Some(first_seq(target).await).filter(|first| *first > 1);
     live_until(target, source, "the log is trimmed", first).await
+}
+
+/// A log that was trimmed, and in a directory of its own a pool that stands where its beginning went since.
+async fn trimmed_past_a_pool(nats: &Nats, keys: &TempDir) -> (Target, ScriptedSource, Serving, TempDir) {
+    let (target, source, serving) = synced(nats, keeping(keys, NEVER)).await;
+    covered(&target).await;
+    let directory = target.stop().await;
+    let behind = tempfile::tempdir().unwrap();
+    fs::copy(directory.path().join("pool.redb"), behind.path().join("pool.redb")).unwrap();
+    let target = Target::start_again(&nats.bus().await, keeping(keys, SHORT), directory).await;
+    trimmed(&target, &source).await;
+    (target, source, serving, behind)
 }
 
 /// The facts about trims and the checkpoints, each with its sequence in the target log.
@@ -240,12 +253,7 @@ async fn a_snapshot_that_was_damaged_before_the_purge_stops_it_and_a_later_one_t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_has_not_read_what_went_says_so_and_is_built_again_from_a_snapshot() {
     let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
-    let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
-    let directory = target.stop().await;
-    let behind = tempfile::tempdir().unwrap();
-    fs::copy(directory.path().join("pool.redb"), behind.path().join("pool.redb")).unwrap();
-    let target = Target::start_again(&nats.bus().await, keeping(&keys, SHORT), directory).await;
-    trimmed(&target, &source).await;
+    let (target, _source, _serving, behind) = trimmed_past_a_pool(&nats, &keys).await;
     target.caught_up(LOG).await;
     let truth = target.export(&dc1());
     let directory = target.stop().await;

@@ -11,7 +11,7 @@ pub(super) async fn not_before(api: &Api, stream: &str) -> Result<Option<Timesta
     let (Some(LogFact::Trimmed(stated)), None) = (stated, api.down_since()) else { return Ok(None) };
     let bus = &api.parts.bus;
     let Ok(state) = bus.stream_state(stream).await else { return Ok(None) };
-    if state.created != stated.created || state.first_seq <= 1 {
+    if state.created != stated.created || !state.begins_late() {
         return Ok(None);
     }
     if state.first_seq >= stated.first_seq {

@@ -15,7 +15,7 @@ use bus_schema::{
     },
     subject,
 };
-use projector::{DamageFound, DamageRecord, Reader};
+use projector::{DamageRecord, Reader};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -236,11 +236,7 @@ fn owner_of(gap: &GapFound) -> Result<Source, Obstacle> {
 
 fn open_gaps(damages: Vec<DamageRecord>) -> Vec<GapFound> {
     let open = damages.into_iter().filter(DamageRecord::is_open);
-    open.filter_map(|record| match record.found {
-        DamageFound::Gap(gap) => Some(gap),
-        DamageFound::Loss(_) => None,
-    })
-    .collect()
+    open.filter_map(|record| record.gap().cloned()).collect()
 }
 
 fn name_of(gap: &GapFound) -> (String, String) {

@@ -27,7 +27,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use plan::Keep;
-use plan::{Candidate, Wish, wish};
+use plan::{Candidate, Wish, Wished, wished};
 
 use crate::{
     error::ConsumersError,
@@ -123,10 +123,12 @@ impl Trimmer {
         let stated = floor.as_ref().map_or(1, |floor| floor.trimmed.first_seq);
         let wished = self.wished(&state, &labels, stated.max(state.first_seq)).await?;
         let Wish { candidate, reason } = match wished {
-            Ok(Some(wish)) => wish,
-            Ok(None) if floor.is_some_and(|floor| !floor.is_done) => return Ok(Some(REFUSED.to_owned())),
-            Ok(None) => return Ok(self.never_reached(&state)),
-            Err(lacks) => return Ok(Some(lacks.to_owned())),
+            Wished::Goes(wish) => wish,
+            Wished::Waits(why) => return Ok(Some(why.to_owned())),
+            Wished::Nothing if floor.is_some_and(|floor| !floor.is_done) => {
+                return Ok(Some(REFUSED.to_owned()));
+            }
+            Wished::Nothing => return Ok(self.never_reached(&state)),
         };
         match self.held(&state, candidate.seq, known).await? {
             Some(held) => Ok(Some(held)),
@@ -134,31 +136,30 @@ impl Trimmer {
         }
     }
 
-    /// What goes next, behind a proved snapshot that the logs bear out; none = nothing needs to. Errors inside: something
-    /// should go, and nothing lets it.
+    /// What goes next, behind a proved snapshot that the logs bear out.
     async fn wished(
         &self,
         state: &StreamState,
         labels: &[Label],
         begins_at: u64,
-    ) -> Result<Result<Option<Wish>, &'static str>, ConsumersError> {
-        let wish_of = |places: &[Candidate]| wish(self.keep, state.bytes, clock::now(), places);
+    ) -> Result<Wished, ConsumersError> {
+        let wished_of = |places: &[Candidate]| wished(self.keep, state.bytes, clock::now(), places);
         let candidates = candidates(labels, state, begins_at).into_iter();
         let (mut proved, unproved): (Vec<_>, Vec<_>) =
             candidates.partition(|candidate| labels[candidate.label].is_proved);
         let mut went_back = false;
         loop {
-            match wish_of(&proved) {
-                Ok(Some(wish)) if self.is_borne_out(&labels[wish.candidate.label], &state.stream).await? => {
-                    return Ok(Ok(Some(wish)));
-                }
-                // Another one may be of these logs.
-                Ok(Some(wish)) => {
+            match wished_of(&proved) {
+                Wished::Goes(wish) => {
+                    if self.is_borne_out(&labels[wish.candidate.label], &state.stream).await? {
+                        return Ok(Wished::Goes(wish));
+                    }
+                    // Another one may be of these logs.
                     proved.retain(|candidate| *candidate != wish.candidate);
                     went_back = true;
                 }
-                _ if wish_of(&unproved).is_ok_and(|wish| wish.is_some()) => return Ok(Err(UNPROVED)),
-                Ok(None) if went_back => return Ok(Err(GONE_BACK)),
+                _ if matches!(wished_of(&unproved), Wished::Goes(_)) => return Ok(Wished::Waits(UNPROVED)),
+                Wished::Nothing if went_back => return Ok(Wished::Waits(GONE_BACK)),
                 nothing => return Ok(nothing),
             }
         }
@@ -179,7 +180,7 @@ impl Trimmer {
             let is_meant = place.stream == stream;
             let Place { stream, created, seq, hash, .. } = place.clone();
             match self.bus.check_position(&Position { stream, created, seq, hash }).await {
-                Ok(PositionVerdict::Rewound { state, .. }) if is_meant || state.first_seq > 1 => {
+                Ok(PositionVerdict::Rewound { state, .. }) if is_meant || state.begins_late() => {
                     return Ok(false);
                 }
                 Ok(_) => {}

@@ -125,7 +125,7 @@ impl Export {
         };
         let (from, to) = self.bounds.of(&self.bus, state).await?;
         // A trimmed log begins with the message of a mark.
-        let from = if self.bounds.from.is_none() && state.first_seq > 1 { state.first_seq + 1 } else { from };
+        let from = if self.bounds.from.is_none() && state.begins_late() { state.first_seq + 1 } else { from };
         let last = marked.iter().filter_map(mark).map(|mark| mark.seq).max().unwrap_or(0);
         let to = if self.bounds.to.is_some() { to } else { last };
         let mut base =

@@ -50,7 +50,7 @@ impl Floor {
         last.sort_by_key(|(trimmed, _)| Reverse(trimmed.first_seq));
         let is_stated = !last.is_empty();
         let found = first_of(bus, state, last).await?;
-        if found.is_some() || !is_stated || state.first_seq <= 1 {
+        if found.is_some() || !is_stated || !state.begins_late() {
             return Ok(found);
         }
         // The log went back before what was stated last. What was stated before that may have been done.

@@ -88,7 +88,7 @@ impl Rebuild<'_> {
         for (stream, _) in &streams {
             let state = self.bus.stream_state(stream).await?;
             let floor = Floor::of(self.bus, &self.live.reader(), self.target, &state).await?;
-            is_trimmed |= floor.is_some_and(|floor| state.first_seq > 1 && floor.trimmed.first_seq > 1);
+            is_trimmed |= floor.is_some_and(|floor| state.begins_late() && floor.trimmed.first_seq > 1);
         }
         if let Some(shelf) = self.shelf.filter(|_| is_trimmed)
             && let Some(Started { store, label }) =

@@ -39,23 +39,24 @@ impl Replaced {
         Ok(Self { stream: stream.to_owned(), stretches, read_seq, reader, frame: None })
     }
 
-    /// Takes them out of a part of the log. Errors: the live pool's file.
-    pub(crate) fn pass_by(&mut self, messages: &mut Vec<LogMessage>) -> Result<(), ConsumersError> {
-        let mut passed = Vec::new();
-        for message in messages.iter() {
-            if self.has(message)? {
+    /// A part of the log without them. Errors: the live pool's file.
+    pub(crate) fn pass_by(&mut self, messages: Vec<LogMessage>) -> Result<Vec<LogMessage>, ConsumersError> {
+        if self.stretches.is_empty() {
+            return Ok(messages);
+        }
+        let mut others = Vec::with_capacity(messages.len());
+        for message in messages {
+            if self.has(&message)? {
                 tracing::warn!(
                     stream = self.stream,
                     seq = message.seq(),
                     "passed by: it stands in place of another message, which is stated"
                 );
-                passed.push(message.seq());
+            } else {
+                others.push(message);
             }
         }
-        if !passed.is_empty() {
-            messages.retain(|message| !passed.contains(&message.seq()));
-        }
-        Ok(())
+        Ok(others)
     }
 
     fn has(&mut self, message: &LogMessage) -> Result<bool, ConsumersError> {

@@ -162,7 +162,7 @@ pub(crate) async fn feed(
         reached = messages.last().map_or(reached, bus::LogMessage::seq);
         watcher.read(stream, reached, last);
         if let Some(replaced) = &mut replaced {
-            replaced.pass_by(&mut messages)?;
+            messages = replaced.pass_by(messages)?;
         }
         if !messages.is_empty() && pipeline.input.send(Chunk { messages, behind: true }).await.is_err() {
             break;

@@ -336,24 +336,12 @@ fn findings(
     known: &[DamageRecord],
 ) -> Findings {
     let Compared { walked, losses, unread, .. } = compared;
-    let is_known_gap = |gap: &GapFound| {
-        known.iter().any(|record| match &record.found {
-            DamageFound::Gap(known) => {
-                let same = (&known.owner, known.after, known.before) == (&gap.owner, gap.after, gap.before);
-                same && record.healed.is_none()
-            }
-            DamageFound::Loss(_) => false,
-        })
+    let known_gaps: Vec<_> = known.iter().filter_map(|record| Some((record, record.gap()?))).collect();
+    let has = |gap: &GapFound, is_meant: fn(&DamageRecord) -> bool| {
+        known_gaps.iter().any(|(record, known)| is_meant(record) && known.is_of_the_same(gap))
     };
-    let is_acknowledged = |gap: &GapFound| {
-        known.iter().any(|record| {
-            let same = matches!(&record.found, DamageFound::Gap(known)
-                if (&known.owner, known.after, known.before) == (&gap.owner, gap.after, gap.before));
-            same && record.acknowledged.is_some()
-        })
-    };
-    let gaps: Vec<_> = walked.missing.into_iter().map(|missing| missing.gap).collect();
-    let gaps: Vec<_> = gaps.into_iter().filter(|gap| !is_acknowledged(gap)).collect();
+    let gaps = walked.missing.into_iter().map(|missing| missing.gap);
+    let gaps: Vec<_> = gaps.filter(|gap| !has(gap, |record| record.acknowledged.is_some())).collect();
     let is_known_loss = |loss: &LossFound| {
         known.iter().any(|record| matches!(&record.found, DamageFound::Loss(known) if known == loss))
     };
@@ -372,7 +360,7 @@ fn findings(
         took_ms,
     };
     let losses = losses.into_iter().filter(|loss| !is_known_loss(loss)).map(LogFact::LossFound);
-    let gaps = gaps.into_iter().filter(|gap| !is_known_gap(gap));
+    let gaps = gaps.into_iter().filter(|gap| !has(gap, |record| record.healed.is_none()));
     let gaps = gaps.map(|gap| {
         let applied = unread.is_taken_all(&gap);
         LogFact::GapFound(GapFound { applied, ..gap })

@@ -35,12 +35,7 @@ impl Suspected {
     pub(super) fn has(&self, fact: &LogFact) -> bool {
         match fact {
             LogFact::LossFound(loss) => self.has_lost(loss),
-            // What a gap is shown by may be another event each time.
-            LogFact::GapFound(gap) => self.gaps.iter().any(|known| {
-                let place =
-                    |gap: &GapFound| (gap.owner.clone(), gap.after.epoch, gap.after.seq, gap.before.seq);
-                place(known) == place(gap)
-            }),
+            LogFact::GapFound(gap) => self.gaps.iter().any(|known| known.is_of_the_same(gap)),
             _ => true,
         }
     }

@@ -325,10 +325,10 @@ impl Verification<'_> {
             while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, *to).await? {
                 let last = chunk.last().map_or(*to, LogMessage::seq);
                 messages += chunk.len() as u64;
-                let (compared, mut chunk) =
+                let (compared, chunk) =
                     blocking("verification", move || Ok((comparison.take(&chunk)?, chunk))).await?;
                 comparison = compared;
-                replaced.pass_by(&mut chunk)?;
+                let chunk = replaced.pass_by(chunk)?;
                 if let Some(projection) = &projection
                     && !projection.take(chunk).await
                 {

@@ -59,7 +59,7 @@ pub(crate) async fn started(
         return Ok(None);
     }
     for (label, lost) in &with_losses {
-        if lost.iter().all(|state| !begins_late(state))
+        if lost.iter().all(|state| !state.begins_late())
             && let Some(started) = begun(bus, shelf, label, lost, path).await?
         {
             return Ok(Some(started));
@@ -144,15 +144,11 @@ async fn streams_of(
 async fn begin_late(bus: &Bus, streams: &[(String, Until)]) -> Result<BTreeSet<String>, ConsumersError> {
     let mut late = BTreeSet::new();
     for (stream, _) in streams {
-        if begins_late(&bus.stream_state(stream).await?) {
+        if bus.stream_state(stream).await?.begins_late() {
             late.insert(stream.clone());
         }
     }
     Ok(late)
-}
-
-fn begins_late(state: &StreamState) -> bool {
-    state.first_seq > 1
 }
 
 /// The copy of a snapshot, in which these logs begin again; none = it is of no use.
@@ -183,7 +179,7 @@ async fn begun(
 async fn may_be_all_that_is_left(bus: &Bus, label: &Label) -> Result<bool, ConsumersError> {
     for place in label.places() {
         match bus.stream_state(&place.stream).await {
-            Ok(state) if !begins_late(&state) => {}
+            Ok(state) if !state.begins_late() => {}
             Ok(_) | Err(BusError::NoStream { .. }) => return Ok(true),
             Err(error) => return Err(error.into()),
         }

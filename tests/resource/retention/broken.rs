@@ -160,16 +160,9 @@ async fn a_damaged_snapshot_is_put_aside_also_by_a_reading_of_another_log_than_t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_lacks_what_went_is_begun_no_shelf_with() {
     let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
-    let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
-    covered(&target).await;
-    let directory = target.stop().await;
-    let behind = tempfile::tempdir().unwrap();
-    let pool = behind.path().join("pool.redb");
-    fs::copy(directory.path().join("pool.redb"), &pool).unwrap();
-    let target = Target::start_again(&nats.bus().await, keeping(&keys, SHORT), directory).await;
-    trimmed(&target, &source).await;
+    let (_target, _source, _serving, behind) = trimmed_past_a_pool(&nats, &keys).await;
 
-    let shelf = shelf_in(behind.path());
+    let (shelf, pool) = (shelf_in(behind.path()), behind.path().join("pool.redb"));
     let (bus, local) = (nats.bus().await, "local".parse().unwrap());
     let begun = snapshot::adopted(&bus, &shelf, &local, std::slice::from_ref(&local), &pool).await.unwrap();
     assert!(!begun, "nothing can be read on from it");
@@ -179,12 +172,7 @@ async fn a_pool_that_lacks_what_went_is_begun_no_shelf_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_goes_that_the_pool_of_the_one_who_trims_has_not_read() {
     let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
-    let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
-    let directory = target.stop().await;
-    let behind = tempfile::tempdir().unwrap();
-    fs::copy(directory.path().join("pool.redb"), behind.path().join("pool.redb")).unwrap();
-    let target = Target::start_again(&nats.bus().await, keeping(&keys, SHORT), directory).await;
-    trimmed(&target, &source).await;
+    let (target, source, _serving, behind) = trimmed_past_a_pool(&nats, &keys).await;
     let directory = target.stop().await;
     let target = Target::start_again(&nats.bus().await, keeping(&keys, NEVER), directory).await;
     let had = labels(&target).len();

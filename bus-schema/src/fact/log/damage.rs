@@ -34,6 +34,11 @@ impl GapFound {
     pub fn entity(&self) -> String {
         self.owner.clone()
     }
+
+    /// Whether another one is about the same events; what shows a gap may be another event each time.
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        (&self.owner, self.after, self.before) == (&other.owner, other.after, other.before)
+    }
 }
 
 /// The log has the missing events again (`log.gap_healed`): their owner sent them once more, and their hashes fit

@@ -31,16 +31,20 @@ pub(crate) struct Wish {
     pub reason: String,
 }
 
+/// What is to become of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wished {
+    /// Nothing needs to go.
+    Nothing,
+    /// This should go.
+    Goes(Wish),
+    /// Something should go, and for this reason nothing can.
+    Waits(&'static str),
+}
+
 /// What should go of a log of this size, by places in order of their sequences. By age, all that is too old at once; by size,
 /// one snapshot at a time, because nobody knows the size of what is behind a place before the rest is gone.
-///
-/// Errors: something should go, and no snapshot lets it.
-pub(crate) fn wish(
-    keep: Keep,
-    bytes: u64,
-    now: Timestamp,
-    candidates: &[Candidate],
-) -> Result<Option<Wish>, &'static str> {
+pub(crate) fn wished(keep: Keep, bytes: u64, now: Timestamp, candidates: &[Candidate]) -> Wished {
     let old = keep.age_ms.and_then(|age_ms| {
         let is_old = |candidate: &&Candidate| now.ms_since(candidate.time) >= age_ms;
         let candidate = *candidates.iter().rfind(is_old)?;
@@ -51,13 +55,16 @@ pub(crate) fn wish(
         let reason = format!("the log has {bytes} bytes, {limit} are allowed");
         Some(Wish { candidate: *candidates.first()?, reason })
     });
-    match (old, large) {
-        (None, None) if limit.is_some() => {
-            Err("it is larger than it should be; it waits for a snapshot behind which it can be trimmed")
-        }
-        (old, large) => Ok([old, large].into_iter().flatten().max_by_key(|wish| wish.candidate.seq)),
+    match [old, large].into_iter().flatten().max_by_key(|wish| wish.candidate.seq) {
+        Some(wish) => Wished::Goes(wish),
+        None if limit.is_some() => Wished::Waits(TOO_LARGE),
+        None => Wished::Nothing,
     }
 }
+
+/// What is to be said of a size that no snapshot lets be mended.
+const TOO_LARGE: &str =
+    "it is larger than it should be; it waits for a snapshot behind which it can be trimmed";
 
 #[cfg(test)]
 mod tests {
@@ -75,32 +82,36 @@ mod tests {
         ages.iter().enumerate().map(place).collect()
     }
 
-    fn goes(keep: Keep, bytes: u64, ages: &[i64]) -> Result<Option<u64>, &'static str> {
-        let wish = wish(keep, bytes, Timestamp::from_unix_ms(NOW), &aged(ages))?;
-        Ok(wish.map(|wish| wish.candidate.seq))
+    /// Up to where, if something goes.
+    fn goes(keep: Keep, bytes: u64, ages: &[i64]) -> Option<u64> {
+        match wished(keep, bytes, Timestamp::from_unix_ms(NOW), &aged(ages)) {
+            Wished::Goes(wish) => Some(wish.candidate.seq),
+            Wished::Nothing => None,
+            Wished::Waits(why) => panic!("{why}"),
+        }
     }
 
     #[test]
     fn all_that_is_too_old_goes_at_once_and_nothing_younger() {
         let keep = Keep { age_ms: Some(500), bytes: None };
-        assert_eq!(goes(keep, 9, &[900, 700, 500, 499, 10]), Ok(Some(300)));
-        assert_eq!(goes(keep, 9, &[499, 10]), Ok(None));
-        assert_eq!(goes(keep, 9, &[]), Ok(None));
+        assert_eq!(goes(keep, 9, &[900, 700, 500, 499, 10]), Some(300));
+        assert_eq!(goes(keep, 9, &[499, 10]), None);
+        assert_eq!(goes(keep, 9, &[]), None);
     }
 
     #[test]
     fn what_is_too_large_goes_snapshot_by_snapshot_and_is_told_when_it_cannot() {
         let keep = Keep { age_ms: None, bytes: Some(1_000) };
-        assert_eq!(goes(keep, 1_001, &[900, 700]), Ok(Some(100)));
-        assert_eq!(goes(keep, 1_000, &[900, 700]), Ok(None));
-        assert!(goes(keep, 1_001, &[]).is_err());
+        assert_eq!(goes(keep, 1_001, &[900, 700]), Some(100));
+        assert_eq!(goes(keep, 1_000, &[900, 700]), None);
+        assert_eq!(wished(keep, 1_001, Timestamp::from_unix_ms(NOW), &[]), Wished::Waits(TOO_LARGE));
     }
 
     #[test]
     fn with_both_bounds_the_one_that_takes_more_counts() {
         let keep = Keep { age_ms: Some(500), bytes: Some(1_000) };
-        assert_eq!(goes(keep, 1_001, &[900, 700, 10]), Ok(Some(200)));
-        assert_eq!(goes(keep, 1_001, &[300, 200, 10]), Ok(Some(100)));
-        assert_eq!(goes(Keep::default(), u64::MAX, &[900]), Ok(None));
+        assert_eq!(goes(keep, 1_001, &[900, 700, 10]), Some(200));
+        assert_eq!(goes(keep, 1_001, &[300, 200, 10]), Some(100));
+        assert_eq!(goes(Keep::default(), u64::MAX, &[900]), None);
     }
 }
