@@ -129,6 +129,12 @@ impl Batch {
         });
     }
 
+    /// Passes the next message by, which stands in the log in place of another one: the pool has read it, and nothing comes of it.
+    pub fn push_passed(&mut self, message: Stored<'_>) {
+        // Nobody needs to be told if it is lost.
+        self.push_with(message, |_, _, _| true);
+    }
+
     fn push_with(
         &mut self,
         message: Stored<'_>,

@@ -297,6 +297,14 @@ impl DamageRecord {
             DamageFound::Loss(_) => None,
         }
     }
+
+    /// The messages that a log lost, if that is what it is.
+    pub fn loss(&self) -> Option<&LossFound> {
+        match &self.found {
+            DamageFound::Gap(_) => None,
+            DamageFound::Loss(loss) => Some(loss),
+        }
+    }
 }
 
 /// What is lost.

@@ -13,13 +13,14 @@ const STRETCHES_MAX: usize = 1_000;
 pub(crate) struct Losses {
     stream: String,
     created: Timestamp,
+    read_until: Timestamp,
     found: Vec<LossFound>,
 }
 
 impl Losses {
-    /// Nothing is lost yet of a stream that was made then.
-    pub(crate) fn of(stream: &str, created: Timestamp) -> Self {
-        Self { stream: stream.to_owned(), created, found: Vec::new() }
+    /// Nothing is lost yet of a stream that was made then, of which everything was read that it had stored by then.
+    pub(crate) fn of(stream: &str, created: Timestamp, read_until: Timestamp) -> Self {
+        Self { stream: stream.to_owned(), created, read_until, found: Vec::new() }
     }
 
     /// The next message that is lost.
@@ -38,6 +39,7 @@ impl Losses {
             }
             _ => {
                 let (stream, created) = (self.stream.clone(), self.created);
+                let read_until = Some(self.read_until);
                 self.found.push(LossFound {
                     stream,
                     created,
@@ -46,6 +48,7 @@ impl Losses {
                     scattered: 0,
                     unchained,
                     loss,
+                    read_until,
                 });
             }
         }
@@ -63,7 +66,7 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_kind_are_one_stretch() {
-        let mut losses = Losses::of("S", Timestamp::default());
+        let mut losses = Losses::of("S", Timestamp::default(), Timestamp::default());
         for (seq, loss, covered) in [
             (4, Loss::Missing, true),
             (5, Loss::Missing, false),
@@ -79,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_lost_all_over_is_told_in_bounded_words() {
-        let mut losses = Losses::of("S", Timestamp::default());
+        let mut losses = Losses::of("S", Timestamp::default(), Timestamp::default());
         (1..=5_000).for_each(|n| losses.push(n * 2, Loss::Missing, false));
         let found = losses.found();
         assert_eq!(found.len(), STRETCHES_MAX);

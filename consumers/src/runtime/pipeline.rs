@@ -12,7 +12,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::batching::{Cut, Filling};
+use super::{
+    batching::{Cut, Filling},
+    replaced::Replaced,
+};
 use crate::error::ConsumersError;
 
 /// Chunks of messages that may wait for the parser: enough to read on while a batch is handed over.
@@ -41,20 +44,20 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the two threads; `committed` is called after every commit.
+    /// Starts the two threads; what is `replaced` is passed by, and `committed` is called after every commit.
     pub(crate) fn start(
         store: Store,
         stream: &str,
         gate: Gate,
+        replaced: Replaced,
         committed: impl FnMut(Committed) + Send + 'static,
     ) -> Self {
         let (input, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
         let (full, batches) = mpsc::channel(BATCHES_WAITING_MAX);
         let runtime = tokio::runtime::Handle::current();
-        let (stream, reader) = (stream.to_owned(), store.reader());
+        let filler = Filler::new(stream, store.reader(), replaced);
         // Parsing must not hold up the reader's thread, but it waits for three things at once.
-        let parse =
-            tokio::task::spawn_blocking(move || runtime.block_on(parse(stream, reader, chunks, full)));
+        let parse = tokio::task::spawn_blocking(move || runtime.block_on(parse(filler, chunks, full)));
         let commit = tokio::task::spawn_blocking(move || commit(&store, batches, &gate, committed));
         Self { input, parse, commit }
     }
@@ -87,12 +90,18 @@ fn commit(
 struct Filler {
     stream: String,
     reader: Reader,
+    replaced: Replaced,
     batch: Batch,
     since: Instant,
     behind: bool,
 }
 
 impl Filler {
+    fn new(stream: &str, reader: Reader, replaced: Replaced) -> Self {
+        let batch = Batch::new(stream);
+        Self { stream: stream.to_owned(), reader, replaced, batch, since: Instant::now(), behind: false }
+    }
+
     /// Takes messages in. What was parked once is parked again, whatever this build would make of it.
     fn push(&mut self, chunk: Chunk) -> Result<(), StoreError> {
         if self.batch.is_empty() {
@@ -108,6 +117,15 @@ impl Filler {
             // What the log has lost comes no more.
             while parked.next_if(|known| known.seq < message.seq()).is_some() {}
             let known = parked.next_if(|known| known.seq == message.seq());
+            if self.replaced.has(message.seq(), message.stored_at()) {
+                tracing::warn!(
+                    stream = self.stream,
+                    seq = message.seq(),
+                    "passed by: it stands in place of another message, which is stated"
+                );
+                message.with_stored(|stored| self.batch.push_passed(stored));
+                continue;
+            }
             message.with_stored(|stored| match known.filter(|known| known.stands_at(stored)) {
                 Some(known) => self.batch.push_parked(stored, known),
                 None => self.batch.push(stored),
@@ -127,13 +145,10 @@ impl Filler {
 }
 
 async fn parse(
-    stream: String,
-    reader: Reader,
+    mut filler: Filler,
     mut chunks: mpsc::Receiver<Chunk>,
     full: mpsc::Sender<Batch>,
 ) -> Result<(), StoreError> {
-    let batch = Batch::new(&stream);
-    let mut filler = Filler { stream, reader, batch, since: Instant::now(), behind: false };
     loop {
         let cut = filler.cut(!chunks.is_empty());
         let (due, closed) = (matches!(cut, Cut::Due | Cut::Full), cut == Cut::Full);
@@ -161,7 +176,10 @@ async fn parse(
 
 #[cfg(test)]
 mod tests {
-    use bus_schema::{Timestamp, fact::log::Parked};
+    use bus_schema::{
+        Timestamp,
+        fact::log::{Loss, LossFound, Parked},
+    };
     use projector::StoreOptions;
 
     use super::*;
@@ -191,12 +209,40 @@ mod tests {
             copy_of: None,
         };
         store.recall(&[parked(2), parked(3)], true).unwrap();
-        let (stream, reader, batch) = (LOG.to_owned(), store.reader(), Batch::new(LOG));
-        let mut filler = Filler { stream, reader, batch, since: Instant::now(), behind: false };
+        let mut filler = Filler::new(LOG, store.reader(), Replaced::default());
         filler.push(Chunk { messages: vec![readable(1), readable(3)], behind: false }).unwrap();
         store.commit(filler.take()).unwrap();
         let known = store.reader().parked_record(LOG, 3).unwrap().value.unwrap();
         assert!(known.body.is_some(), "it was read, and parked again: {known:?}");
         assert_eq!(store.reader().original(&known).unwrap().value.unwrap().body, readable(3).body().to_vec());
+    }
+
+    #[test]
+    fn what_stands_in_place_of_another_message_is_read_and_nothing_comes_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
+        store.begin_log(LOG, Timestamp::default()).unwrap();
+        let loss = LossFound {
+            stream: LOG.to_owned(),
+            created: Timestamp::default(),
+            first_seq: 2,
+            last_seq: 3,
+            scattered: 0,
+            unchained: 0,
+            loss: Loss::Replaced,
+            read_until: Some(Timestamp::default()),
+        };
+        let unreadable = |seq, stored_at| {
+            LogMessage::kept(LOG, seq, stored_at, readable(seq).subject().to_owned(), vec![], b"?".to_vec())
+        };
+        let mut filler = Filler::new(LOG, store.reader(), Replaced::default().and([&loss]));
+        let later = Timestamp::from_unix_ms(1);
+        let messages = vec![readable(1), unreadable(2, Timestamp::default()), unreadable(3, later)];
+        filler.push(Chunk { messages, behind: false }).unwrap();
+        store.commit(filler.take()).unwrap();
+        let is_parked = |seq| store.reader().parked_record(LOG, seq).unwrap().value.is_some();
+        assert_eq!((is_parked(2), is_parked(3)), (false, true), "the second one was given the sequence");
+        let seal = store.reader().seals(LOG, 2).unwrap().unwrap().seal(2).unwrap();
+        assert!(seal.is_of(unreadable(2, Timestamp::default()).hash()), "it counts as read as it stands");
     }
 }

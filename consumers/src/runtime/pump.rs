@@ -15,10 +15,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Bus, BusError, LinkState, LogReader, PositionVerdict, StreamState};
-use bus_schema::fact::{
-    Fact,
-    log::{LogFact, Rewound},
+use bus::{Bus, BusError, LinkState, LogMessage, LogReader, PositionVerdict, StreamState};
+use bus_schema::{
+    Timestamp,
+    fact::{
+        Fact,
+        log::{LogFact, LossFound, Rewound},
+    },
 };
 use projector::{Committed, Position, Store};
 use tokio::sync::{Notify, watch};
@@ -31,6 +34,7 @@ use super::{
     logs::Logs,
     parked::recall_on,
     pipeline::{Chunk, Gate, Pipeline},
+    replaced::Replaced,
     replay::Unwatched,
     scrub::{self, Pace, scrub},
 };
@@ -73,6 +77,12 @@ pub(crate) struct Pump {
     pub logs: Logs,
 }
 
+/// The log that is read was seen to be the one that the pool has read, when it was made then, over this link.
+struct Verified {
+    generation: u64,
+    created: Timestamp,
+}
+
 /// Why a session ended without an error.
 enum End {
     Shutdown,
@@ -82,9 +92,9 @@ enum End {
 impl Pump {
     /// Runs until `shutdown`; every error is logged, shown, and tried again.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut wait = RETRY_WAIT_MIN;
+        let (mut wait, mut lost) = (RETRY_WAIT_MIN, Vec::new());
         loop {
-            match self.session(&shutdown).await {
+            match self.session(&mut lost, &shutdown).await {
                 Ok(End::Shutdown) => return,
                 Ok(End::Again) => wait = RETRY_WAIT_MIN,
                 Err(error) => {
@@ -103,24 +113,37 @@ impl Pump {
         }
     }
 
-    async fn session(&self, shutdown: &CancellationToken) -> Result<End, ConsumersError> {
+    /// Reads the log until something changes. What is found lost of it is kept in `lost`: until the fact of it comes back
+    /// from the target log, no other session knows it.
+    async fn session(
+        &self,
+        lost: &mut Vec<LossFound>,
+        shutdown: &CancellationToken,
+    ) -> Result<End, ConsumersError> {
         let Some(generation) = self.linked(shutdown).await else { return Ok(End::Shutdown) };
         recall_on(&self.bus, &self.store, self.facts.target()).await?;
-        let (position, state) = self.position().await?;
+        let (position, state) = self.position(lost).await?;
         self.reach(&position);
+        let replaced = Replaced::of(&self.store, &self.stream)?.and(&*lost);
         let reader = self.bus.read_log(&self.stream, position.seq + 1, None).await?;
         let (applied, outbox, stream) = (self.applied.clone(), self.outbox.clone(), self.stream.clone());
         let troubles = self.troubles.clone();
-        let pipeline =
-            Pipeline::start(self.store.clone(), &self.stream, self.gate.clone(), move |committed| {
+        let pipeline = Pipeline::start(
+            self.store.clone(),
+            &self.stream,
+            self.gate.clone(),
+            replaced,
+            move |committed| {
                 troubles.send_if_modified(|troubles| troubles.remove(&stream).is_some());
                 reach(&applied, &committed.position);
                 call(&outbox, &committed);
-            });
+            },
+        );
         self.troubles.send_if_modified(|troubles| {
             position.seq >= state.last_seq && troubles.remove(&self.stream).is_some()
         });
-        let end = self.read(reader, generation, &pipeline, shutdown).await;
+        let verified = Verified { generation, created: position.created };
+        let end = self.read(reader, verified, &pipeline, shutdown).await;
         // The pipeline's error comes first: it is the reason when the reader could not go on.
         pipeline.finish().await?;
         end
@@ -140,7 +163,7 @@ impl Pump {
     async fn read(
         &self,
         mut reader: LogReader,
-        verified: u64,
+        mut verified: Verified,
         pipeline: &Pipeline,
         shutdown: &CancellationToken,
     ) -> Result<End, ConsumersError> {
@@ -158,9 +181,12 @@ impl Pump {
                     Err(error) => return Err(error.into()),
                 },
             };
-            // What came over a new connection may be of another log: check the position before it is used.
-            if generation(*link.borrow()) != Some(verified) {
-                return Ok(End::Again);
+            // What came over a new connection may be of another log.
+            if generation(*link.borrow()) != Some(verified.generation) {
+                let Some(generation) = self.generation_that_has(&messages, verified.created).await? else {
+                    return Ok(End::Again);
+                };
+                verified.generation = generation;
             }
             let behind = reader.pending() >= PENDING_BEHIND;
             if pipeline.input.send(Chunk { messages, behind }).await.is_err() {
@@ -169,8 +195,26 @@ impl Pump {
         }
     }
 
+    /// The generation of the link over which the log was seen to have what was read; none = it was not. Not to look, and
+    /// to begin again, would never end where a message breaks the connection each time that it is delivered.
+    async fn generation_that_has(
+        &self,
+        messages: &[LogMessage],
+        created: Timestamp,
+    ) -> Result<Option<u64>, ConsumersError> {
+        let Some((generation, last)) = generation(*self.bus.link().borrow()).zip(messages.last()) else {
+            return Ok(None);
+        };
+        let (stream, seq, hash) = (self.stream.clone(), last.seq(), last.hash());
+        match self.bus.check_position(&bus::Position { stream, created, seq, hash }).await {
+            Ok(PositionVerdict::Same(_)) => Ok(Some(generation)),
+            Ok(PositionVerdict::Rewound { .. }) | Err(BusError::Link { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Where to read on, after a look at whether the log still is what was read.
-    async fn position(&self) -> Result<(Position, StreamState), ConsumersError> {
+    async fn position(&self, lost: &mut Vec<LossFound>) -> Result<(Position, StreamState), ConsumersError> {
         let Some(position) = self.store.position(&self.stream)? else {
             let state = self.bus.stream_state(&self.stream).await?;
             self.has_all_before(&state, 0).await?;
@@ -197,7 +241,7 @@ impl Pump {
                     reason,
                     "the log does not hold any more what was read from it"
                 );
-                self.state_rewound(&position, &state, reason).await?;
+                *lost = self.state_rewound(&position, &state, reason).await?;
                 let position = self.store.rewind(&self.stream, state.created)?;
                 Ok((position, state))
             }
@@ -225,32 +269,25 @@ impl Pump {
         ConsumersError::BehindFloor { stream, seq, first_seq }
     }
 
-    /// Stated before the store goes back: after a crash in between it is found and stated once more.
+    /// Stated before the store goes back: after a crash in between it is found and stated once more. Answers what is
+    /// lost.
     async fn state_rewound(
         &self,
         position: &Position,
         state: &StreamState,
         reason: String,
-    ) -> Result<(), ConsumersError> {
+    ) -> Result<Vec<LossFound>, ConsumersError> {
         let mut lease = self.facts.lease();
         let held =
             matches!(tokio::time::timeout(LEASE_WAIT_MAX, lease.wait_for(Option::is_some)).await, Ok(Ok(_)));
-        if !held {
+        if held {
+            self.state_that_it_went_back(position, state, reason).await?;
+        } else {
             tracing::warn!(
                 stream = self.stream,
                 "another process holds the lease; it states the rewound log"
             );
-            return Ok(());
         }
-        let fact = Fact::Log(LogFact::Rewound(Rewound {
-            stream: self.stream.clone(),
-            applied_seq: position.seq,
-            applied_hash: position.hash,
-            log_last_seq: state.last_seq,
-            reason,
-        }));
-        let id = format!("rewound/{}/{}/{}", self.stream, position.incarnation, position.hash);
-        self.facts.state(&fact, &id).await?;
         // What was read of each message is forgotten when the store goes back: compared with the log before that.
         let findings =
             scrub(&self.bus, &self.store, self.facts.target(), &self.stream, Pace::FULL, &Unwatched).await?;
@@ -261,7 +298,29 @@ impl Pump {
                 "the log reads differently each time; look at the log of nats-server and at its disk"
             );
         }
-        scrub::state(&self.facts, findings.facts).await
+        let lost = findings.lost();
+        if held {
+            scrub::state(&self.facts, findings.facts).await?;
+        }
+        Ok(lost)
+    }
+
+    async fn state_that_it_went_back(
+        &self,
+        position: &Position,
+        state: &StreamState,
+        reason: String,
+    ) -> Result<(), ConsumersError> {
+        let fact = Fact::Log(LogFact::Rewound(Rewound {
+            stream: self.stream.clone(),
+            applied_seq: position.seq,
+            applied_hash: position.hash,
+            log_last_seq: state.last_seq,
+            reason,
+        }));
+        let id = format!("rewound/{}/{}/{}", self.stream, position.incarnation, position.hash);
+        self.facts.state(&fact, &id).await?;
+        Ok(())
     }
 
     fn reach(&self, position: &Position) {

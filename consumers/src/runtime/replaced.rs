@@ -1,100 +1,87 @@
-//! Messages that stand in a log in place of others: its loss is stated, and they are not what the pool read there. A flipped
-//! bit makes them of an event, and a copy of that stands further behind. Whoever projects a log anew passes them by, like
-//! what is gone: an event that nobody said would part the chain in two, and all that follows be refused. What was given a lost
-//! sequence and read there is no such message. Must not know who projects.
+//! Messages that stand in a log in place of others: their loss is stated, and they were there when it was. A flipped bit
+//! makes them of an event, whose copy stands further behind. Nobody sent them, so whoever projects a log from its
+//! start, or follows its chains, passes them by: an event that nobody said would part the chain in two, and all that follows
+//! be refused. What was stored later was given a lost sequence, and is as good as any message. Pure.
 
-use bus::LogMessage;
-use bus_schema::fact::log::{Loss, LossFound};
-use projector::{DamageFound, Frame, Reader, Store};
+use bus_schema::{
+    Timestamp,
+    fact::log::{Loss, LossFound},
+};
+use projector::{DamageRecord, Store};
 
 use crate::error::ConsumersError;
 
 /// What is passed by in one log.
-pub(crate) struct Replaced {
-    stream: String,
-    /// First and last sequences, in order, apart from each other.
-    stretches: Vec<(u64, u64)>,
-    /// How far the pool has read the log: of what is behind, it can tell nothing.
-    read_seq: u64,
-    /// The live pool.
-    reader: Reader,
-    frame: Option<Frame>,
+#[derive(Debug, Default)]
+pub(crate) struct Replaced(Vec<Stretch>);
+
+/// Replaced messages next to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stretch {
+    first_seq: u64,
+    last_seq: u64,
+    /// What stands there and was stored by then stood there when the loss was found.
+    read_until: Timestamp,
 }
 
 impl Replaced {
-    /// By what is stated, and what the live pool read. Errors: its file.
-    pub(crate) fn of(live: &Store, stream: &str) -> Result<Self, ConsumersError> {
-        let (reader, position) = (live.reader(), live.position(stream)?);
-        let damages = if position.is_some() { reader.damages()?.value } else { Vec::new() };
-        let is_meant = |loss: &LossFound| {
-            let created = position.as_ref().map(|position| position.created);
-            loss.loss == Loss::Replaced && loss.stream == stream && Some(loss.created) == created
-        };
-        let losses = damages.into_iter().filter_map(|record| match record.found {
-            DamageFound::Loss(loss) if is_meant(&loss) => Some((loss.first_seq, loss.last_seq)),
-            DamageFound::Loss(_) | DamageFound::Gap(_) => None,
-        });
-        let stretches = joined(losses.collect());
-        let read_seq = position.as_ref().map_or(0, |position| position.seq);
-        Ok(Self { stream: stream.to_owned(), stretches, read_seq, reader, frame: None })
+    /// By what a pool knows to be lost of a log that it has read. Errors: its file.
+    pub(crate) fn of(store: &Store, stream: &str) -> Result<Self, ConsumersError> {
+        let Some(position) = store.position(stream)? else { return Ok(Self::default()) };
+        Ok(Self::known(&store.reader().damages()?.value, stream, position.created))
     }
 
-    /// A part of the log without them. Errors: the live pool's file.
-    pub(crate) fn pass_by(&mut self, messages: Vec<LogMessage>) -> Result<Vec<LogMessage>, ConsumersError> {
-        if self.stretches.is_empty() {
-            return Ok(messages);
-        }
-        let mut others = Vec::with_capacity(messages.len());
-        for message in messages {
-            if self.has(&message)? {
-                tracing::warn!(
-                    stream = self.stream,
-                    seq = message.seq(),
-                    "passed by: it stands in place of another message, which is stated"
-                );
-            } else {
-                others.push(message);
-            }
-        }
-        Ok(others)
+    /// By what is known to be lost of a log that was made then.
+    pub(crate) fn known(damages: &[DamageRecord], stream: &str, created: Timestamp) -> Self {
+        let losses = damages.iter().filter_map(DamageRecord::loss);
+        Self::default().and(losses.filter(|loss| loss.stream == stream && loss.created == created))
     }
 
-    fn has(&mut self, message: &LogMessage) -> Result<bool, ConsumersError> {
-        let seq = message.seq();
-        let behind = self.stretches.partition_point(|(first, _)| *first <= seq);
-        let is_stated = behind.checked_sub(1).is_some_and(|at| seq <= self.stretches[at].1);
-        if seq > self.read_seq || !is_stated {
-            return Ok(false);
-        }
-        if self.frame.as_ref().is_none_or(|frame| !frame.covers(seq)) {
-            self.frame = self.reader.seals(&self.stream, seq)?;
-        }
-        let seal = self.frame.as_ref().and_then(|frame| frame.seal(seq));
-        // Without a seal, the live pool passed it by when it was projected anew itself.
-        Ok(seal.is_none_or(|seal| !seal.is_of(message.hash())))
+    /// And by these losses of the same log. Of one that is scattered nobody knows which messages it means.
+    pub(crate) fn and<'a>(mut self, losses: impl IntoIterator<Item = &'a LossFound>) -> Self {
+        let replaced = losses.into_iter().filter(|loss| loss.loss == Loss::Replaced && loss.scattered == 0);
+        self.0.extend(replaced.filter_map(|loss| {
+            let LossFound { first_seq, last_seq, read_until, .. } = *loss;
+            Some(Stretch { first_seq, last_seq, read_until: read_until? })
+        }));
+        self.0.sort_unstable_by_key(|stretch| stretch.first_seq);
+        self
     }
-}
 
-/// The same sequences in order, each in one stretch: a log may have lost them more than once.
-fn joined(mut stretches: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    stretches.sort_unstable();
-    stretches.dedup_by(|next, last| {
-        let is_joined = next.0 <= last.1.saturating_add(1);
-        if is_joined {
-            last.1 = last.1.max(next.1);
-        }
-        is_joined
-    });
-    stretches
+    /// Whether a message of this log stands in place of another one.
+    pub(crate) fn has(&self, seq: u64, stored_at: Timestamp) -> bool {
+        // Stretches may lie over each other: a log may lose the same sequences again.
+        let begun = &self.0[..self.0.partition_point(|stretch| stretch.first_seq <= seq)];
+        begun.iter().any(|stretch| seq <= stretch.last_seq && stored_at <= stretch.read_until)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_unix_ms(ms)
+    }
+
+    fn loss(first_seq: u64, last_seq: u64, loss: Loss) -> LossFound {
+        let (stream, created, read_until) = ("S".to_owned(), at(1), Some(at(100)));
+        LossFound { stream, created, first_seq, last_seq, scattered: 0, unchained: 0, loss, read_until }
+    }
+
     #[test]
-    fn what_was_lost_more_than_once_is_one_stretch() {
-        assert_eq!(joined(vec![(9, 9), (2, 4), (3, 7), (8, 8), (12, 12)]), [(2, 9), (12, 12)]);
-        assert_eq!(joined(vec![]), []);
+    fn what_stood_at_a_replaced_place_is_passed_by_and_what_came_there_later_is_not() {
+        let losses = [loss(4, 6, Loss::Replaced), loss(6, 9, Loss::Replaced), loss(12, 12, Loss::Missing)];
+        let replaced = Replaced::default().and(&losses);
+        let passed: Vec<_> = (1..20).filter(|seq| replaced.has(*seq, at(100))).collect();
+        assert_eq!(passed, [4, 5, 6, 7, 8, 9]);
+        assert!(!replaced.has(5, at(101)), "it was given a lost sequence");
+    }
+
+    #[test]
+    fn nothing_is_passed_by_for_a_loss_that_does_not_say_when_or_which_messages_it_means() {
+        let undated = LossFound { read_until: None, ..loss(4, 6, Loss::Replaced) };
+        let scattered = LossFound { scattered: 2, ..loss(4, 6, Loss::Replaced) };
+        assert!(!Replaced::default().and([&undated, &scattered]).has(5, at(50)));
     }
 }

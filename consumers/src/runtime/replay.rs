@@ -148,9 +148,9 @@ pub(crate) async fn feed(
         return Ok(position.seq);
     }
     let mut reader = bus.read_log(stream, position.seq + 1, None).await?;
-    let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), |_| {});
+    let replaced = live.map(|live| Replaced::of(live, stream)).transpose()?.unwrap_or_default();
+    let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), replaced, |_| {});
     let mut reached = position.seq;
-    let mut replaced = live.map(|live| Replaced::of(live, stream)).transpose()?;
     while let Some(mut messages) = reader.next_stored(CHUNK_EVENTS_MAX, last).await? {
         let wanted = messages.iter().take_while(|message| match until {
             Until::Time(time) => message.stored_at() <= time,
@@ -161,9 +161,6 @@ pub(crate) async fn feed(
         messages.truncate(wanted);
         reached = messages.last().map_or(reached, bus::LogMessage::seq);
         watcher.read(stream, reached, last);
-        if let Some(replaced) = &mut replaced {
-            messages = replaced.pass_by(messages)?;
-        }
         if !messages.is_empty() && pipeline.input.send(Chunk { messages, behind: true }).await.is_err() {
             break;
         }

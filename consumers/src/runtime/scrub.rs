@@ -11,20 +11,21 @@ use std::time::Duration;
 use audit::{Checked, Expected, Ranges, Walk, Walked};
 use bus::{Bus, BusError, LogMessage, StreamState};
 use bus_schema::{
-    Hash32, Name,
+    Hash32, Name, Timestamp,
     fact::{
         Fact,
         log::{GapFound, LogFact, Loss, LossFound, Scrubbed},
     },
     subject,
 };
-use projector::{DamageFound, DamageRecord, Frame, Owner, Position, Reader, Store};
+use projector::{DamageRecord, Frame, Owner, Position, Reader, Store};
 use tokio::time::Instant;
 
 use super::{
     facts::FactPublisher,
     floor::{Floor, Heads},
     losses::Losses,
+    replaced::Replaced,
     replay::Watcher,
     suspected::Suspected,
     unread::Unread,
@@ -104,6 +105,15 @@ pub(crate) async fn scrub(
 }
 
 impl Findings {
+    /// What is to be stated to be lost.
+    pub(crate) fn lost(&self) -> Vec<LossFound> {
+        let losses = self.facts.iter().filter_map(|fact| match fact {
+            LogFact::LossFound(loss) => Some(loss.clone()),
+            _ => None,
+        });
+        losses.collect()
+    }
+
     /// Of a log that reads differently each time, what was suspected before: the rest may be none. The scrub itself is
     /// not stated, so that it stays due.
     fn believed(mut self, suspected: &Suspected) -> Self {
@@ -152,10 +162,9 @@ async fn read_once(
     let position = store.position(stream)?;
     let state = bus.stream_state(stream).await?;
     let incarnation = position.as_ref().map(|position| position.incarnation);
-    let unread = Unread::of(&known, &expected);
     let mut comparison = Comparison::new(stream, &state, position, store.reader())
         .from(beginning.seq, &beginning.heads)
-        .telling(unread);
+        .knowing(&known, &expected);
     let (mut read, mut messages) = (0, 0);
     if state.messages > 0 {
         let mut log = bus.read_log(stream, beginning.seq, None).await?;
@@ -210,7 +219,12 @@ pub(super) struct Comparison {
     reader: Reader,
     walk: Walk,
     losses: Losses,
+    replaced: Replaced,
     unread: Unread,
+    /// When the log was made that was read before.
+    created: Timestamp,
+    /// The largest time at which it had stored what was read.
+    read_until: Timestamp,
     /// The last sequence that was read before; 0 = nothing was.
     read_seq: u64,
     frame: Option<Frame>,
@@ -237,9 +251,11 @@ pub(super) struct Compared {
 }
 
 impl Comparison {
-    /// Tells what the pool passed by, as far as nothing made up for it.
-    pub(super) fn telling(self, unread: Unread) -> Self {
-        Self { unread, ..self }
+    /// Knows what is damaged, and what the pool has taken in of the chains: tells what it passed by, as far as nothing
+    /// made up for it.
+    pub(super) fn knowing(self, known: &[DamageRecord], expected: &[Expected]) -> Self {
+        let replaced = Replaced::known(known, &self.stream, self.created);
+        Self { replaced, unread: Unread::of(known, expected), ..self }
     }
 
     /// Looks no further than this sequence, and holds the log against what checkpoints sign of it.
@@ -254,14 +270,19 @@ impl Comparison {
     }
 
     pub(super) fn new(stream: &str, state: &StreamState, position: Option<Position>, reader: Reader) -> Self {
-        let (created, read_seq) =
-            position.map_or((state.created, 0), |position| (position.created, position.seq));
+        let (created, read_seq, read_until) = position
+            .map_or((state.created, 0, Timestamp::default()), |position| {
+                (position.created, position.seq, position.time)
+            });
         Self {
             stream: stream.to_owned(),
             reader,
             walk: Walk::begin(stream, 1),
-            losses: Losses::of(stream, created),
+            losses: Losses::of(stream, created, read_until),
+            replaced: Replaced::default(),
             unread: Unread::default(),
+            created,
+            read_until,
             read_seq,
             frame: None,
             next_seq: 1,
@@ -275,15 +296,16 @@ impl Comparison {
         for message in chunk {
             self.miss_up_to(message.seq())?;
             let body = Hash32::of(message.body());
-            let hash = message.with_stored(|stored| {
-                self.walk.push(stored, body);
-                stored.hash_with(body)
-            });
+            let hash = message.with_stored(|stored| stored.hash_with(body));
             if message.seq() > self.next_seq && self.absent.len() < ABSENT_MAX {
                 self.absent.push((self.next_seq, message.seq() - 1));
             }
             self.checked.extend(self.ranges.push(message.seq(), hash));
-            self.compare(message, body, hash)?;
+            if self.stands_for_another(message, body, hash)? {
+                self.walk.pass(message.seq());
+            } else {
+                message.with_stored(|stored| self.walk.push(stored, body));
+            }
             self.next_seq = message.seq() + 1;
         }
         Ok(self)
@@ -299,14 +321,23 @@ impl Comparison {
         Ok(())
     }
 
-    fn compare(&mut self, message: &LogMessage, body: Hash32, hash: Hash32) -> Result<(), ConsumersError> {
-        let seq = message.seq();
+    /// Compares a message with what was read at its place. Answers whether it stood there by then and is not that.
+    fn stands_for_another(
+        &mut self,
+        message: &LogMessage,
+        body: Hash32,
+        hash: Hash32,
+    ) -> Result<bool, ConsumersError> {
+        let (seq, stored_at) = (message.seq(), message.stored_at());
         match self.seal(seq)? {
-            Some(seal) if !seal.is_of(hash) => self.losses.push(seq, Loss::Replaced, seal.is_covered()),
+            Some(seal) if !seal.is_of(hash) => {
+                self.losses.push(seq, Loss::Replaced, seal.is_covered());
+                return Ok(stored_at <= self.read_until);
+            }
             None if seq <= self.read_seq => message.with_stored(|stored| self.unread.push(stored, body)),
             Some(_) | None => {}
         }
-        Ok(())
+        Ok(self.replaced.has(seq, stored_at))
     }
 
     fn seal(&mut self, seq: u64) -> Result<Option<projector::Seal>, ConsumersError> {
@@ -343,7 +374,7 @@ fn findings(
     let gaps = walked.missing.into_iter().map(|missing| missing.gap);
     let gaps: Vec<_> = gaps.filter(|gap| !has(gap, |record| record.acknowledged.is_some())).collect();
     let is_known_loss = |loss: &LossFound| {
-        known.iter().any(|record| matches!(&record.found, DamageFound::Loss(known) if known == loss))
+        known.iter().filter_map(DamageRecord::loss).any(|known| known.is_of_the_same(loss))
     };
     for found in &walked.breaks {
         tracing::error!(owner = found.owner, place = found.place, names = %found.names, found = %found.found, "an event does not follow the one before it in its chain");

@@ -69,6 +69,7 @@ mod tests {
             scattered: 0,
             unchained: 0,
             loss,
+            read_until: None,
         })
     }
 

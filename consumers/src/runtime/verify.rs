@@ -30,7 +30,6 @@ use super::{
     replay::{Replayed, Until, Watcher, directory, still_has, throw_away},
     scrub::{Comparison, expectations},
     signed::{Signed, SignedFacts},
-    unread::Unread,
 };
 use crate::{
     error::ConsumersError,
@@ -308,7 +307,6 @@ impl Verification<'_> {
         let Part { known, expected, state, floor, to, .. } = part;
         let (stream, begins_at) = (&state.stream, part.begins_at());
         let heads = Heads::of(self.bus, self.target, floor.as_ref()).await?;
-        let unread = Unread::of(known, expected);
         // What the pool knows of the chains' ends is of the log's end.
         let expected = if *to < state.last_seq { Vec::new() } else { expected.clone() };
         let marks = statements.of(part, found);
@@ -316,10 +314,10 @@ impl Verification<'_> {
         let ranges = Ranges::new(if begins_at > 1 { begins_at + 1 } else { state.first_seq }, marks);
         let mut comparison = Comparison::new(stream, state, self.live.position(stream)?, self.live.reader())
             .from(begins_at, &heads)
-            .telling(unread)
+            .knowing(known, &part.expected)
             .signed(*to, ranges);
-        let projection = Projection::of(replayed, state, statements.projected(stream))?;
-        let (mut messages, mut replaced) = (0, Replaced::of(self.live, stream)?);
+        let projection = Projection::of(replayed, self.live, state, statements.projected(stream))?;
+        let mut messages = 0;
         if state.messages > 0 && state.first_seq <= *to {
             let mut log = self.bus.read_log(stream, begins_at, None).await?;
             while let Some(chunk) = log.next_stored(CHUNK_EVENTS_MAX, *to).await? {
@@ -328,7 +326,6 @@ impl Verification<'_> {
                 let (compared, chunk) =
                     blocking("verification", move || Ok((comparison.take(&chunk)?, chunk))).await?;
                 comparison = compared;
-                let chunk = replaced.pass_by(chunk)?;
                 if let Some(projection) = &projection
                     && !projection.take(chunk).await
                 {
@@ -420,14 +417,20 @@ struct Projection {
 }
 
 impl Projection {
-    fn of(store: Option<&Store>, state: &StreamState, to: u64) -> Result<Option<Self>, ConsumersError> {
+    fn of(
+        store: Option<&Store>,
+        live: &Store,
+        state: &StreamState,
+        to: u64,
+    ) -> Result<Option<Self>, ConsumersError> {
         let Some(store) = store else { return Ok(None) };
         let stream = &state.stream;
         let position = match store.position(stream)? {
             Some(position) => position,
             None => store.begin_log(stream, state.created)?,
         };
-        let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), |_| {});
+        let replaced = Replaced::of(live, stream)?;
+        let pipeline = Pipeline::start(store.clone(), stream, Arc::new(Mutex::new(())), replaced, |_| {});
         Ok(Some(Self { pipeline, from: position.seq, to }))
     }
 

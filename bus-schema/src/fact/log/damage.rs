@@ -98,9 +98,18 @@ pub struct LossFound {
     pub unchained: u64,
     /// What stands there now.
     pub loss: Loss,
+    /// The largest time at which the log had stored what was read of it. What stands at a replaced place and was stored by
+    /// then stood there already, and is no message that anybody sent; what was stored later was given the sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_until: Option<Timestamp>,
 }
 
 impl LossFound {
+    /// Whether another one says the same of the same messages, whenever it was found.
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        *self == Self { read_until: self.read_until, ..other.clone() }
+    }
+
     /// How many messages are lost.
     pub fn messages(&self) -> u64 {
         if self.scattered > 0 { self.scattered } else { (self.last_seq + 1).saturating_sub(self.first_seq) }
