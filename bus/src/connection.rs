@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     BusError, ConnectOptions, LinkState, Publisher, ServerFacts, ServerVerdict,
+    breakers::Breakers,
     error::Cause,
     link::{Denials, LinkWatch},
 };
@@ -34,6 +35,7 @@ struct Inner {
     link: Arc<LinkWatch>,
     servers: String,
     options: ConnectOptions,
+    breakers: Breakers,
 }
 
 /// Without the options: they may hold a password.
@@ -67,7 +69,8 @@ impl Bus {
             .await
             .map_err(|e| first_connect_error(&options, e))?;
         let servers = options.shown_servers();
-        let bus = Self { inner: Arc::new(Inner { client, link, servers, options }) };
+        let bus =
+            Self { inner: Arc::new(Inner { client, link, servers, options, breakers: Breakers::default() }) };
         bus.judge_server()?;
         Ok(bus)
     }
@@ -98,6 +101,11 @@ impl Bus {
         let client = options.client_options()?.connection_timeout(CONNECT_WAIT).max_reconnects(Some(1));
         let client = client.connect(options.addresses()?).await.map_err(plain_cause)?;
         Ok(client.drain().await?)
+    }
+
+    /// What breaks this connection.
+    pub(crate) fn breakers(&self) -> &Breakers {
+        &self.inner.breakers
     }
 
     pub(crate) fn client(&self) -> &Client {

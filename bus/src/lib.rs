@@ -9,6 +9,7 @@
 
 mod absence;
 mod api;
+mod breakers;
 mod connection;
 mod error;
 mod feed;

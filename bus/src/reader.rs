@@ -6,7 +6,8 @@
 //!   +---- link lost, silence, gap ------+        log is another one --> error
 //! ```
 //! A message whose headers the client library cannot read breaks the connection each time it is
-//! delivered. The reader notices that it comes no further and gets that one message through the API.
+//! delivered. The reader notices that it comes no further and gets that one message through the API, and so does
+//! everybody else who reads over the same connection from then on (`breakers.rs`).
 //! What NATS itself cannot read (a rotten block) it neither delivers nor skips: the reader notices that
 //! too, and goes on behind it (`readable.rs`), once it is believed (`absence.rs`).
 
@@ -202,11 +203,16 @@ impl LogReader {
     /// Comes one step further: a consumer that is open, a message that is taken, or a loss that is noticed. Nobody wants
     /// what is behind `last_seq`, so it is not asked for.
     async fn step(&mut self, last_seq: u64) -> Result<(), BusError> {
+        let breaker = self.breaker();
+        if breaker == Some(self.next_seq) {
+            self.pull = None;
+        }
         let Some(pull) = &mut self.pull else {
             let message = self.reopen().await?;
             self.taken.extend(message);
             return Ok(());
         };
+        let last_seq = breaker.map_or(last_seq, |breaker| last_seq.min(breaker - 1));
         let wanted = usize::try_from(last_seq.saturating_sub(self.next_seq)).unwrap_or(usize::MAX);
         pull.resize(self.size.messages.min(wanted.saturating_add(1)));
         let pulled = match self.pending {
@@ -309,11 +315,12 @@ impl LogReader {
 
     async fn try_open(&mut self, link: LinkState) -> Result<Option<LogMessage>, BusError> {
         let last_seq = self.check_log().await?;
-        if self.losses >= LOSSES_SUSPECT || self.stands_still {
+        if self.losses >= LOSSES_SUSPECT || self.stands_still || self.breaker() == Some(self.next_seq) {
             if let Some(message) = self.get_past(last_seq).await? {
                 return Ok(Some(message));
             }
             (self.losses, self.stands_still) = (0, false);
+            self.bus.breakers().forget(&self.stream, self.created, self.next_seq);
         }
         let consumer = format!("reader-{:016x}", getrandom::u64().unwrap_or(self.next_seq));
         self.forget_consumer();
@@ -344,16 +351,22 @@ impl LogReader {
             if last >= first && is_news {
                 tracing::error!(%stream, first, last, "NATS cannot read what it has stored of these sequences; they are got past as soon as something behind them can be read. Scrub and chains name what is lost; look at the log of nats-server, and at the disk");
             }
-        } else if let Some(message) = &found {
+        } else if let Some(message) = found.as_ref().filter(|message| self.breaker() != Some(message.seq())) {
             // It may break the connection, or server and disk may just be slow: nobody can tell from here.
             let (seq, silent) = (message.seq(), self.came_at.elapsed());
             tracing::warn!(%stream, seq, ?silent, "no message came for a while although the log has more; read the next one through the API");
+            self.bus.breakers().note(&stream, self.created, seq);
         }
         let Some(message) = found else { return Ok(None) };
         (self.losses, self.stands_still) = (0, false);
         self.next_seq = message.seq() + 1;
         self.came_at = Instant::now();
         Ok(Some(message))
+    }
+
+    /// The next message that is known to break the connection.
+    fn breaker(&self) -> Option<u64> {
+        self.bus.breakers().next(&self.stream, self.created, self.next_seq)
     }
 
     /// Tells the server that nobody reads by this consumer any more: until it knows, the log cannot be trimmed where the

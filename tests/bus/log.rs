@@ -136,6 +136,14 @@ async fn a_message_that_breaks_the_client_library_does_not_stop_the_reader() {
     let told = log.lines(&["WARN"]).join("\n");
     assert!(told.contains("no message came") && told.contains("seq=4 silent="), "{told}");
     assert!(!told.contains("breaks"), "a suspicion is no finding: {told}");
+
+    let link = *bus.link().borrow();
+    let mut another = bus.read_log(SITE, 1, None).await.unwrap();
+    let mut read = 0;
+    while let Some(messages) = another.next_stored(100, 9).await.unwrap() {
+        read += messages.len();
+    }
+    assert_eq!((read, *bus.link().borrow()), (9, link), "the next one to read does not break the connection");
 }
 
 /// Publishes a header block that no client library would send.
