@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use audit::{KeyFile, SigningKey};
 use bus::{Bus, BusError};
 use bus_schema::{
-    Hash32, Name, PoolId,
+    Hash32, Name, PoolId, Timestamp,
     chain::ChainPoint,
     digest::Digest,
     fact::{
@@ -36,6 +36,8 @@ use crate::{
 
 /// How often it is looked whether one is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a pool may be behind what is signed before people are told, in milliseconds: a takeover takes less.
+const LAG_MS_MAX: u64 = 60_000;
 /// How often the agents' echoes are looked at: as often as they come.
 const ECHOES_EVERY: Duration = Duration::from_secs(10);
 /// Who states what the service does by itself.
@@ -98,6 +100,8 @@ struct Known {
     is_asked: bool,
     /// What was signed of each owner last.
     named: BTreeMap<(PoolId, String), Named>,
+    /// Since when the pool is behind what is signed.
+    lags_since: Option<Instant>,
     echoes_at: Option<Instant>,
 }
 
@@ -173,26 +177,30 @@ impl Stater {
         // The log has the last word: another process may have stated one meanwhile.
         known.last = self.last().await?;
         if let Some((seq, last)) = &known.last
-            && self.lags(*seq, last).await?
+            && let Some(Unread { stream, covered, .. }) = self.lag(*seq, last).await?
         {
-            return Ok(());
+            let since = known.lags_since.get_or_insert_with(Instant::now);
+            let is_passing = since.elapsed() < Duration::from_millis(LAG_MS_MAX);
+            let late = ConsumersError::Late { stream, seq: covered, wait_ms: LAG_MS_MAX };
+            return if is_passing { Ok(()) } else { Err(late) };
         }
+        known.lags_since = None;
         known.last = Some(self.state(known).await?);
         Ok(())
     }
 
-    /// Whether the pool has not read yet what the last checkpoint covers, and the logs still have it: another process
-    /// signed with a pool that had. What it signs waits until then, for history does not go backwards.
-    async fn lags(&self, seq: u64, last: &Checkpoint) -> Result<bool, ConsumersError> {
+    /// What the last checkpoint covers of a log that has it still, and the pool has not read yet: another process signed
+    /// with a pool that had. What this one signs waits until then, for history does not go backwards.
+    async fn lag(&self, seq: u64, last: &Checkpoint) -> Result<Option<Unread>, ConsumersError> {
         let applied = self.progress.all();
-        for (stream, behind) in unread(&applied, &self.streams, seq, last, self.facts.stream()) {
-            match self.bus.stream_state(stream).await {
-                Ok(state) if state.last_seq > behind => return Ok(true),
+        for unread in unread(&applied, &self.streams, seq, last, self.facts.stream()) {
+            match self.bus.stream_state(&unread.stream).await {
+                Ok(state) if unread.is_there(state.created, state.last_seq) => return Ok(Some(unread)),
                 Ok(_) | Err(BusError::NoStream { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The last checkpoint: of the target log, or of the pool when that has seen a later one there. Numbers that the log
@@ -300,17 +308,38 @@ impl Stater {
     }
 }
 
-/// The logs of which a checkpoint covers more than the pool has read, and what it has read of them.
-fn unread<'a>(
+/// What a checkpoint covers of a log, when the pool has not read that far.
+#[derive(Debug, PartialEq, Eq)]
+struct Unread {
+    stream: String,
+    /// When the log was made that was signed; none = the checkpoint stands in it, and says nothing of it.
+    created: Option<Timestamp>,
+    covered: u64,
+}
+
+impl Unread {
+    /// Whether a log that was made then and is so long has it: one that was made anew or has lost its end gives it to no
+    /// pool, so nothing would be signed until it had grown so far again.
+    fn is_there(&self, created: Timestamp, last_seq: u64) -> bool {
+        self.created.is_none_or(|signed| signed == created) && last_seq >= self.covered
+    }
+}
+
+/// The logs of which a checkpoint covers more than the pool has read.
+fn unread(
     applied: &Applied,
-    streams: &'a [String],
+    streams: &[String],
     seq: u64,
     last: &Checkpoint,
     target_log: &str,
-) -> Vec<(&'a str, u64)> {
+) -> Vec<Unread> {
     let read = |stream: &str| applied.get(stream).map_or(0, |reached| reached.seq);
-    let logs = streams.iter().map(|stream| (stream.as_str(), read(stream)));
-    logs.filter(|(stream, read)| *read < covered(stream, seq, last, target_log)).collect()
+    let logs = streams.iter().map(|stream| Unread {
+        stream: stream.clone(),
+        created: mark(stream, last).map(|mark| mark.created),
+        covered: covered(stream, seq, last, target_log),
+    });
+    logs.filter(|log| read(&log.stream) < log.covered).collect()
 }
 
 /// Up to where a checkpoint that stands at `seq` of the target log covers a log.
@@ -318,7 +347,11 @@ fn covered(stream: &str, seq: u64, last: &Checkpoint, target_log: &str) -> u64 {
     if stream == target_log {
         return seq;
     }
-    last.logs.iter().find(|mark| mark.stream == stream).map_or(0, |mark| mark.seq)
+    mark(stream, last).map_or(0, |mark| mark.seq)
+}
+
+fn mark<'a>(stream: &str, last: &'a Checkpoint) -> Option<&'a LogMark> {
+    last.logs.iter().find(|mark| mark.stream == stream)
 }
 
 /// Events that no checkpoint covers; the checkpoint itself and what is before it in the target log are none.

@@ -1,6 +1,6 @@
 //! When a checkpoint is due, and whom it names.
 
-use bus_schema::{Epoch, Timestamp, digest::Node};
+use bus_schema::{Epoch, digest::Node};
 use projector::SinceSync;
 
 use super::*;
@@ -34,12 +34,31 @@ fn a_checkpoint_is_no_news_to_itself() {
 #[test]
 fn a_pool_behind_the_last_checkpoint_is_told_by_the_logs_that_it_shall_read() {
     let streams = ["FARSIDE_LOCAL".to_owned(), TARGET_LOG.to_owned()];
-    let unread = |applied: Applied, streams| unread(&applied, streams, 7, &last(100), TARGET_LOG);
+    let unread = |applied: Applied, streams| {
+        let logs = unread(&applied, streams, 7, &last(100), TARGET_LOG).into_iter();
+        logs.map(|log| (log.stream, log.covered)).collect::<Vec<_>>()
+    };
+    let (local, target) = (("FARSIDE_LOCAL".to_owned(), 100), (TARGET_LOG.to_owned(), 7));
     assert_eq!(unread(applied(100, 7), &streams), []);
-    assert_eq!(unread(applied(99, 7), &streams), [("FARSIDE_LOCAL", 99)]);
-    assert_eq!(unread(applied(120, 6), &streams), [(TARGET_LOG, 6)]);
-    assert_eq!(unread(Applied::new(), &streams), [("FARSIDE_LOCAL", 0), (TARGET_LOG, 0)], "not begun");
+    assert_eq!(unread(applied(99, 7), &streams), std::slice::from_ref(&local));
+    assert_eq!(unread(applied(120, 6), &streams), std::slice::from_ref(&target));
+    assert_eq!(unread(Applied::new(), &streams), [local, target], "not begun");
     assert_eq!(unread(applied(0, 7), &streams[1..]), [], "of a site that it does not read any more");
+}
+
+#[test]
+fn what_is_signed_of_a_log_that_was_made_anew_or_lost_its_end_is_waited_for_by_nobody() {
+    let streams = ["FARSIDE_LOCAL".to_owned(), TARGET_LOG.to_owned()];
+    let [log, of_target] =
+        <[Unread; 2]>::try_from(unread(&applied(9, 6), &streams, 7, &last(100), TARGET_LOG)).unwrap();
+    let (signed, anew) = (Timestamp::default(), Timestamp::from_unix_ms(1));
+    assert!(!log.is_there(anew, 5_000), "made anew, and larger than it was");
+    assert!(!log.is_there(signed, 99), "its end is lost, whatever comes in faster than it is read");
+    assert!(log.is_there(signed, 100) && log.is_there(signed, 5_000), "the pool has to read it first");
+    assert!(
+        of_target.is_there(anew, 7) && !of_target.is_there(anew, 6),
+        "the checkpoint itself stands there"
+    );
 }
 
 #[test]
