@@ -31,7 +31,7 @@ use plan::{Candidate, Wish, Wished, wished};
 
 use crate::{
     error::ConsumersError,
-    runtime::{clock, facts::FactPublisher, floor::Floor},
+    runtime::{clock, facts::FactPublisher, floor::Floor, parked::in_log},
     snapshot::{Label, Shelf, shelf::Place},
     task::blocking,
 };
@@ -311,7 +311,7 @@ impl Trimmer {
                 Ok(reader.parked_without_original((&of, after), is_meant)?.value)
             });
             let Some(record) = next.await? else { return Ok(None) };
-            if self.bus.message_unless_unsure(stream, record.seq).await?.is_some() {
+            if in_log(&self.bus, &record).await?.is_some() {
                 return Ok(Some(record.place()));
             }
             after = record.seq;

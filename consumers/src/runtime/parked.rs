@@ -8,7 +8,7 @@ use bus_schema::{
     fact::log::{LogFact, Parked},
     subject,
 };
-use projector::Store;
+use projector::{ParkedRecord, Store};
 
 use super::pump::CHUNK_EVENTS_MAX;
 use crate::{error::ConsumersError, task::blocking};
@@ -28,6 +28,13 @@ pub(crate) async fn recall_on(bus: &Bus, store: &Store, target: &Name) -> Result
     }
     let known = store.position(&subject::target_stream(target))?.map_or(0, |position| position.seq);
     recall_from(bus, store, target, known + 1).await
+}
+
+/// The message that is parked, if the log has it still: one that was made anew, or lost its end, has another one at its
+/// place. Errors: the bus.
+pub(crate) async fn in_log(bus: &Bus, record: &ParkedRecord) -> Result<Option<LogMessage>, ConsumersError> {
+    let found = bus.message_unless_unsure(&record.stream, record.seq).await?;
+    Ok(found.filter(|found| found.with_stored(|stored| record.stands_at(stored))))
 }
 
 async fn recall_from(bus: &Bus, store: &Store, target: &Name, from: u64) -> Result<(), ConsumersError> {

@@ -24,7 +24,7 @@ use projector::{Batch, DeadMessage, ParkedRecord, Refusal, Store};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::applied::Progress;
+use super::{applied::Progress, parked::in_log};
 use crate::{error::ConsumersError, task::blocking};
 
 /// Most messages of one page: a page is what is lost when somebody is killed, and what is told at once.
@@ -302,8 +302,7 @@ impl Redriving<'_> {
             let stored_at = record.stored_at.unwrap_or_default();
             return Ok(Some(LogMessage::kept(&record.stream, record.seq, stored_at, subject, headers, body)));
         }
-        let found = self.bus.message_unless_unsure(&record.stream, record.seq).await?;
-        Ok(found.filter(|found| found.with_stored(|stored| record.stands_at(stored))))
+        in_log(self.bus, record).await
     }
 
     fn copy_of(&self, record: &ParkedRecord, original: &LogMessage) -> Outgoing {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use bus::{Bus, Outgoing};
+use bus_schema::{Hash32, Stem, Timestamp, fact::log::Parked, subject};
 use consumers::{
     runtime::verify::Fault,
     snapshot::{self, Shelf},
@@ -38,7 +40,7 @@ fn of_another_log(shelf: &Shelf, label: &Label, log: &str) {
     let mut text: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let sites = text["sites"].as_array_mut().unwrap();
     let site = sites.iter_mut().find(|site| site["stream"] == log).unwrap();
-    site["hash"] = json!(bus_schema::Hash32::of(b"another"));
+    site["hash"] = json!(Hash32::of(b"another"));
     fs::write(&path, serde_json::to_vec(&text).unwrap()).unwrap();
 }
 
@@ -233,4 +235,41 @@ async fn nothing_goes_behind_a_snapshot_that_cannot_be_used_because_another_trim
     })
     .await;
     assert_eq!(first_seq(&target).await, began);
+}
+
+/// Lets the target log say that a message was parked that stood at this place of the site log before that was made anew.
+async fn parked_in_an_earlier_life(bus: &Bus, seq: u64) {
+    let parked = Parked {
+        stream: LOG.to_owned(),
+        seq,
+        subject: "far.v1.local.evt.dc1.resource.Pod=2Flong-ago.changed".to_owned(),
+        reason: "missing field `id`".to_owned(),
+        path: "$".to_owned(),
+        stored_at: Some(Timestamp::from_unix_ms(1)),
+        at: None,
+        copy_of: None,
+    };
+    let key = format!("{LOG}:{seq}");
+    let subject = subject::fact(&"local".parse().unwrap(), Stem::Log, &key, "parked");
+    let body = LogFact::Parked(parked).data().unwrap().into();
+    let headers = vec![("ce-type".to_owned(), "log.parked".to_owned())];
+    let fact = Outgoing { subject, headers, body, message_id: String::new() };
+    bus.publisher().publish(TARGET_LOG, &fact, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_of_what_the_log_was_before_it_was_made_anew_holds_nothing() {
+    let (nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
+    let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
+    let directory = target.stop().await;
+    let bus = nats.bus().await;
+    parked_in_an_earlier_life(&bus, 2).await;
+
+    let target = Target::start_again(&bus, keeping(&keys, SHORT), directory).await;
+    let letter = target.reader.parked_record(LOG, 2).unwrap().value.unwrap();
+    assert!(
+        letter.is_open() && target.bus.message(LOG, 2).await.unwrap().is_some(),
+        "another one stands there"
+    );
+    assert!(trimmed(&target, &source).await > 2);
 }
