@@ -1,5 +1,6 @@
 //! The shelf: the directory in which snapshots lie, each a pool's file with a label beside it. The label is written
-//! last and taken away first, so a file without one is half made, and means nothing.
+//! last and taken away first, so a file without one means nothing; but it may be the only place of what went from a trimmed
+//! log, if somebody lost its label, so it is put aside and not deleted. What is half made is called otherwise.
 //!
 //! ```text
 //! <data_dir>/snapshots/snapshot-001795376897161-42.redb   the pool: when its checkpoint was stated, and its number
@@ -101,6 +102,11 @@ impl Label {
     /// How far each log is held, the target's first.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         [&self.target].into_iter().chain(&self.sites)
+    }
+
+    /// Whether a file is the snapshot. Errors: it cannot be read.
+    pub fn is_of_file(&self, file: impl Read) -> io::Result<bool> {
+        Ok(hashed(file, io::sink())? == (self.bytes, self.sha256))
     }
 
     fn in_time(&self) -> (Timestamp, u64) {
@@ -218,7 +224,7 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(failed("open", &path)(error)),
         };
-        Ok(hashed(from, io::sink()).map_err(failed("read", &path))? == (label.bytes, label.sha256))
+        label.is_of_file(from).map_err(failed("read", &path))
     }
 
     /// Puts a whole file of the same disk on the shelf. Errors: the disk.
@@ -297,17 +303,11 @@ impl Shelf {
         self.put(&draft, fresh).map(|_| true)
     }
 
-    /// Puts a damaged snapshot out of use and leaves its bytes: somebody may need them. Errors: the disk.
+    /// Puts a damaged snapshot out of use and leaves its bytes: somebody may need them. Who is killed in between leaves a
+    /// label without a file, which is retired again by whoever wants to use it. Errors: the disk.
     pub(super) fn retire(&self, label: &Label) -> Result<(), ConsumersError> {
-        for path in [self.label_file(label), self.file(label)] {
-            let mut retired = path.clone().into_os_string();
-            retired.push(RETIRED);
-            match fs::rename(&path, retired) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("rename", &path)(error));
-                }
-                _ => {}
-            }
+        for path in [self.file(label), self.label_file(label)] {
+            put_aside(&path).map_err(failed("rename", &path))?;
         }
         Ok(())
     }
@@ -344,27 +344,42 @@ impl Shelf {
             let formed = serde_json::from_slice(&fs::read(&path)?).unwrap_or(Formed { form: FORM });
             if formed.form < FORM {
                 tracing::info!(path = %path.display(), "a snapshot of an older farside is taken away; new ones are taken");
-                fs::remove_file(&path)?;
+                // The label last: it says that the file may go.
                 match fs::remove_file(path.with_extension("redb")) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
+                fs::remove_file(&path)?;
             }
         }
         Ok(())
     }
 
+    /// Takes away what was half made, and puts aside what has no label: its writer or its remover was killed, or somebody
+    /// else lost the label.
     fn sweep(&self) -> io::Result<()> {
         let names = self.names()?;
-        let is_half_made = |name: &&String| {
-            let pool = name.strip_suffix(".redb");
-            name.starts_with(DRAFT) || pool.is_some_and(|stem| !names.contains(&format!("{stem}.json")))
-        };
-        names
-            .iter()
-            .filter(is_half_made)
-            .map(|name| self.directory.join(name))
-            .try_for_each(|path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) })
+        for name in &names {
+            let path = self.directory.join(name);
+            let stem = name.strip_suffix(".redb");
+            if name.starts_with(DRAFT) {
+                if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+            } else if stem.is_some_and(|stem| !names.contains(&format!("{stem}.json"))) {
+                put_aside(&path)?;
+                tracing::error!(path = %path.display(), "a snapshot has no label, and is put aside with the ending {RETIRED}: if a log was trimmed, take that off again and put the label (.json) back from a backup; else remove it");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renames a file so that nobody uses it, if it is there.
+fn put_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(RETIRED);
+    match fs::rename(path, aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -467,13 +482,43 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(directory.path()).unwrap();
         let whole = put(&shelf, 10);
-        for half in ["draft-x.redb", "draft-y", "FARSIDE_LOCAL-00000000000000000020.redb"] {
+        for half in ["draft-x.redb", "draft-y"] {
             fs::write(directory.path().join(half), "half").unwrap();
         }
         std::mem::forget(shelf.drafts().unwrap());
         let shelf = Shelf::open(directory.path()).unwrap();
         assert_eq!(shelf.labels().unwrap(), [whole]);
         assert_eq!(shelf.names().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_pool_without_a_label_is_put_aside_and_no_byte_of_it_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let (lost, whole) = (put(&shelf, 10), put(&shelf, 20));
+        fs::remove_file(shelf.label_file(&lost)).unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        assert_eq!(shelf.labels().unwrap(), [whole]);
+        let aside = shelf.file(&lost).with_extension("redb.damaged");
+        assert_eq!(fs::read_to_string(aside).unwrap(), "pool 10");
+        assert_eq!(shelf.names().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn who_is_killed_while_it_retires_a_snapshot_leaves_its_bytes_and_the_next_one_ends_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let label = put(&shelf, 10);
+        let aside = |path: PathBuf, ending: &str| path.with_extension(format!("{ending}.damaged"));
+        let (pool, of_label) = (aside(shelf.file(&label), "redb"), aside(shelf.label_file(&label), "json"));
+        // The first of its two steps.
+        fs::rename(shelf.file(&label), &pool).unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        assert_eq!(fs::read_to_string(&pool).unwrap(), "pool 10");
+        assert!(!shelf.take(&label, &directory.path().join("copy")).unwrap(), "nobody uses it");
+        shelf.retire(&label).unwrap();
+        assert_eq!(shelf.labels().unwrap(), []);
+        assert!(of_label.exists() && fs::read_to_string(&pool).unwrap() == "pool 10");
     }
 
     #[test]
