@@ -2,6 +2,7 @@
 //! back, and the pool is what the source has. Damaged backups are refused by name and leave nothing.
 
 use std::{
+    collections::BTreeSet,
     fs,
     ops::Range,
     os::unix::fs::PermissionsExt,
@@ -362,6 +363,53 @@ fn a_backup_that_nobody_could_restore_is_refused(up: &Up) {
     fs::rename(&away, &shelf).unwrap();
 }
 
+/// The snapshots that a file of a backup names, without their labels.
+fn packed_snapshots(backup: &Path) -> BTreeSet<String> {
+    let bytes = fs::read(backup).unwrap();
+    let starts = bytes.windows(10).enumerate().filter(|(_, window)| *window == b"snapshots/");
+    let names = starts.map(|(at, _)| {
+        let name = bytes[at + 10..].iter().take_while(|byte| **byte != b'/' && byte.is_ascii_graphic());
+        String::from_utf8(name.copied().collect()).unwrap()
+    });
+    names.filter(|name| name.ends_with(".redb")).collect()
+}
+
+/// Damages snapshots of a trimmed log, beginning with the newest; they are put back.
+fn a_backup_holds_snapshots_that_are_whole_or_is_refused(up: &Up) {
+    let (shelf, away) = (up.dir().join("data/snapshots"), up.dir().join("data/away"));
+    fs::rename(&shelf, &away).unwrap();
+    fs::create_dir(&shelf).unwrap();
+    for entry in fs::read_dir(&away).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), shelf.join(entry.file_name())).unwrap();
+    }
+    let damage = |name: &str| {
+        let mut bytes = fs::read(shelf.join(name)).unwrap();
+        bytes[1_000] ^= 1;
+        fs::write(shelf.join(name), bytes).unwrap();
+    };
+    let pack = |name: &str| up.verb(&["backup", name, "--without-pool"]);
+    succeeds(&pack("whole.tar"));
+    let whole = packed_snapshots(&up.dir().join("whole.tar"));
+    damage(whole.last().unwrap());
+    let rest: Vec<_> = fs::read_dir(&shelf).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let pools = rest.iter().filter_map(|name| name.to_str().filter(|name| name.ends_with(".redb")));
+    let pools: BTreeSet<String> = pools.map(str::to_owned).collect();
+    assert!(pools.len() > 1, "{pools:?}");
+    succeeds(&pack("next.tar"));
+    let next = packed_snapshots(&up.dir().join("next.tar"));
+    assert!(!next.is_empty() && !next.contains(whole.last().unwrap()), "{whole:?} {next:?}");
+    assert!(log_of(up.dir()).contains("is damaged and left out of the backup"));
+    pools.iter().filter(|name| whole.last() != Some(name)).for_each(|name| damage(name));
+    let refused = pack("rotten.tar");
+    assert!(
+        refused.code == Some(1) && refused.err.contains("no snapshot here holds what went"),
+        "{refused:?}"
+    );
+    fs::remove_dir_all(&shelf).unwrap();
+    fs::rename(&away, &shelf).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_holds_what_went_from_a_trimmed_log_also_after_a_site_was_taken_out_of_the_configuration() {
     let (up, agent, mut revisions) = lived().await;
@@ -392,6 +440,7 @@ async fn a_backup_holds_what_went_from_a_trimmed_log_also_after_a_site_was_taken
         fs::read(up.dir().join("farside.tar")).unwrap().windows(10).any(|w| w == b"snapshots/");
     assert!(has_snapshot, "nothing else holds what went");
     a_backup_that_nobody_could_restore_is_refused(&up);
+    a_backup_holds_snapshots_that_are_whole_or_is_refused(&up);
     drop(agent);
     let dir = lose(up);
     succeeds(&farside(dir.path(), &["restore", "farside.tar"]));

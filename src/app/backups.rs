@@ -42,9 +42,9 @@ impl Backups for Keeper {
         let source = Source { wants_snapshots: snapshots, ..self.source.clone() };
         Box::pin(async move {
             // What is known before the first piece can be said; later the answer only breaks off.
-            source.check().await.map_err(|error| PortError::Refused(error.to_string()))?;
+            let ready = source.ready().await.map_err(|error| PortError::Refused(error.to_string()))?;
             let (to, pieces) = mpsc::channel(PIECES_MAX);
-            tokio::spawn(source.write(now(), to));
+            tokio::spawn(source.write(ready, now(), to));
             Ok(Backup { pieces })
         })
     }

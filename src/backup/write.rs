@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Seek},
     path::{Path, PathBuf},
 };
 
@@ -46,6 +46,14 @@ pub(crate) struct Source {
     pub(crate) wants_snapshots: bool,
 }
 
+/// What was looked at before the first piece.
+pub(crate) struct Ready {
+    /// The first sequence of each site log.
+    begun: Vec<u64>,
+    /// The files of the snapshots, open.
+    snapshots: Vec<(String, File)>,
+}
+
 /// Who takes the pieces; gone = nobody wants them any more.
 type To = mpsc::Sender<io::Result<Vec<u8>>>;
 
@@ -80,15 +88,16 @@ impl Writer {
 
 impl Source {
     /// Writes everything; the last piece is an error when it failed.
-    pub(crate) async fn write(self, made_at: Timestamp, to: To) {
-        if let Err(error) = self.written(made_at, &to).await {
+    pub(crate) async fn write(self, ready: Ready, made_at: Timestamp, to: To) {
+        if let Err(error) = self.written(ready, made_at, &to).await {
             tracing::error!(%error, "a backup could not be finished");
             // Whoever asked may have gone.
             let _ = to.send(Err(io::Error::other(error))).await;
         }
     }
 
-    async fn written(&self, made_at: Timestamp, to: &To) -> Result<(), BackupError> {
+    async fn written(&self, ready: Ready, made_at: Timestamp, to: &To) -> Result<(), BackupError> {
+        let Ready { begun, snapshots } = ready;
         let mut tar = Writer::new(made_at);
         let key = self.key().await?;
         put(&mut tar, MARK, format!("farside backup, form {FORM}\n").as_bytes())?;
@@ -96,9 +105,6 @@ impl Source {
             let bytes = fs::read(&path).map_err(failed("read", &path))?;
             put(&mut tar, &format!("{DATA}{}", self.name(&path)), &bytes)?;
         }
-        // Before the logs, which may take long: what they are packed with is not behind their end then.
-        let snapshots = self.snapshots().await?;
-        let begun = self.first_seqs().await?;
         let mut logs = Vec::new();
         if let Some(nats_dir) = &self.nats_dir {
             for stream in self.streams() {
@@ -129,10 +135,16 @@ impl Source {
         end(tar, &manifest, &key, to).await
     }
 
-    /// Errors: it is known beforehand that there will be no backup, and why.
-    pub(crate) async fn check(&self) -> Result<(), BackupError> {
+    /// Looks at what can be known beforehand. Errors: there will be no backup, and why.
+    pub(crate) async fn ready(&self) -> Result<Ready, BackupError> {
         self.key().await?;
-        self.snapshots().await.map(drop)
+        // Before it is looked which snapshots are needed: a log that is trimmed for the first time from here on begins
+        // elsewhere when it is packed, and that is seen. The other way round it could be packed without the one snapshot
+        // that holds what went.
+        let begun = self.first_seqs().await?;
+        // Before the logs, which may take long: what they are packed with is not behind their end then.
+        let snapshots = self.snapshots().await?;
+        Ok(Ready { begun, snapshots })
     }
 
     /// The key that signs. A backup makes none: it would be signed by a key that nobody knows. Errors: it is not there,
@@ -245,7 +257,7 @@ impl Source {
 
     /// The files of the newest snapshot, and of the oldest one when a log was trimmed behind it: nothing else holds what was
     /// before, so those are never left out. They are open: what is thinned out meanwhile is read to its end all the same.
-    /// Errors: a log was trimmed and there is none.
+    /// Errors: a log was trimmed and none is there and whole.
     async fn snapshots(&self) -> Result<Vec<(String, File)>, BackupError> {
         let target = subject::target_stream(&self.target);
         let mut states = Vec::new();
@@ -259,10 +271,10 @@ impl Source {
         let mut labels = shelf.labels()?;
         labels.retain(|label| states.iter().all(|state| is_in(label, state)));
         let mut files = vec![];
-        let newest = first_opened(shelf, labels.iter().rev(), &mut files)?;
+        let newest = first_whole(shelf, labels.iter().rev(), &mut files).await?;
         if is_trimmed {
             let others = labels.iter().filter(|label| newest.is_none_or(|newest| newest != *label));
-            first_opened(shelf, others, &mut files)?;
+            first_whole(shelf, others, &mut files).await?;
         }
         match self.trimmed(&states).await? {
             Some(stream) if files.is_empty() => Err(BackupError::Refused(format!(
@@ -277,7 +289,9 @@ impl Source {
     async fn trimmed(&self, states: &[StreamState]) -> Result<Option<String>, BackupError> {
         for state in states.iter().filter(|state| state.begins_late()) {
             let facts = subject::fact(&self.target, Stem::Log, &state.stream, "trimmed");
-            if self.bus.last_message(&subject::target_stream(&self.target), &facts).await?.is_some() {
+            let stated =
+                self.bus.last_message_for_sure(&subject::target_stream(&self.target), &facts).await?;
+            if stated.is_some() {
                 return Ok(Some(state.stream.clone()));
             }
         }
@@ -295,19 +309,36 @@ fn is_in(label: &Label, state: &StreamState) -> bool {
     })
 }
 
-/// Opens the first of these that is there still.
-fn first_opened<'a>(
+/// Opens the first of these that is there still and whole: a restore would only find that it is not.
+async fn first_whole<'a>(
     shelf: &Shelf,
     labels: impl Iterator<Item = &'a Label>,
     files: &mut Vec<(String, File)>,
 ) -> Result<Option<&'a Label>, BackupError> {
     for label in labels {
-        if let Some(opened) = opened(shelf, label)? {
-            files.extend(opened);
+        let Some([(name, pool), of_label]) = opened(shelf, label)? else { continue };
+        if let Some(pool) = whole(label, pool).await.map_err(failed("read", &shelf.file(label)))? {
+            files.extend([(name, pool), of_label]);
             return Ok(Some(label));
         }
+        let path = shelf.file(label).display().to_string();
+        tracing::error!(
+            path,
+            "a snapshot is damaged and left out of the backup; look at the disk, and if a log was trimmed put the file back from an earlier backup"
+        );
     }
     Ok(None)
+}
+
+/// The file of a snapshot at its beginning, if it is what the label says.
+async fn whole(label: &Label, mut pool: File) -> io::Result<Option<File>> {
+    let label = label.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let is_whole = label.is_of_file(&mut pool)?;
+        pool.rewind()?;
+        Ok(is_whole.then_some(pool))
+    });
+    looked.await.map_err(io::Error::other)?
 }
 
 /// Opens a snapshot's pool and label; none = it was thinned out just now.
