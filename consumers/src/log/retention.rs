@@ -351,15 +351,15 @@ const GONE_BACK: &str = "the logs are not any more what the snapshot was read fr
 /// What a statement waits for.
 const UNSIGNED: &str = "it waits for the next signed checkpoint";
 
-/// The places behind which a log could be trimmed, in order: of every snapshot but the newest, so that a second one is there.
+/// The places behind which a log could be trimmed, in order: of every snapshot of the log but the newest, so that a second
+/// one is there. One of what the log was before it was made anew or lost its end is no second one.
 fn candidates(labels: &[Label], state: &StreamState, begins_at: u64) -> Vec<Candidate> {
-    let older = labels.split_last().map_or(&[][..], |(_, older)| older);
-    let places = older.iter().enumerate().filter_map(|(at, label)| Some((at, label.place(&state.stream)?)));
-    let of_log = places.filter(|(_, place)| {
-        place.created == state.created && place.seq > begins_at && place.seq <= state.last_seq
-    });
+    let places = labels.iter().enumerate().filter_map(|(at, label)| Some((at, label.place(&state.stream)?)));
+    let of_log = places.filter(|(_, place)| place.created == state.created && place.seq <= state.last_seq);
     let mut candidates: Vec<_> =
         of_log.map(|(label, place)| Candidate { label, seq: place.seq, time: place.time }).collect();
+    candidates.pop();
+    candidates.retain(|candidate| candidate.seq > begins_at);
     // The labels are in order of time: a log that lost its end gives sequences out again.
     candidates.sort_by_key(|candidate| candidate.seq);
     candidates
@@ -375,4 +375,30 @@ fn held(holders: &[Holder], first_seq: u64) -> Option<String> {
             _ => format!("{name} needs it from {needs_seq} on, which would go"),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::Timestamp;
+
+    use super::*;
+    use crate::snapshot::shelf::tests::put;
+
+    #[test]
+    fn a_snapshot_of_what_a_log_was_before_is_no_second_one_behind_which_it_could_be_trimmed() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path()).unwrap();
+        let labels = [put(&shelf, 100), put(&shelf, 200)];
+        let site = labels[0].sites[0].clone();
+        let seqs = |created: Timestamp, last_seq: u64| -> Vec<u64> {
+            let (stream, first_seq) = (site.stream.clone(), 1);
+            let (messages, deleted, bytes, bytes_max) = (last_seq, 0, 0, None);
+            let state =
+                StreamState { stream, created, first_seq, last_seq, messages, deleted, bytes, bytes_max };
+            candidates(&labels, &state, 1).into_iter().map(|candidate| candidate.seq).collect()
+        };
+        assert_eq!(seqs(site.created, 250), [100]);
+        assert_eq!(seqs(site.created, 150), [0; 0], "it lost its end: the second one is of what went");
+        assert_eq!(seqs(Timestamp::from_unix_ms(1), 250), [0; 0], "it was made anew");
+    }
 }

@@ -406,7 +406,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Consumer
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn fresh(seq: u64) -> Fresh {
@@ -433,7 +433,7 @@ pub(super) mod tests {
     }
 
     /// Puts one on the shelf whose checkpoint was stated `seq` milliseconds after the epoch.
-    pub(in crate::snapshot) fn put(shelf: &Shelf, seq: u64) -> Label {
+    pub(crate) fn put(shelf: &Shelf, seq: u64) -> Label {
         put_fresh(shelf, fresh(seq))
     }
 
