@@ -16,6 +16,7 @@ use std::{
 
 use bus::{Bus, BusError, Holder, Position, PositionVerdict, RemoteMirror, StreamState};
 use bus_schema::{
+    Timestamp,
     fact::{
         Fact,
         log::{LogFact, Trimmed},
@@ -143,7 +144,8 @@ impl Trimmer {
         labels: &[Label],
         begins_at: u64,
     ) -> Result<Wished, ConsumersError> {
-        let wished_of = |places: &[Candidate]| wished(self.keep, state.bytes, clock::now(), places);
+        let now = self.now(&state.stream)?;
+        let wished_of = |places: &[Candidate]| wished(self.keep, state.bytes, now, places);
         let candidates = candidates(labels, state, begins_at).into_iter();
         let (mut proved, unproved): (Vec<_>, Vec<_>) =
             candidates.partition(|candidate| labels[candidate.label].is_proved);
@@ -163,6 +165,13 @@ impl Trimmer {
                 nothing => return Ok(nothing),
             }
         }
+    }
+
+    /// The time by which age is measured: not ahead of what the log has stored last, so a clock that jumps ahead makes
+    /// nothing old in a log that did not see the jump.
+    fn now(&self, stream: &str) -> Result<Timestamp, ConsumersError> {
+        let newest = self.store.position(stream)?.map_or_else(Timestamp::default, |position| position.time);
+        Ok(clock::now().min(newest))
     }
 
     /// What is to be said of a size at which the log is full before.
@@ -229,7 +238,7 @@ impl Trimmer {
         labels: &[Label],
         known: &mut Known,
     ) -> Result<Carried, ConsumersError> {
-        let Trimmed { stream, first_seq, snapshot, .. } = &floor.trimmed;
+        let Trimmed { stream, first_seq, snapshot, not_before, .. } = &floor.trimmed;
         let refused = (stream.clone(), *first_seq);
         // One that only the pool remembers is in no evidence.
         if known.refused.contains(&refused) || floor.stated_seq.is_none() {
@@ -237,6 +246,12 @@ impl Trimmer {
         }
         if !self.is_signed(floor)? {
             return Ok(Carried::Waits(UNSIGNED.to_owned()));
+        }
+        // A clock may have been wrong when it was stated, and is not any more.
+        if !self.keep.lets_go(state.bytes, self.now(stream)?, *not_before) {
+            return Ok(Carried::Waits(format!(
+                "it is stated that {stream}:{first_seq} will be the first, but what is before that is younger than `service.retention` keeps (up to {not_before}); it waits until that is old or large enough"
+            )));
         }
         if let Some(held) = self.held(state, *first_seq, known).await? {
             return Ok(Carried::Waits(held));
@@ -379,8 +394,6 @@ fn held(holders: &[Holder], first_seq: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use bus_schema::Timestamp;
-
     use super::*;
     use crate::snapshot::shelf::tests::put;
 

@@ -11,6 +11,15 @@ pub struct Keep {
     pub bytes: Option<u64>,
 }
 
+impl Keep {
+    /// Whether what is before a place may go still that was to go: it is old enough, or the log too large. Not younger by a
+    /// clock that was put right, or by another configuration than it was stated with.
+    pub(crate) fn lets_go(self, bytes: u64, now: Timestamp, time: Timestamp) -> bool {
+        self.age_ms.is_some_and(|age_ms| now.ms_since(time) >= age_ms)
+            || self.bytes.is_some_and(|limit| bytes > limit)
+    }
+}
+
 /// A place behind which a log could be trimmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
@@ -105,6 +114,18 @@ mod tests {
         assert_eq!(goes(keep, 1_001, &[900, 700]), Some(100));
         assert_eq!(goes(keep, 1_000, &[900, 700]), None);
         assert_eq!(wished(keep, 1_001, Timestamp::from_unix_ms(NOW), &[]), Wished::Waits(TOO_LARGE));
+    }
+
+    #[test]
+    fn what_was_to_go_by_a_clock_that_was_wrong_stays_until_it_is_old_or_large_enough() {
+        let (now, place) = (Timestamp::from_unix_ms(NOW), aged(&[10])[0]);
+        let keep = Keep { age_ms: Some(500), bytes: Some(1_000) };
+        let ahead = Timestamp::from_unix_ms(NOW + 1_000_000);
+        assert!(matches!(wished(keep, 9, ahead, &[place]), Wished::Goes(_)), "an hour that was none");
+        assert!(!keep.lets_go(9, now, place.time));
+        assert!(keep.lets_go(9, Timestamp::from_unix_ms(NOW + 490), place.time));
+        assert!(keep.lets_go(1_001, now, place.time));
+        assert!(!Keep::default().lets_go(u64::MAX, ahead, place.time));
     }
 
     #[test]
