@@ -202,7 +202,16 @@ pub struct Vitals {
     /// Why a log could not be scrubbed for a while, by its stream.
     pub unscrubbed: BTreeMap<String, String>,
     /// What trimming a log waits for, by its stream.
-    pub trimming: BTreeMap<String, String>,
+    pub trimming: BTreeMap<String, Wait>,
+}
+
+/// What trimming a log waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Since when it waits for anything.
+    pub since: Timestamp,
+    /// For what, in words that say what to do.
+    pub why: String,
 }
 
 /// What is under way with one source.

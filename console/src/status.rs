@@ -8,7 +8,7 @@ use projector::{
 };
 
 use crate::{
-    ports::Doing,
+    ports::{Doing, Wait},
     view::{
         Alarm, AlarmKind, InSync, LogView, OwnerView, PoolView,
         audit::{DamageView, obstacle_key},
@@ -25,6 +25,8 @@ const SILENT_HEARTBEATS: u64 = 3;
 
 /// How long a dead letter is an alarm, in milliseconds: a person who looks once a day sees it.
 const DEAD_LETTERS_MS: u64 = 24 * 3_600_000;
+/// How long trimming a log may wait before that is an alarm, in milliseconds: nothing that ends by itself takes a day.
+const UNTRIMMED_MS: u64 = 24 * 3_600_000;
 /// Syncs of a pool that are looked through for failures: more than its sources have in a day of trouble.
 pub const SYNCS_LOOKED_AT: usize = 200;
 
@@ -331,6 +333,15 @@ pub fn unscrubbed_alarms(unscrubbed: &BTreeMap<String, String>) -> impl Iterator
     unscrubbed.iter().map(|(stream, why)| {
         let text = format!("{stream} cannot be scrubbed, so that nobody knows what it lacks: {why}");
         Alarm { kind: AlarmKind::Unscrubbed, text, since: None }
+    })
+}
+
+/// What should go from these logs stays, until they are full.
+pub fn untrimmed_alarms(trimming: &BTreeMap<String, Wait>, now: Timestamp) -> impl Iterator<Item = Alarm> {
+    let long = trimming.iter().filter(move |(_, wait)| now.ms_since(wait.since) >= UNTRIMMED_MS);
+    long.map(|(stream, Wait { since, why })| {
+        let text = format!("{stream} should be trimmed and has not been for more than a day: {why}");
+        Alarm { kind: AlarmKind::Untrimmed, text, since: Some(*since) }
     })
 }
 

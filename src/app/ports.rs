@@ -14,11 +14,11 @@ use bus::Bus;
 use bus_schema::{Name, fact::log::Scrubbed, subject};
 use console::ports::{
     Doing, Health, JobProgress, Moment, Past, PastPools, Pending, PortError, RebuildReport, RebuildSwap,
-    Rebuilder, Scrubber, Vitals,
+    Rebuilder, Scrubber, Vitals, Wait,
 };
 use consumers::{
     ConsumersError,
-    log::ScrubProgress,
+    log::{ScrubProgress, retention},
     resource::{Shown, state::Activity},
     runtime::replay::{Until, Watcher},
 };
@@ -249,7 +249,7 @@ impl Health for Ports {
             obstacles: handle.obstacles(),
             unsigned: signing.trouble,
             contradictions: signing.contradictions,
-            trimming: handle.waits(),
+            trimming: handle.waits().into_iter().map(|(stream, wait)| (stream, waiting(wait))).collect(),
             unkept: handle.unkept(),
             unscrubbed: handle.unscrubbed(),
         }
@@ -289,6 +289,10 @@ impl Drop for Leftover {
 }
 
 /// What is under way with an owner, in words; none when nothing is.
+fn waiting(wait: retention::Wait) -> Wait {
+    Wait { since: wait.since, why: wait.why }
+}
+
 fn activity(shown: &Shown) -> Option<Doing> {
     match &shown.activity {
         Activity::Idle => shown.trouble.clone().map(Doing::Waiting),

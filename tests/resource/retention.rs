@@ -195,7 +195,9 @@ async fn nothing_goes_that_a_consumer_or_a_mirror_has_not() {
     config["retention"]["mirrors"] = json!([mirror]);
     let (target, source, _serving) = synced(&nats, config.clone()).await;
     let waits = async |words: &str| {
-        let told = async || target.handle.waits().get(LOG).filter(|why| why.contains(words)).cloned();
+        let told = async || {
+            target.handle.waits().get(LOG).map(|wait| wait.why.clone()).filter(|why| why.contains(words))
+        };
         live_until(&target, &source, words, told).await
     };
     // A mirror that nobody can ask.
@@ -212,7 +214,7 @@ async fn nothing_goes_that_a_consumer_or_a_mirror_has_not() {
     log.create_consumer(durable).await.unwrap();
     let target = Target::start_again(&nats.bus().await, keeping(&keys, SHORT), directory).await;
     let told = eventually("it waits for the consumer", async || {
-        target.handle.waits().get(LOG).filter(|why| why.contains("auditor")).cloned()
+        target.handle.waits().get(LOG).map(|wait| wait.why.clone()).filter(|why| why.contains("auditor"))
     })
     .await;
     assert!(told.contains("the consumer auditor needs it from 1 on"), "{told}");
@@ -234,7 +236,7 @@ async fn a_snapshot_that_was_damaged_before_the_purge_stops_it_and_a_later_one_t
     let target = Target::start_again(&nats.bus().await, slow, directory).await;
     let fact = eventually("it is stated", async || stated(&target).await.0.pop()).await.1;
     eventually("it waits", async || {
-        target.handle.waits().get(LOG).filter(|why| why.contains("checkpoint")).cloned()
+        target.handle.waits().get(LOG).map(|wait| wait.why.clone()).filter(|why| why.contains("checkpoint"))
     })
     .await;
     let shelf = target.handle.shelf().unwrap().clone();

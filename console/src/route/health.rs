@@ -99,6 +99,7 @@ pub(super) async fn gather(api: &Api, wanted: impl Fn(&PoolId) -> bool) -> Resul
     alarms.extend(status::damage_alarm(&damages, &vitals.obstacles));
     alarms.extend(status::unread_alarms(&scrubs));
     alarms.extend(status::unscrubbed_alarms(&vitals.unscrubbed));
+    alarms.extend(status::untrimmed_alarms(&vitals.trimming, now));
     alarms.sort_by_key(|alarm| alarm.kind);
     let seen = reads.iter().filter(|read| wanted(&read.summary.pool));
     Ok(StatusView {
@@ -184,7 +185,7 @@ async fn logs(api: &Api, vitals: &Vitals) -> Result<Vec<LogView>, Problem> {
     let mut logs = vec![];
     for stream in streams.chain([subject::target_stream(&api.parts.target)]) {
         let applied = as_of.logs.iter().find(|(name, _)| *name == stream).map_or(0, |(_, seq)| *seq);
-        let trimming = vitals.trimming.get(&stream).cloned();
+        let trimming = vitals.trimming.get(&stream).map(|wait| wait.why.clone());
         let not_before = floor::not_before(api, &stream).await?;
         logs.push(LogView { trimming, not_before, ..log(api, stream, applied).await });
     }

@@ -338,6 +338,20 @@ fn a_log_that_cannot_be_scrubbed_is_an_alarm_that_says_why() {
 }
 
 #[test]
+fn a_log_that_could_not_be_trimmed_for_a_day_is_an_alarm_that_says_since_when_and_why() {
+    let waiting = |ms| {
+        let wait = Wait { since: ago(ms), why: "the consumer auditor needs it".to_owned() };
+        let trimming = BTreeMap::from([("FARSIDE_LOCAL".to_owned(), wait)]);
+        untrimmed_alarms(&trimming, NOW).collect::<Vec<_>>()
+    };
+    let day_ms = 24 * 3_600_000;
+    assert_eq!(waiting(day_ms - 1), []);
+    let alarms = waiting(day_ms);
+    assert_eq!((alarms[0].kind, alarms[0].since), (AlarmKind::Untrimmed, Some(ago(day_ms))));
+    assert!(alarms[0].text.contains("FARSIDE_LOCAL") && alarms[0].text.contains("auditor"));
+}
+
+#[test]
 fn an_agent_that_was_told_another_checkpoint_is_an_alarm_that_says_what_to_do() {
     let seen = CheckpointSeen { target: "local".parse().unwrap(), number: 7, hash: Hash32::ZERO };
     let told = |known, last| Contradiction {

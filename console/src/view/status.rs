@@ -255,6 +255,8 @@ pub enum AlarmKind {
     Unsigned,
     /// No snapshot can be kept, and a log was trimmed: the pool could not be built again.
     NoSnapshot,
+    /// A log should be trimmed, and something has been in the way for long.
+    Untrimmed,
     /// Messages could not be taken in.
     DeadLetters,
 }

@@ -43,7 +43,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// What is in the way of trimming each log; a log that is not there has nothing to trim.
-pub type Waits = BTreeMap<String, String>;
+pub type Waits = BTreeMap<String, Wait>;
+
+/// What is in the way of trimming a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Since when there is anything in the way, in the time of this process on the lease.
+    pub since: Timestamp,
+    /// What it is now, in words.
+    pub why: String,
+}
 
 /// Trims the site logs.
 pub(crate) struct Trimmer {
@@ -82,8 +91,7 @@ impl Trimmer {
             for stream in &self.streams {
                 let turned = stop.run_until_cancelled(self.turn(stream, &mut known)).await;
                 let Some(turned) = turned else { return Ok(()) };
-                let wait = turned.unwrap_or_else(|error| Some(error.to_string()));
-                self.show(stream, wait);
+                self.show(stream, turned);
             }
             let pause = tokio::time::sleep(LOOK_EVERY);
             if stop.run_until_cancelled(pause).await.is_none() {
@@ -92,20 +100,17 @@ impl Trimmer {
         }
     }
 
-    fn show(&self, stream: &str, wait: Option<String>) {
-        self.waits.send_if_modified(|waits| {
-            if waits.get(stream) == wait.as_ref() {
-                return false;
+    fn show(&self, stream: &str, turned: Result<Option<String>, ConsumersError>) {
+        let is_error = turned.is_err();
+        let wait = turned.unwrap_or_else(|error| Some(error.to_string()));
+        let is_news = self.waits.send_if_modified(|waits| show(waits, stream, wait.clone(), clock::now()));
+        match wait.filter(|_| is_news) {
+            Some(error) if is_error => {
+                tracing::warn!(stream, error, "a log cannot be trimmed; it is tried again")
             }
-            match wait {
-                Some(wait) => {
-                    tracing::info!(stream, wait, "a log is not trimmed yet");
-                    waits.insert(stream.to_owned(), wait);
-                }
-                None => drop(waits.remove(stream)),
-            }
-            true
-        });
+            Some(wait) => tracing::info!(stream, wait, "a log is not trimmed yet"),
+            None => {}
+        }
     }
 
     /// The next step of one log; answers what it waits for.
@@ -344,6 +349,20 @@ impl Trimmer {
     }
 }
 
+/// Notes what a log waits for; since when it waits does not change with the words. Answers whether that is news.
+fn show(waits: &mut Waits, stream: &str, why: Option<String>, now: Timestamp) -> bool {
+    let known = waits.get(stream);
+    if known.map(|wait| &wait.why) == why.as_ref() {
+        return false;
+    }
+    let since = known.map_or(now, |wait| wait.since);
+    match why {
+        Some(why) => drop(waits.insert(stream.to_owned(), Wait { since, why })),
+        None => drop(waits.remove(stream)),
+    }
+    true
+}
+
 /// What became of a statement.
 enum Carried {
     /// It was done.
@@ -396,6 +415,21 @@ fn held(holders: &[Holder], first_seq: u64) -> Option<String> {
 mod tests {
     use super::*;
     use crate::snapshot::shelf::tests::put;
+
+    #[test]
+    fn a_log_waits_since_anything_was_in_the_way_whatever_that_is_by_now() {
+        let (mut waits, at) = (Waits::new(), Timestamp::from_unix_ms);
+        let mut told = |why: Option<&str>, ms| {
+            let is_news = show(&mut waits, "FARSIDE_LOCAL", why.map(str::to_owned), at(ms));
+            (is_news, waits.get("FARSIDE_LOCAL").map(|wait| wait.since))
+        };
+        assert_eq!(told(None, 1), (false, None));
+        assert_eq!(told(Some("a consumer"), 2), (true, Some(at(2))));
+        assert_eq!(told(Some("a consumer"), 3), (false, Some(at(2))));
+        assert_eq!(told(Some("a mirror"), 4), (true, Some(at(2))));
+        assert_eq!(told(None, 5), (true, None));
+        assert_eq!(told(Some("a mirror"), 6), (true, Some(at(6))));
+    }
 
     #[test]
     fn a_snapshot_of_what_a_log_was_before_is_no_second_one_behind_which_it_could_be_trimmed() {

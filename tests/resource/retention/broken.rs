@@ -188,7 +188,7 @@ async fn nothing_goes_that_the_pool_of_the_one_who_trims_has_not_read() {
     let first = first_seq(&lagging).await;
     eventually("it stands still", async || lagging.handle.troubles().get(LOG).cloned()).await;
     let told = eventually("it waits for its pool", async || {
-        lagging.handle.waits().get(LOG).filter(|why| why.contains("pool")).cloned()
+        lagging.handle.waits().get(LOG).map(|wait| wait.why.clone()).filter(|why| why.contains("pool"))
     })
     .await;
     assert!(told.contains("the pool of this farside needs it from"), "{told}");
@@ -229,9 +229,9 @@ async fn nothing_goes_behind_a_snapshot_that_cannot_be_used_because_another_trim
     let mut config = of_two(still(&keys));
     config["retention"] = json!({ "age": SHORT });
     let target = Target::start_again(&nats.bus().await, config, directory).await;
-    let is_told = |why: &&String| why.contains("not any more what the snapshot was read from");
+    let is_told = |why: &String| why.contains("not any more what the snapshot was read from");
     eventually("it waits for another snapshot", async || {
-        target.handle.waits().get(LOG).filter(is_told).cloned()
+        target.handle.waits().get(LOG).map(|wait| wait.why.clone()).filter(is_told)
     })
     .await;
     assert_eq!(first_seq(&target).await, began);
