@@ -22,10 +22,10 @@ impl Bus {
             let mut next = self.next_message(&log.stream, middle, ALL).await?;
             if next.is_none() {
                 // There is one behind it, the last; of a block that cannot be read NATS says that there is none. To be
-                // sure of that takes seconds, so that it is done once, and at the end.
+                // sure of that takes seconds, so that it is done once, and at the end. What is behind `high` does not count.
                 next = match is_rotten {
-                    false => self.first_readable(&log.stream, ALL, middle, log.last_seq).await?,
-                    true => self.behind(&log.stream, ALL, middle, log.last_seq).await?,
+                    false => self.first_readable(&log.stream, ALL, middle, high).await?,
+                    true => self.behind(&log.stream, ALL, middle, high).await?,
                 };
                 is_rotten = true;
             }
