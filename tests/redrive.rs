@@ -395,6 +395,37 @@ async fn what_is_parked_behind_the_end_of_a_log_that_began_again_is_redriven_whe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_of_a_log_that_is_not_read_any_more_says_so_and_the_others_are_redriven() {
+    let nats = Nats::start().await;
+    let mut test = Redrive::begin(&nats, 100).await;
+    let (upcaster, file) = (test.upcaster(), test.world.source().with_file_name("farside.toml"));
+    let config = fs::read_to_string(&file).unwrap();
+    let of_two = config.replace("[service]\n", "[service]\nsites = [\"local\", \"far\"]\n");
+    fs::write(&file, of_two).unwrap();
+    test.world.service.kill_and_start_again();
+    eventually("the far log is there", async || test.bus.stream_state("FARSIDE_FAR").await.ok()).await;
+    let mut far = change("name", "f1", 1);
+    far.subject = far.subject.replace("far.v1.local.", "far.v1.far.");
+    test.bus.publisher().publish("FARSIDE_FAR", &far, None).await.unwrap();
+    test.parked_are(2).await;
+
+    fs::write(&file, config).unwrap();
+    test.world.service.kill_and_start_again();
+    let (done, took) = eventually("the service redrives", async || {
+        let asked = Instant::now();
+        let (_, done) = test.redrive(&["--upcaster", &upcaster]).await;
+        done["items"].is_array().then_some((done, asked.elapsed()))
+    })
+    .await;
+    let counts = (done["redriven"].as_u64(), done["dead"].as_u64());
+    assert_eq!(counts, (Some(1), Some(1)), "{done}");
+    let reason = done["items"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("FARSIDE_FAR is a log that this farside does not read"), "{done}");
+    assert!(took.as_secs() < 30, "{took:?}");
+    test.parked_are(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_of_what_is_no_dead_letter_or_no_upcaster_is_refused_with_what_to_do() {
     let nats = Nats::start().await;
     let test = Redrive::begin(&nats, 200).await;

@@ -138,6 +138,8 @@ pub(crate) struct Redriving<'a> {
     pub progress: &'a Progress,
     /// The target.
     pub target: &'a Name,
+    /// The sites whose logs are read.
+    pub sites: &'a [Name],
     /// Whether this process holds the lease.
     pub holding: &'a watch::Receiver<bool>,
     /// What is asked.
@@ -271,6 +273,13 @@ impl Redriving<'_> {
         let dead = |reason: String| Ok(Err(Refusal { reason, path: "$".to_owned() }));
         if record.stream == subject::target_stream(self.target) {
             return dead("it is a fact of the target itself, which a newer farside states and reads: run that one, then 'farside rebuild'".to_owned());
+        }
+        // Its log may be there or not: nobody would see what became of a copy.
+        if !self.sites.iter().any(|site| subject::site_stream(site) == record.stream) {
+            return dead(format!(
+                "{} is a log that this farside does not read; put its site into `service.sites`",
+                record.stream
+            ));
         }
         if record.is_over {
             return Ok(Err(Refusal { reason: record.reason.clone(), path: record.path.clone() }));

@@ -197,7 +197,8 @@ impl Handle {
     /// for the target, nothing like that was parked, the bus, the disk.
     pub async fn redrive(&self, asked: &Asked) -> Result<Page, ConsumersError> {
         let (bus, store, progress) = (&self.bus, &self.store, &self.progress);
-        Redriving { bus, store, progress, target: &self.target, holding: &self.holding, asked }.page().await
+        let (target, sites, holding) = (&self.target, &self.sites, &self.holding);
+        Redriving { bus, store, progress, target, sites, holding, asked }.page().await
     }
 
     /// The watch on whether this process holds the lease.
