@@ -259,6 +259,25 @@ fn the_suite_names_every_file_of_tests() {
 }
 
 #[test]
+fn every_test_that_a_claim_names_is_there() {
+    let claims = text_of(&root().join("docs/claims.md"));
+    let is_test = |name: &str| {
+        let is_name = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_';
+        // Shorter ones are other things that the claims speak of.
+        name.chars().all(is_name) && name.matches('_').count() >= 3
+    };
+    let named: BTreeSet<&str> = claims.split('`').skip(1).step_by(2).filter(|name| is_test(name)).collect();
+    assert!(named.len() > 100, "only {} tests found in docs/claims.md", named.len());
+    let sources: String = rust_files().iter().map(|path| text_of(path)).collect();
+    for name in named {
+        assert!(
+            sources.contains(&format!("fn {name}(")),
+            "docs/claims.md names the test {name}, which there is not: what is it called now?"
+        );
+    }
+}
+
+#[test]
 fn every_dependency_is_explained() {
     let manifest = text_of(&root().join("Cargo.toml"));
     let why = text_of(&root().join("docs/decisions/0002-dependencies.md"));
