@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{Bus, BusError, LogMessage};
+use crate::{Bus, BusError, LogMessage, StreamState};
 
 /// How often the server must say that it does not have a message before it is believed.
 const LOOKS: u32 = 3;
@@ -27,7 +27,7 @@ impl Bus {
     /// Takes some 2 s when there is none, unless the sequence is before the first or behind the last one. Errors: [`BusError::Unsure`], [`BusError::NoStream`], the link.
     pub async fn message_for_sure(&self, stream: &str, seq: u64) -> Result<Option<LogMessage>, BusError> {
         let found = self.message(stream, seq).await?;
-        if found.is_some() || self.has_no_place(stream, seq).await? {
+        if found.is_some() || has_no_place(&self.stream_state(stream).await?, seq) {
             return Ok(found);
         }
         self.looked_for(stream, &json!({ "seq": seq })).await
@@ -40,12 +40,8 @@ impl Bus {
         stream: &str,
         seq: u64,
     ) -> Result<Option<LogMessage>, BusError> {
-        let found = self.message(stream, seq).await?;
-        if found.is_some() || self.has_no_place(stream, seq).await? {
-            return Ok(found);
-        }
-        self.has_handles(stream).await?;
-        self.message(stream, seq).await
+        let request = json!({ "seq": seq });
+        self.looked_for_twice(stream, &request, |state| has_no_place(state, seq)).await
     }
 
     /// The latest message under a subject, in the same way.
@@ -54,12 +50,8 @@ impl Bus {
         stream: &str,
         subject: &str,
     ) -> Result<Option<LogMessage>, BusError> {
-        let found = self.last_message(stream, subject).await?;
-        if found.is_some() || self.stream_state(stream).await?.messages == 0 {
-            return Ok(found);
-        }
-        self.has_handles(stream).await?;
-        self.last_message(stream, subject).await
+        let request = json!({ "last_by_subj": subject });
+        self.looked_for_twice(stream, &request, |state| state.messages == 0).await
     }
 
     /// The first message at `seq` or behind it under a subject filter, in the same way.
@@ -69,18 +61,23 @@ impl Bus {
         seq: u64,
         filter: &str,
     ) -> Result<Option<LogMessage>, BusError> {
-        let found = self.next_message(stream, seq, filter).await?;
-        if found.is_some() || self.stream_state(stream).await?.last_seq < seq {
+        let request = json!({ "seq": seq, "next_by_subj": filter });
+        self.looked_for_twice(stream, &request, |state| state.last_seq < seq).await
+    }
+
+    /// Asks, and behind a new connection once more, unless the stream's state says without a file that it has no place.
+    async fn looked_for_twice(
+        &self,
+        stream: &str,
+        request: &Value,
+        has_no_place: impl Fn(&StreamState) -> bool + Send,
+    ) -> Result<Option<LogMessage>, BusError> {
+        let found = self.stored(stream, request).await?;
+        if found.is_some() || has_no_place(&self.stream_state(stream).await?) {
             return Ok(found);
         }
         self.has_handles(stream).await?;
-        self.next_message(stream, seq, filter).await
-    }
-
-    /// Whether a sequence is before the first or behind the last one of a stream, which the server knows without a file.
-    async fn has_no_place(&self, stream: &str, seq: u64) -> Result<bool, BusError> {
-        let state = self.stream_state(stream).await?;
-        Ok(state.messages == 0 || seq < state.first_seq || state.last_seq < seq)
+        self.stored(stream, request).await
     }
 
     /// The latest message under a subject (wildcards allowed); none when there is none, and that is believed. As
@@ -123,4 +120,9 @@ impl Bus {
         let taken = self.takes_connections().await;
         taken.map_err(|source| BusError::Unsure { stream: stream.to_owned(), source })
     }
+}
+
+/// Whether a sequence is before the first or behind the last one of a stream, which the server knows without a file.
+fn has_no_place(state: &StreamState, seq: u64) -> bool {
+    state.messages == 0 || seq < state.first_seq || state.last_seq < seq
 }
