@@ -149,7 +149,7 @@ impl Trimmer {
         labels: &[Label],
         begins_at: u64,
     ) -> Result<Wished, ConsumersError> {
-        let now = self.now(&state.stream)?;
+        let now = self.now(&state.stream).await?;
         let wished_of = |places: &[Candidate]| wished(self.keep, state.bytes, now, places);
         let candidates = candidates(labels, state, begins_at).into_iter();
         let (mut proved, unproved): (Vec<_>, Vec<_>) =
@@ -172,11 +172,11 @@ impl Trimmer {
         }
     }
 
-    /// The time by which age is measured: not ahead of what the log has stored last, so a clock that jumps ahead makes
-    /// nothing old in a log that did not see the jump.
-    fn now(&self, stream: &str) -> Result<Timestamp, ConsumersError> {
-        let newest = self.store.position(stream)?.map_or_else(Timestamp::default, |position| position.time);
-        Ok(clock::now().min(newest))
+    /// The time by which age is measured: not ahead of the log's newest message, so a clock that jumps ahead makes nothing
+    /// old in a log that did not see the jump, or sees no more of it.
+    async fn now(&self, stream: &str) -> Result<Timestamp, ConsumersError> {
+        let newest = self.bus.last_message(stream, ">").await?;
+        Ok(newest.map_or_else(Timestamp::default, |message| message.stored_at()).min(clock::now()))
     }
 
     /// What is to be said of a size at which the log is full before.
@@ -253,7 +253,7 @@ impl Trimmer {
             return Ok(Carried::Waits(UNSIGNED.to_owned()));
         }
         // A clock may have been wrong when it was stated, and is not any more.
-        if !self.keep.lets_go(state.bytes, self.now(stream)?, *not_before) {
+        if !self.keep.lets_go(state.bytes, self.now(stream).await?, *not_before) {
             return Ok(Carried::Waits(format!(
                 "it is stated that {stream}:{first_seq} will be the first, but what is before that is younger than `service.retention` keeps (up to {not_before}); it waits until that is old or large enough"
             )));
