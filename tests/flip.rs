@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::support::{
     eventually, eventually_told,
+    kept::KeptLog,
     nats::Nats,
     random::{Random, number},
     world::World,
@@ -113,6 +114,48 @@ async fn a_log_whose_last_event_is_another_one_is_read_again_and_nobody_is_blame
     assert!(rounds.stated("rewound").await > 0, "else this tests nothing");
     assert_eq!(rounds.stated("forked").await, 0);
     rounds.rebuilds_to_the_same().await;
+}
+
+/// Whoever reads the log for the first time knows what others have stated of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_made_anew_passes_by_what_stands_in_place_of_an_event() {
+    let mut rounds = Rounds::start(End::Kill).await;
+    rounds.change().await;
+    rounds.replace_one_in_the_middle().await;
+    rounds.has_read_all().await;
+    rounds.world.service.kill();
+    fs::remove_file(rounds.world.pool_file()).unwrap();
+    rounds.world.service.start_again();
+    rounds.world.agrees_with(&rounds.truth).await;
+    assert_eq!(rounds.stated("forked").await, 0);
+    rounds.rebuilds_to_the_same().await;
+}
+
+/// Its reader has given nothing out by which it could notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_that_is_given_again_is_noticed_by_a_service_that_was_just_started() {
+    let mut rounds = Rounds::start(End::Clean).await;
+    rounds.change().await;
+    rounds.world.agent.stand_still();
+    rounds.has_read_all().await;
+    let kept = KeptLog::of(&mut rounds.nats, LOG).await;
+    rounds.publish_plain("lost", 5).await;
+    rounds.has_read_all().await;
+    rounds.world.service.kill_and_start_again();
+    rounds.has_read_all().await;
+
+    rounds.world.service.stand_still();
+    kept.put_back(&mut rounds.nats).await;
+    rounds.publish_plain("again", 7).await;
+    rounds.world.service.go_on();
+
+    eventually("the pool has gone back and has all of them", async || {
+        let said = rounds.world.ask(&["pool", "export", "plain"]).await;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        (0..7).all(|n| said.contains(&format!("again-{n}"))).then_some(())
+    })
+    .await;
+    assert!(rounds.stated("rewound").await > 0);
 }
 
 /// A world whose log loses messages, again and again.
@@ -265,6 +308,16 @@ impl Rounds {
             self.world.agent.go_on();
         }
         panic!("{PLACES_MAX} times another message came behind the event");
+    }
+
+    /// Publishes events of a cluster that has no agent, and no chain.
+    async fn publish_plain(&self, name: &str, count: u64) {
+        let jetstream = async_nats::jetstream::new(self.nats.client().await);
+        for n in 0..count {
+            let subject = format!("far.v1.local.evt.plain.resource.Pod=2F{name}-{n}.changed");
+            let body = format!(r#"{{"kind":"Pod","id":"{name}-{n}","revision":"1","state":{{}}}}"#);
+            jetstream.publish(subject, body.into()).await.unwrap().await.unwrap();
+        }
     }
 
     /// How often the target stated such a fact of the log.

@@ -1,6 +1,7 @@
 //! Messages that break the connection each time that they are delivered, because the client library cannot read their
-//! headers: whoever found one out tells it to all who read over the same connection, so that it is broken for one
-//! reader and not for each. Must not know how a message is read otherwise.
+//! headers: whoever found one out tells it to all who read the whole log over the same connection, so that it is
+//! broken for one reader and not for each. Where sequences are missing before it, a reader that asks for so many messages
+//! comes to it all the same. Must not know how a message is read otherwise.
 
 use std::{
     collections::BTreeSet,

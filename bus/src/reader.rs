@@ -7,7 +7,7 @@
 //! ```
 //! A message whose headers the client library cannot read breaks the connection each time it is
 //! delivered. The reader notices that it comes no further and gets that one message through the API, and so does
-//! everybody else who reads over the same connection from then on (`breakers.rs`).
+//! everybody else who reads the whole log over the same connection from then on (`breakers.rs`).
 //! What NATS itself cannot read (a rotten block) it neither delivers nor skips: the reader notices that
 //! too, and goes on behind it (`readable.rs`), once it is believed (`absence.rs`).
 
@@ -320,7 +320,9 @@ impl LogReader {
                 return Ok(Some(message));
             }
             (self.losses, self.stands_still) = (0, false);
-            self.bus.breakers().forget(&self.stream, self.created, self.next_seq);
+            if self.breaker() == Some(self.next_seq) {
+                self.bus.breakers().forget(&self.stream, self.created, self.next_seq);
+            }
         }
         let consumer = format!("reader-{:016x}", getrandom::u64().unwrap_or(self.next_seq));
         self.forget_consumer();
@@ -355,7 +357,9 @@ impl LogReader {
             // It may break the connection, or server and disk may just be slow: nobody can tell from here.
             let (seq, silent) = (message.seq(), self.came_at.elapsed());
             tracing::warn!(%stream, seq, ?silent, "no message came for a while although the log has more; read the next one through the API");
-            self.bus.breakers().note(&stream, self.created, seq);
+            if self.filter.is_none() && self.losses >= LOSSES_SUSPECT {
+                self.bus.breakers().note(&stream, self.created, seq);
+            }
         }
         let Some(message) = found else { return Ok(None) };
         (self.losses, self.stands_still) = (0, false);
@@ -364,9 +368,9 @@ impl LogReader {
         Ok(Some(message))
     }
 
-    /// The next message that is known to break the connection.
+    /// The next message that is known to break the connection. Which of them a filter lets through is not known.
     fn breaker(&self) -> Option<u64> {
-        self.bus.breakers().next(&self.stream, self.created, self.next_seq)
+        self.filter.is_none().then(|| self.bus.breakers().next(&self.stream, self.created, self.next_seq))?
     }
 
     /// Tells the server that nobody reads by this consumer any more: until it knows, the log cannot be trimmed where the

@@ -22,7 +22,10 @@ use std::collections::HashMap;
 
 use bus_schema::{Hash32, Timestamp, envelope::Stored, redrive::Redrive};
 
-use crate::{records::ParkedRecord, seals::Sealed};
+use crate::{
+    records::ParkedRecord,
+    seals::{Seal, Sealed},
+};
 
 pub(crate) use fold::{
     Candidate, Change, Changes, Effect, Item, NoticeChange, RedriveCopy, Run, RunChain, Segment, Step,
@@ -133,6 +136,9 @@ impl Batch {
     pub fn push_passed(&mut self, message: Stored<'_>) {
         // Nobody needs to be told if it is lost.
         self.push_with(message, |_, _, _| true);
+        if let Some(last) = self.seals.last_mut() {
+            last.seal = last.seal.passed();
+        }
     }
 
     fn push_with(
@@ -148,7 +154,8 @@ impl Batch {
         self.last_time = self.last_time.max(message.stored_at);
         let body = Hash32::of(message.body);
         let covered = take_in(self, message, body);
-        self.seals.push(Sealed { seq: message.seq, hash: message.hash_with(body), covered });
+        let hash = message.hash_with(body);
+        self.seals.push(Sealed { seq: message.seq, hash, seal: Seal::of(hash, covered) });
         self.bytes += size_of::<Sealed>();
     }
 

@@ -292,18 +292,12 @@ impl DamageRecord {
 
     /// The gap in a chain, if that is what it is.
     pub fn gap(&self) -> Option<&GapFound> {
-        match &self.found {
-            DamageFound::Gap(gap) => Some(gap),
-            DamageFound::Loss(_) => None,
-        }
+        self.found.gap()
     }
 
     /// The messages that a log lost, if that is what it is.
     pub fn loss(&self) -> Option<&LossFound> {
-        match &self.found {
-            DamageFound::Gap(_) => None,
-            DamageFound::Loss(loss) => Some(loss),
-        }
+        self.found.loss()
     }
 }
 
@@ -315,6 +309,22 @@ pub enum DamageFound {
     Gap(GapFound),
     /// Messages that were read.
     Loss(LossFound),
+}
+
+impl DamageFound {
+    fn gap(&self) -> Option<&GapFound> {
+        match self {
+            Self::Gap(gap) => Some(gap),
+            Self::Loss(_) => None,
+        }
+    }
+
+    pub(crate) fn loss(&self) -> Option<&LossFound> {
+        match self {
+            Self::Gap(_) => None,
+            Self::Loss(loss) => Some(loss),
+        }
+    }
 }
 
 /// A log has again what it had lost.

@@ -15,7 +15,8 @@ pub const FRAME: usize = 512;
 const BYTES: usize = size_of::<u64>();
 /// The bit of a seal that says whether somebody else makes up for the message.
 const COVERED: u64 = 1;
-/// Set in every seal, because zero stands for a sequence at which nothing was read.
+/// Set in the seal of every message that was read, because zero stands for a sequence at which nothing was; not set when
+/// the message was passed by.
 const READ: u64 = 2;
 
 /// What was read at one sequence of a log.
@@ -36,9 +37,20 @@ impl Seal {
         self.0 & COVERED != 0
     }
 
+    /// The same of a message that stands in place of another one, and was passed by.
+    #[must_use]
+    pub const fn passed(self) -> Self {
+        Self(self.0 & !READ)
+    }
+
+    /// Whether the message was passed by.
+    pub const fn is_passed(self) -> bool {
+        self.0 & READ == 0
+    }
+
     /// Whether it is the seal of the message with this hash.
     pub fn is_of(self, hash: Hash32) -> bool {
-        Self::of(hash, self.is_covered()) == self
+        Self::of(hash, self.is_covered()).0 == self.0 | READ
     }
 }
 
@@ -91,7 +103,7 @@ fn first_seq(number: u32) -> u64 {
 pub(crate) struct Sealed {
     pub(crate) seq: u64,
     pub(crate) hash: Hash32,
-    pub(crate) covered: bool,
+    pub(crate) seal: Seal,
 }
 
 /// Writes the seals of messages that were read in order.
@@ -108,7 +120,7 @@ pub(crate) fn write(
             None => Frame { first_seq: first_seq(number), seals: [0; FRAME] },
         };
         for message in frame_of {
-            frame.seals[(message.seq - frame.first_seq) as usize] = Seal::of(message.hash, message.covered).0;
+            frame.seals[(message.seq - frame.first_seq) as usize] = message.seal.0;
         }
         table.insert((log, number), frame.bytes().as_slice())?;
     }

@@ -1,10 +1,6 @@
 //! What must not be lost when things break: the log, the link, the pool's equality with the source.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bus_schema::{
     Stem,
@@ -21,7 +17,7 @@ use serde_json::json;
 use super::{
     LOG, OWNER, closed, dc1, equal, log_fact, quiet, source::ScriptedSource, synced, target::Target,
 };
-use crate::support::{eventually, nats::Nats};
+use crate::support::{eventually, kept::KeptLog, nats::Nats};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_differs_is_mended_by_the_differing_keys_only() {
@@ -125,50 +121,13 @@ async fn the_pump_survives_kill_9_of_nats() {
 /// Events that a log loses with its tail.
 const LOST: u64 = 1_000;
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() {
-            copy(&path, &to.join(name));
-        } else {
-            fs::copy(&path, to.join(name)).unwrap();
-        }
-    }
-}
-
-/// The files of the log as they were.
-struct KeptLog {
-    log: PathBuf,
-    kept: PathBuf,
-}
-
-impl KeptLog {
-    async fn of(nats: &mut Nats, target: &Target) -> Self {
-        nats.kill().await;
-        let blocks = nats.blocks(LOG);
-        let log = blocks[0].parent().unwrap().parent().unwrap().to_owned();
-        let kept = target.path("log-as-it-was");
-        copy(&log, &kept);
-        nats.start_again().await;
-        Self { log, kept }
-    }
-
-    async fn put_back(&self, nats: &mut Nats) {
-        nats.kill().await;
-        fs::remove_dir_all(&self.log).unwrap();
-        copy(&self.kept, &self.log);
-        nats.start_again().await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_its_tail_is_noticed_and_the_pool_is_equal_again() {
     let mut nats = Nats::start().await;
     let (target, source, mut serving) = synced(&nats, quiet()).await;
     source.change("Pod/early", "1").await;
     target.caught_up(LOG).await;
-    let kept = KeptLog::of(&mut nats, &target).await;
+    let kept = KeptLog::of(&mut nats, LOG).await;
     for n in 0..20 {
         source.change(&format!("Pod/{n}"), "1").await;
     }
@@ -200,7 +159,7 @@ async fn a_lost_tail_is_stated_while_its_sequences_are_given_to_new_events_all_t
     let mut nats = Nats::start().await;
     let (target, _source, _serving) = synced(&nats, quiet()).await;
     let first_lost = target.bus.stream_state(LOG).await.unwrap().last_seq + 1;
-    let kept = KeptLog::of(&mut nats, &target).await;
+    let kept = KeptLog::of(&mut nats, LOG).await;
     let client = nats.client().await;
     let event = async |n: u64| {
         let body = json!({ "kind": "Pod", "id": "busy", "revision": n.to_string(), "state": {} }).to_string();

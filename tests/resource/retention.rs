@@ -26,7 +26,7 @@ use super::{
     synced,
     target::{Target, export},
 };
-use crate::support::{eventually, nats::Nats};
+use crate::support::{eventually, kept::KeptLog, nats::Nats};
 
 const TARGET_LOG: &str = "FARSIDE_TGT_LOCAL";
 /// An event is older than this when the snapshot behind it is kept.
@@ -341,43 +341,19 @@ async fn a_copy_of_what_went_is_no_gap_in_its_chain() {
     assert_eq!(faults(&target).await, [""; 0]);
 }
 
-/// Loses the end of the site log and goes on with other events at the same sequences, as a disk does that went back.
-async fn goes_back(nats: &mut Nats, copy: &Path) {
-    nats.kill().await;
-    let log = nats.stream_dir(LOG);
-    fs::remove_dir_all(&log).unwrap();
-    copied(copy, &log);
-    nats.start_again().await;
-}
-
-fn copied(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if path.is_dir() {
-            copied(&path, &to);
-        } else {
-            fs::copy(path, to).unwrap();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_goes_behind_a_snapshot_of_what_a_log_was_before_it_went_back() {
     let (mut nats, keys) = (Nats::start().await, tempfile::tempdir().unwrap());
     let (target, source, _serving) = synced(&nats, keeping(&keys, NEVER)).await;
     live_through(&source, 0).await;
     covered(&target).await;
-    let copy = tempfile::tempdir().unwrap();
-    nats.stop().await;
-    copied(&nats.stream_dir(LOG), copy.path());
-    nats.start_again().await;
+    let kept = KeptLog::of(&mut nats, LOG).await;
     let went_back_to = eventually("the log", async || target.bus.stream_state(LOG).await.ok()).await.last_seq;
     let four = async || (labels(&target).len() >= 4).then_some(());
     live_until(&target, &source, "four snapshots", four).await;
     let newest = labels(&target).last().unwrap().place(LOG).unwrap().seq;
     let directory = target.stop().await;
-    goes_back(&mut nats, copy.path()).await;
+    kept.put_back(&mut nats).await;
 
     // Other events at the sequences of those that the snapshots hold.
     let target = Target::start_again(&nats.bus().await, keeping(&keys, SHORT), directory).await;

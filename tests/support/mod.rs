@@ -9,6 +9,7 @@ pub(crate) mod disk;
 pub(crate) mod farside;
 #[cfg(target_os = "linux")]
 pub(crate) mod handles;
+pub(crate) mod kept;
 pub(crate) mod log;
 pub(crate) mod nats;
 pub(crate) mod pip;

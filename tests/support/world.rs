@@ -157,6 +157,10 @@ impl World {
         self.dir.path().join("source")
     }
 
+    pub(crate) fn pool_file(&self) -> PathBuf {
+        self.dir.path().join("data/pool.redb")
+    }
+
     pub(crate) async fn ask(&self, arguments: &[&str]) -> Output {
         let config = self.dir.path().join("farside.toml");
         let mut command = Command::new(&self.binary);

@@ -117,7 +117,7 @@ impl Filler {
             // What the log has lost comes no more.
             while parked.next_if(|known| known.seq < message.seq()).is_some() {}
             let known = parked.next_if(|known| known.seq == message.seq());
-            if self.replaced.has(message.seq(), message.stored_at()) {
+            if self.replaced.has(message)? {
                 tracing::warn!(
                     stream = self.stream,
                     seq = message.seq(),
@@ -243,6 +243,13 @@ mod tests {
         let is_parked = |seq| store.reader().parked_record(LOG, seq).unwrap().value.is_some();
         assert_eq!((is_parked(2), is_parked(3)), (false, true), "the second one was given the sequence");
         let seal = store.reader().seals(LOG, 2).unwrap().unwrap().seal(2).unwrap();
-        assert!(seal.is_of(unreadable(2, Timestamp::default()).hash()), "it counts as read as it stands");
+        assert!(seal.is_of(unreadable(2, Timestamp::default()).hash()) && seal.is_passed(), "as it stands");
+
+        // Whoever reads the log again by what this store has read.
+        let whole = LossFound { first_seq: 1, ..loss };
+        let replaced = Replaced::of(&store, LOG).unwrap().and([&whole]);
+        let is_passed = |message: LogMessage| replaced.has(&message).unwrap();
+        assert!(is_passed(unreadable(2, Timestamp::default())));
+        assert!(!is_passed(readable(1)), "another replica has again what was read");
     }
 }

@@ -6,7 +6,7 @@
 //!    │                    ▼
 //!    │        read on at position + 1 ─► parse ─► commit      (pipeline.rs)
 //!    │                    │
-//!    └── link made anew, log changed, commit failed: finish what is under way, then from the top
+//!    └── link made anew and the log is not what was read, commit failed: finish what is under way, then from the top
 //! ```
 //!
 //! Exactly once, because the position is in the transaction that holds the data. A bad event never stops
@@ -15,13 +15,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Bus, BusError, LinkState, LogMessage, LogReader, PositionVerdict, StreamState};
-use bus_schema::{
-    Timestamp,
-    fact::{
-        Fact,
-        log::{LogFact, LossFound, Rewound},
-    },
+use bus::{Bus, BusError, LinkState, LogReader, PositionVerdict, StreamState};
+use bus_schema::fact::{
+    Fact,
+    log::{LogFact, LossFound, Rewound},
 };
 use projector::{Committed, Position, Store};
 use tokio::sync::{Notify, watch};
@@ -34,7 +31,7 @@ use super::{
     logs::Logs,
     parked::recall_on,
     pipeline::{Chunk, Gate, Pipeline},
-    replaced::Replaced,
+    replaced::{self, Replaced},
     replay::Unwatched,
     scrub::{self, Pace, scrub},
 };
@@ -77,10 +74,10 @@ pub(crate) struct Pump {
     pub logs: Logs,
 }
 
-/// The log that is read was seen to be the one that the pool has read, when it was made then, over this link.
+/// Over this link the log was seen to have what was read of it up to here.
 struct Verified {
     generation: u64,
-    created: Timestamp,
+    position: bus::Position,
 }
 
 /// Why a session ended without an error.
@@ -124,7 +121,11 @@ impl Pump {
         recall_on(&self.bus, &self.store, self.facts.target()).await?;
         let (position, state) = self.position(lost).await?;
         self.reach(&position);
-        let replaced = Replaced::of(&self.store, &self.stream)?.and(&*lost);
+        let target = self.facts.target();
+        let stated = replaced::stated_behind(&self.bus, &self.store, target, &self.stream).await?;
+        lost.retain(|loss| loss.created == position.created);
+        let stated = stated.iter().filter(|loss| loss.created == position.created);
+        let replaced = Replaced::of(&self.store, &self.stream)?.and(lost.iter().chain(stated));
         let reader = self.bus.read_log(&self.stream, position.seq + 1, None).await?;
         let (applied, outbox, stream) = (self.applied.clone(), self.outbox.clone(), self.stream.clone());
         let troubles = self.troubles.clone();
@@ -142,7 +143,8 @@ impl Pump {
         self.troubles.send_if_modified(|troubles| {
             position.seq >= state.last_seq && troubles.remove(&self.stream).is_some()
         });
-        let verified = Verified { generation, created: position.created };
+        let Position { stream, created, seq, hash, .. } = position;
+        let verified = Verified { generation, position: bus::Position { stream, created, seq, hash } };
         let end = self.read(reader, verified, &pipeline, shutdown).await;
         // The pipeline's error comes first: it is the reason when the reader could not go on.
         pipeline.finish().await?;
@@ -181,9 +183,13 @@ impl Pump {
                     Err(error) => return Err(error.into()),
                 },
             };
+            let Some(last) = messages.last() else { continue };
+            let before = verified.position.clone();
+            (verified.position.seq, verified.position.hash) = (last.seq(), last.hash());
             // What came over a new connection may be of another log.
             if generation(*link.borrow()) != Some(verified.generation) {
-                let Some(generation) = self.generation_that_has(&messages, verified.created).await? else {
+                let Some(generation) = self.generation_that_has(&[before, verified.position.clone()]).await?
+                else {
                     return Ok(End::Again);
                 };
                 verified.generation = generation;
@@ -195,22 +201,18 @@ impl Pump {
         }
     }
 
-    /// The generation of the link over which the log was seen to have what was read; none = it was not. Not to look, and
+    /// The generation of the link over which the log was seen to have all of these; none = it was not. Not to look, and
     /// to begin again, would never end where a message breaks the connection each time that it is delivered.
-    async fn generation_that_has(
-        &self,
-        messages: &[LogMessage],
-        created: Timestamp,
-    ) -> Result<Option<u64>, ConsumersError> {
-        let Some((generation, last)) = generation(*self.bus.link().borrow()).zip(messages.last()) else {
-            return Ok(None);
-        };
-        let (stream, seq, hash) = (self.stream.clone(), last.seq(), last.hash());
-        match self.bus.check_position(&bus::Position { stream, created, seq, hash }).await {
-            Ok(PositionVerdict::Same(_)) => Ok(Some(generation)),
-            Ok(PositionVerdict::Rewound { .. }) | Err(BusError::Link { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
+    async fn generation_that_has(&self, positions: &[bus::Position]) -> Result<Option<u64>, ConsumersError> {
+        let Some(generation) = generation(*self.bus.link().borrow()) else { return Ok(None) };
+        for position in positions {
+            match self.bus.check_position(position).await {
+                Ok(PositionVerdict::Same(_)) => {}
+                Ok(PositionVerdict::Rewound { .. }) | Err(BusError::Link { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(Some(generation))
     }
 
     /// Where to read on, after a look at whether the log still is what was read.
@@ -241,7 +243,7 @@ impl Pump {
                     reason,
                     "the log does not hold any more what was read from it"
                 );
-                *lost = self.state_rewound(&position, &state, reason).await?;
+                lost.extend(self.state_rewound(&position, &state, reason).await?);
                 let position = self.store.rewind(&self.stream, state.created)?;
                 Ok((position, state))
             }

@@ -334,10 +334,12 @@ impl Comparison {
                 self.losses.push(seq, Loss::Replaced, seal.is_covered());
                 return Ok(stored_at <= self.read_until);
             }
+            // Also when it was replaced for a while: another replica of the log may have it still.
+            Some(seal) => return Ok(seal.is_passed()),
             None if seq <= self.read_seq => message.with_stored(|stored| self.unread.push(stored, body)),
-            Some(_) | None => {}
+            None => {}
         }
-        Ok(self.replaced.has(seq, stored_at))
+        Ok(self.replaced.states(seq, stored_at))
     }
 
     fn seal(&mut self, seq: u64) -> Result<Option<projector::Seal>, ConsumersError> {
@@ -374,7 +376,8 @@ fn findings(
     let gaps = walked.missing.into_iter().map(|missing| missing.gap);
     let gaps: Vec<_> = gaps.filter(|gap| !has(gap, |record| record.acknowledged.is_some())).collect();
     let is_known_loss = |loss: &LossFound| {
-        known.iter().filter_map(DamageRecord::loss).any(|known| known.is_of_the_same(loss))
+        let dated = known.iter().filter_map(DamageRecord::loss).filter(|known| known.read_until.is_some());
+        dated.into_iter().any(|known| known.is_of_the_same(loss))
     };
     for found in &walked.breaks {
         tracing::error!(owner = found.owner, place = found.place, names = %found.names, found = %found.found, "an event does not follow the one before it in its chain");

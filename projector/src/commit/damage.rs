@@ -45,12 +45,21 @@ pub(super) fn note(txn: &WriteTransaction, fact: &LogFact, place: &str, at: Time
     }
 }
 
-/// A damage that is found again, at its end or after it was healed, is open again; the same one is not.
+/// A damage that is found again, at its end or after it was healed, is open again; the same one is not, and a loss that
+/// says more of the same messages stays as people left it.
 fn found_once(txn: &WriteTransaction, name: &str, found: DamageFound, place: &str, at: Timestamp) -> Db<()> {
     let mut table = txn.open_table(tables::DAMAGES)?;
     let known =
         table.get(name)?.map(|known| read_json::<DamageRecord>("a damage", known.value())).transpose()?;
-    if known.is_some_and(|known| known.found == found && known.healed.is_none()) {
+    if known.as_ref().is_some_and(|known| known.found == found && known.healed.is_none()) {
+        return Ok(());
+    }
+    let is_known = |known: &&DamageRecord| {
+        known.loss().zip(found.loss()).is_some_and(|(known, found)| known.is_of_the_same(found))
+    };
+    if let Some(known) = known.as_ref().filter(is_known) {
+        let record = DamageRecord { found, ..known.clone() };
+        table.insert(name, write_json(&record)?.as_slice())?;
         return Ok(());
     }
     let (place, found_at) = (place.to_owned(), at);

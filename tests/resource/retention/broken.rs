@@ -54,10 +54,7 @@ async fn a_statement_before_which_the_log_went_back_does_not_hide_its_floor() {
     let (target, source, _serving) = synced(&nats, keeping(&keys, SHORT)).await;
     trimmed(&target, &source).await;
     let directory = target.stop().await;
-    let copy = tempfile::tempdir().unwrap();
-    nats.stop().await;
-    copied(&nats.stream_dir(LOG), copy.path());
-    nats.start_again().await;
+    let kept = KeptLog::of(&mut nats, LOG).await;
     let bus = nats.bus().await;
     let was = eventually("the log", async || bus.stream_state(LOG).await.ok()).await;
     let floor = was.first_seq;
@@ -72,7 +69,7 @@ async fn a_statement_before_which_the_log_went_back_does_not_hide_its_floor() {
     eventually("it is stated", async || stated(&target).await.0.pop().filter(is_behind)).await;
     target.caught_up(TARGET_LOG).await;
     let directory = target.stop().await;
-    goes_back(&mut nats, copy.path()).await;
+    kept.put_back(&mut nats).await;
 
     let target = Target::start_again(&nats.bus().await, still(&keys), directory).await;
     target.caught_up(LOG).await;
