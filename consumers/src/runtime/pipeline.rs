@@ -251,5 +251,6 @@ mod tests {
         let is_passed = |message: LogMessage| replaced.has(&message).unwrap();
         assert!(is_passed(unreadable(2, Timestamp::default())));
         assert!(!is_passed(readable(1)), "another replica has again what was read");
+        assert!(!is_passed(readable(2)), "and what was there before it was passed by");
     }
 }

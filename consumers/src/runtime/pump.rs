@@ -205,7 +205,8 @@ impl Pump {
     /// to begin again, would never end where a message breaks the connection each time that it is delivered.
     async fn generation_that_has(&self, positions: &[bus::Position]) -> Result<Option<u64>, ConsumersError> {
         let Some(generation) = generation(*self.bus.link().borrow()) else { return Ok(None) };
-        for position in positions {
+        // Of a log of which nothing was read yet, any beginning is the right one.
+        for position in positions.iter().filter(|position| position.seq > 0) {
             match self.bus.check_position(position).await {
                 Ok(PositionVerdict::Same(_)) => {}
                 Ok(PositionVerdict::Rewound { .. }) | Err(BusError::Link { .. }) => return Ok(None),

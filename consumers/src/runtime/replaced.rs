@@ -64,7 +64,8 @@ impl Replaced {
             return Ok(self.states(seq, message.stored_at()));
         };
         let seal = live.seals(message.stream(), seq)?.and_then(|frame| frame.seal(seq));
-        Ok(seal.is_none_or(|seal| seal.is_passed() || !seal.is_of(message.hash())))
+        // The one that was passed by is passed by again, and so is every other one than the one that was read.
+        Ok(seal.is_none_or(|seal| seal.is_passed() == seal.is_of(message.hash())))
     }
 
     /// Whether it is stated that what stands here since then stands in place of another message.

@@ -58,7 +58,7 @@ fn found_once(txn: &WriteTransaction, name: &str, found: DamageFound, place: &st
         known.loss().zip(found.loss()).is_some_and(|(known, found)| known.is_of_the_same(found))
     };
     if let Some(known) = known.as_ref().filter(is_known) {
-        let record = DamageRecord { found, ..known.clone() };
+        let record = DamageRecord { found: later(known, found), ..known.clone() };
         table.insert(name, write_json(&record)?.as_slice())?;
         return Ok(());
     }
@@ -66,6 +66,17 @@ fn found_once(txn: &WriteTransaction, name: &str, found: DamageFound, place: &st
     let record = DamageRecord { found, place, found_at, healed: None, acknowledged: None };
     table.insert(name, write_json(&record)?.as_slice())?;
     Ok(())
+}
+
+/// The same loss, as of the later one of two times at which it was found.
+fn later(known: &DamageRecord, found: DamageFound) -> DamageFound {
+    match found {
+        DamageFound::Loss(found) => {
+            let read_until = found.read_until.max(known.loss().and_then(|known| known.read_until));
+            DamageFound::Loss(LossFound { read_until, ..found })
+        }
+        gap @ DamageFound::Gap(_) => gap,
+    }
 }
 
 fn change(txn: &WriteTransaction, name: &str, change: impl FnOnce(&mut DamageRecord)) -> Db<()> {
