@@ -288,11 +288,12 @@ impl Drop for Leftover {
     }
 }
 
-/// What is under way with an owner, in words; none when nothing is.
+/// What trimming a log waits for, in the words of the console.
 fn waiting(wait: retention::Wait) -> Wait {
     Wait { since: wait.since, why: wait.why }
 }
 
+/// What is under way with an owner, in words; none when nothing is.
 fn activity(shown: &Shown) -> Option<Doing> {
     match &shown.activity {
         Activity::Idle => shown.trouble.clone().map(Doing::Waiting),
