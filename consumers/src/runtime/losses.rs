@@ -38,18 +38,9 @@ impl Losses {
                 last.unchained += unchained;
             }
             _ => {
-                let (stream, created) = (self.stream.clone(), self.created);
                 let read_until = Some(self.read_until);
-                self.found.push(LossFound {
-                    stream,
-                    created,
-                    first_seq: seq,
-                    last_seq: seq,
-                    scattered: 0,
-                    unchained,
-                    loss,
-                    read_until,
-                });
+                let found = LossFound::stretch(&self.stream, self.created, seq..=seq, loss);
+                self.found.push(LossFound { unchained, read_until, ..found });
             }
         }
     }

@@ -223,14 +223,8 @@ mod tests {
         let store = Store::open(&directory.path().join("pool.redb"), StoreOptions::default()).unwrap();
         store.begin_log(LOG, Timestamp::default()).unwrap();
         let loss = LossFound {
-            stream: LOG.to_owned(),
-            created: Timestamp::default(),
-            first_seq: 2,
-            last_seq: 3,
-            scattered: 0,
-            unchained: 0,
-            loss: Loss::Replaced,
             read_until: Some(Timestamp::default()),
+            ..LossFound::stretch(LOG, Timestamp::default(), 2..=3, Loss::Replaced)
         };
         let unreadable = |seq, stored_at| {
             LogMessage::kept(LOG, seq, stored_at, readable(seq).subject().to_owned(), vec![], b"?".to_vec())

@@ -112,8 +112,7 @@ mod tests {
     }
 
     fn loss(first_seq: u64, last_seq: u64, loss: Loss) -> LossFound {
-        let (stream, created, read_until) = ("S".to_owned(), at(1), Some(at(100)));
-        LossFound { stream, created, first_seq, last_seq, scattered: 0, unchained: 0, loss, read_until }
+        LossFound { read_until: Some(at(100)), ..LossFound::stretch("S", at(1), first_seq..=last_seq, loss) }
     }
 
     #[test]

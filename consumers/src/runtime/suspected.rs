@@ -60,17 +60,7 @@ mod tests {
     use super::*;
 
     fn loss(first_seq: u64, last_seq: u64, loss: Loss) -> LogFact {
-        let (stream, created) = ("S".to_owned(), Timestamp::default());
-        LogFact::LossFound(LossFound {
-            stream,
-            created,
-            first_seq,
-            last_seq,
-            scattered: 0,
-            unchained: 0,
-            loss,
-            read_until: None,
-        })
+        LogFact::LossFound(LossFound::stretch("S", Timestamp::default(), first_seq..=last_seq, loss))
     }
 
     fn scattered(first_seq: u64, last_seq: u64, scattered: u64) -> LogFact {

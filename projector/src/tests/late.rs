@@ -204,17 +204,8 @@ fn a_damage_stays_open_until_it_is_healed_or_somebody_knows_of_it() {
     });
     let (stream, created) = (SITE.to_owned(), at(CREATED));
     let loss = |first_seq, unchained| {
-        let (stream, last_seq, loss) = (stream.clone(), first_seq + 2, Loss::Missing);
-        LogFact::LossFound(LossFound {
-            stream,
-            created,
-            first_seq,
-            last_seq,
-            scattered: 0,
-            unchained,
-            loss,
-            read_until: None,
-        })
+        let found = LossFound::stretch(&stream, created, first_seq..=first_seq + 2, Loss::Missing);
+        LogFact::LossFound(LossFound { unchained, ..found })
     };
     for fact in [found.clone(), loss(4, 0), loss(9, 1)] {
         log.fact(&Fact::Log(fact));

@@ -1,5 +1,7 @@
 //! What a log lost: found, healed, or taken note of by a person.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{chain::ChainPoint, hash::Hash32, text::decimal, time::Timestamp};
@@ -105,6 +107,12 @@ pub struct LossFound {
 }
 
 impl LossFound {
+    /// All messages from one sequence to another, which others make up for, of a log that was made then.
+    pub fn stretch(stream: &str, created: Timestamp, seqs: RangeInclusive<u64>, loss: Loss) -> Self {
+        let (stream, first_seq, last_seq) = (stream.to_owned(), *seqs.start(), *seqs.end());
+        Self { stream, created, first_seq, last_seq, scattered: 0, unchained: 0, loss, read_until: None }
+    }
+
     /// Whether another one says the same of the same messages, whenever it was found.
     pub fn is_of_the_same(&self, other: &Self) -> bool {
         *self == Self { read_until: self.read_until, ..other.clone() }
